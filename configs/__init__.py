@@ -1,0 +1,1 @@
+"""Configurations: pure data, one `get_config()` per file."""

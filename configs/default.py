@@ -1,0 +1,172 @@
+"""Every configuration key once, with the release's values as defaults.
+
+Other configs import this one and override: such a file is its own diff.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Returns the default configuration (Landscape-size model, 64x64)."""
+  config = ConfigDict()
+
+  # Root of all randomness: initialisation, data order, noise, samples.
+  config.seed = 0
+
+  config.data = data = ConfigDict()
+  # "tfrecord:DIR" (made by data_prep), "tfds:NAME" or "synthetic".
+  data.source = "tfrecord:data"
+  # Where prepared TFDS data sets live; "" means TFDS's own default.
+  data.tfds_dir = ""
+  # Frames of a clip, its height and width in pixels.
+  data.frames = 16
+  data.height = 64
+  data.width = 64
+  # Video frames per second.
+  data.fps = 10.0
+  # Audio samples per second.
+  data.sample_rate = 16000
+  # Probability of flipping a clip left to right.
+  data.flip_probability = 0.5
+  # Records whose crc32 hash of the source name falls in this share are held
+  # out of training; evaluation reads them.
+  data.holdout_fraction = 0.0
+  # Threads that read and decode records.
+  data.num_threads = 8
+  # Batches prepared ahead of the device.
+  data.prefetch = 2
+  # Number of distinct clips of the "synthetic" source.
+  data.synthetic_clips = 4096
+
+  config.model = model = ConfigDict()
+  # "av_unet" (joint audio-video) or "sr_unet" (64 -> 256 super-resolution).
+  model.name = "av_unet"
+  # Channels of the first level; level i has model_channels*channel_mult[i].
+  model.model_channels = 128
+  model.channel_mult = (1, 2, 3, 4)
+  # Residual blocks per level.
+  model.num_res_blocks = 2
+  # Heads of self-attention (of cross-attention too if num_head_channels
+  # is None).
+  model.num_heads = 4
+  # Width of a cross-attention head.
+  model.num_head_channels = 64
+  # Down-sampling factors ("ds") that have each kind of attention.
+  model.video_attention_resolutions = (2, 4, 8)
+  model.audio_attention_resolutions = ()
+  model.cross_attention_resolutions = (2, 4, 8)
+  # Window (in frames) of the cross-attention at each listed resolution.
+  model.cross_attention_windows = (1, 4, 8)
+  # Shift the windows at random (RS-MMA).
+  model.cross_attention_shift = True
+  # Cross-attention over all frames in the middle block.
+  model.middle_cross_attention = True
+  # The time embedding scales and shifts (False: it is added).
+  model.use_scale_shift_norm = True
+  # Predict a variance beside eps: twice the output channels.
+  model.learn_sigma = False
+  # Dropout rate when training.
+  model.dropout = 0.1
+  # Compute type, "bfloat16" or "float32"; parameters, norms and softmax stay
+  # float32.
+  model.dtype = "bfloat16"
+  # Rematerialisation: "none", "blocks" or "attention".
+  model.remat = "none"
+  # Cross- and self-attention kernel: "auto" (cuDNN where the backend, type
+  # and shape allow), "xla" or "cudnn".
+  model.attention = "auto"
+
+  config.diffusion = diffusion = ConfigDict()
+  # Noise schedule: "linear" or "cosine".
+  diffusion.schedule = "linear"
+  diffusion.num_timesteps = 1000
+  # What the network predicts: "eps" or "x_start".
+  diffusion.prediction = "eps"
+  # "mse"; with model.learn_sigma also "mse_vb" and "rescaled_mse_vb".
+  diffusion.loss = "mse"
+  # "uniform" or "loss_second_moment".
+  diffusion.timestep_sampler = "uniform"
+
+  config.train = train = ConfigDict()
+  # Optimiser steps of the whole run, and clips per step over all hosts.
+  train.num_steps = 100_000
+  train.batch_size = 128
+  # Micro-batches whose gradients are averaged within a step.
+  train.microbatches = 1
+  # AdamW.
+  train.learning_rate = 1e-4
+  train.weight_decay = 0.0
+  train.adam_b1 = 0.9
+  train.adam_b2 = 0.999
+  # Steps of linear warm-up, and the schedule after it: "constant", "linear"
+  # or "cosine" anneal to 0 at num_steps.
+  train.warmup_steps = 0
+  train.anneal = "constant"
+  # Global norm to which gradients are clipped; 0 turns clipping off.
+  train.gradient_clip = 0.0
+  # Decay of the exponential moving average of the parameters.
+  train.ema_decay = 0.9999
+  # Weights of the modalities in the loss.
+  train.video_loss_weight = 1.0
+  train.audio_loss_weight = 1.0
+  # Directory of a checkpoint whose parameters start this run; "" for none.
+  train.init_from = ""
+  # Intervals in steps; 0 turns the action off.
+  train.log_every = 50
+  train.checkpoint_every = 1000
+  train.preview_every = 5000
+  # Besides the latest, every Nth step's checkpoint is kept for good.
+  train.keep_every = 10_000
+  # Samples of a preview and its sampler's steps (DDIM).
+  train.preview_samples = 4
+  train.preview_steps = 25
+
+  config.mesh = mesh = ConfigDict()
+  # Devices along the axes; -1 takes what is left.
+  mesh.data = -1
+  mesh.fsdp = 1
+
+  config.sample = sample = ConfigDict()
+  # "ddpm", "ddim", "dpm_solver" or "dpm_solver++".
+  sample.sampler = "ddpm"
+  # Steps (0: all of the training schedule for ddpm; 50 for ddim; 20 else).
+  sample.steps = 0
+  # Order and method ("singlestep", "multistep", "singlestep_fixed",
+  # "adaptive", and for dpm_solver++ "sde") of DPM-Solver.
+  sample.order = 3
+  sample.method = "singlestep"
+  # Grid of DPM-Solver: "logSNR", "time_uniform" or "time_quadratic".
+  sample.grid = "logSNR"
+  # Stochasticity of DDIM.
+  sample.eta = 0.0
+  # Clip x_start to [-1, 1] in DDPM and DDIM steps.
+  sample.clip_denoised = True
+  # Dynamic thresholding of x_start (dpm_solver++ only).
+  sample.dynamic_thresholding = False
+  # One more evaluation at the end that returns x_start (DPM-Solver).
+  sample.denoise_final = False
+  # Clips generated at once.
+  sample.batch_size = 8
+  # Conditioning method: "replacement", "gradient" or "resampling".
+  sample.method_condition = "replacement"
+  # Scale of the gradient method (sum over a sample's elements).
+  sample.guidance_scale = 0.0
+  # Repetitions of each stretch of the resampling method, and its length in
+  # steps.
+  sample.resample_repeats = 4
+  sample.resample_jump = 5
+
+  config.sr = sr = ConfigDict()
+  # Factor between the low and the high resolution.
+  sr.factor = 4
+  # Degradations of the low-resolution training input (SPEC: 64 -> 256).
+  sr.noise_probability = 0.5
+  sr.noise_max_sigma = 20.0
+  sr.jpeg_probability = 0.5
+  sr.jpeg_quality = (20, 80)
+  # Frames that are upsampled at once when sampling.
+  sr.chunk_frames = 16
+  # One noise image for all frames of a clip.
+  sr.share_noise = True
+
+  return config

@@ -1,0 +1,1 @@
+"""MM-Diffusion: joint audio-video diffusion in JAX and Flax."""

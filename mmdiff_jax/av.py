@@ -1,0 +1,65 @@
+"""Geometry of an audio-video clip and its two value ranges."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class AVSpec:
+  """Shape and rates of one clip: video `[F, H, W, 3]`, audio `[L, 1]`.
+
+  Attributes:
+    frames: number of video frames F.
+    height: frame height H in pixels.
+    width: frame width W in pixels.
+    fps: frames per second.
+    sample_rate: audio samples per second (Hz).
+  """
+
+  frames: int = 16
+  height: int = 64
+  width: int = 64
+  fps: float = 10.0
+  sample_rate: int = 16000
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value <= 0:
+        raise ValueError(f"AVSpec.{field.name} must be positive, got {value}.")
+
+  @property
+  def duration(self) -> float:
+    """Length of the clip in seconds."""
+    return self.frames / self.fps
+
+  @property
+  def audio_length(self) -> int:
+    """Number of audio samples L of the clip's time span."""
+    return self.frames_to_samples(self.frames)
+
+  @property
+  def video_shape(self) -> tuple[int, int, int, int]:
+    """`(F, H, W, 3)`."""
+    return (self.frames, self.height, self.width, 3)
+
+  @property
+  def audio_shape(self) -> tuple[int, int]:
+    """`(L, 1)`."""
+    return (self.audio_length, 1)
+
+  def frames_to_samples(self, frames: int) -> int:
+    """Index of the audio sample at which frame number `frames` begins."""
+    return round(frames * self.sample_rate / self.fps)
+
+
+def uint8_to_unit(video: np.ndarray) -> np.ndarray:
+  """Maps uint8 pixels to float32 in [-1, 1]."""
+  return np.asarray(video, np.float32) / 127.5 - 1.0
+
+
+def unit_to_uint8(video: np.ndarray) -> np.ndarray:
+  """Maps [-1, 1] to uint8 pixels, rounding to nearest and clipping."""
+  video = np.asarray(video, np.float32)
+  return np.clip(np.round((video + 1.0) * 127.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,103 @@
+"""The import direction of the package, read from the source."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "mmdiff_jax"
+
+# What each part may import of ours; everything may import `av`.
+ALLOWED = {
+  "av": set(),
+  "diffusion": set(),
+  "samplers": {"diffusion"},
+  "models": set(),
+  "sharding": set(),
+  "data": set(),
+  "evaluation": {"data"},
+  "convert": {"models", "evaluation"},
+  "training": {
+    "diffusion",
+    "samplers",
+    "models",
+    "convert",
+    "data",
+    "sharding",
+  },
+}
+# The top: free to import all of the above, and each other.
+TOP = {"generate", "evaluate", "gallery", "importer", "conditions"}
+# Third parties that these parts may import when the module is imported.
+LIGHT = {
+  "jax",
+  "flax",
+  "optax",
+  "orbax",
+  "numpy",
+  "ml_collections",
+  "mmdiff_jax",
+}
+LIGHT_PARTS = ("diffusion", "samplers", "models")
+
+
+def imported(path, top_level_only=False):
+  """Names of the modules that a file imports."""
+  tree = ast.parse(path.read_text())
+  nodes = tree.body if top_level_only else list(ast.walk(tree))
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      for alias in node.names:
+        yield alias.name
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      for alias in node.names:
+        yield f"{node.module}.{alias.name}"
+
+
+def part_of(path):
+  relative = path.relative_to(PACKAGE)
+  return relative.parts[0].removesuffix(".py")
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.name))
+def test_imports_follow_one_direction(path):
+  part = part_of(path)
+  if part == "__init__":
+    allowed = set()
+  elif part in TOP:
+    allowed = set(ALLOWED) | TOP
+  else:
+    assert part in ALLOWED, f"{path} has no place in the import direction"
+    allowed = ALLOWED[part] | {"av", part}
+  for name in imported(path):
+    pieces = name.split(".")
+    assert pieces[0] not in ("configs", "data_prep", "tests", "benchmarks")
+    if pieces[0] == "mmdiff_jax" and len(pieces) > 1:
+      assert pieces[1] in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("part", LIGHT_PARTS)
+def test_maths_needs_only_the_accelerator_stack(part):
+  import sys
+
+  for path in (PACKAGE / part).rglob("*.py"):
+    for name in imported(path, top_level_only=True):
+      top = name.split(".")[0]
+      assert top in LIGHT or top in sys.stdlib_module_names, (path, name)
+
+
+def test_data_knows_no_jax():
+  for path in (PACKAGE / "data").rglob("*.py"):
+    for name in imported(path):
+      assert name.split(".")[0] not in ("jax", "flax"), (path, name)
+
+
+def test_configs_import_only_each_other():
+  for path in (ROOT / "configs").glob("*.py"):
+    for name in imported(path):
+      assert name.split(".")[0] in ("configs", "ml_collections"), (path, name)
