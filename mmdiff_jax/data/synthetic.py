@@ -1,0 +1,417 @@
+"""The sounding-shapes world: clips whose audio-video truth is known.
+
+Shapes fall, bounce on a floor and sound at every impact. Lengths are in frame
+heights, y points down, times in seconds:
+
+* a bounce of height h lasts T = 2 sqrt(2h/g) and ends with speed sqrt(2gh);
+  the floor is a trampoline that draws a new h at every impact, so that a clip
+  of any length keeps bouncing and its rhythm is not periodic;
+* frame i shows the shape at time (i + 1/2)/fps, unless an impact falls in
+  [i/fps, (i+1)/fps): that frame shows the contact itself;
+* an impact sounds from its exact time on, at the pitch of the colour, with
+  the timbre of the kind, the length of the size and the loudness of the speed.
+
+Clips depend on their seed alone; `split_seed` keeps the seeds of training,
+tuning and evaluation apart.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+
+# RGB in [0, 1] and pitch in Hz of each attribute class. The hues are 120
+# degrees apart; the pitches stand a factor 1.6 apart, which keeps the first
+# harmonics off the other pitches, and below 0.4 of 2 kHz.
+COLORS = {
+  "red": (1.0, 0.25, 0.2),
+  "green": (0.2, 0.9, 0.3),
+  "blue": (0.3, 0.5, 1.0),
+}
+PITCHES = {"red": 300.0, "green": 480.0, "blue": 768.0}
+# Amplitudes of the harmonics 1, 2, ... of each kind of shape.
+TIMBRES = {
+  "disc": (1.0,),
+  "square": (1.0, 0.0, 1 / 3),
+  "triangle": (1.0, 1 / 2),
+}
+# Half width, and extent below the centre, in radii.
+_EXTENTS = {"disc": (1.0, 1.0), "square": (0.88, 0.88), "triangle": (1.0, 0.8)}
+
+FLOOR = 0.9
+_BACKGROUND = 0.06
+_FLOOR_GREY = 0.35
+_PEAK = 0.9
+# No impact so close to an end of the clip that one of its two streams could
+# not show it: seconds after the start, before the end, and past the end.
+_START_MARGIN, _END_MARGIN, _PAST_END = 0.05, 0.08, 0.03
+# An impact before the clip lies this far back: its tone is over.
+_SILENT_LEAD = 0.15
+
+_SPLIT_SIZE = 1_000_000_000
+SPLITS = ("train", "tune", "eval")
+
+
+def split_seed(split: str, index: int) -> int:
+  """Seed of clip `index` of a split; the splits share no seed.
+
+  Args:
+    split: "train", "tune" (choosing thresholds and settings) or "eval"
+      (reported figures only).
+    index: number of the clip, from 0.
+
+  Raises:
+    ValueError: for an unknown split or an index outside of it.
+  """
+  if split not in SPLITS:
+    raise ValueError(f"Split {split!r} is unknown; choose one of {SPLITS}.")
+  if not 0 <= index < _SPLIT_SIZE:
+    raise ValueError(f"Index {index} is outside [0, {_SPLIT_SIZE}).")
+  return SPLITS.index(split) * _SPLIT_SIZE + index
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """Rules of the world; the defaults are the simple one.
+
+  Attributes:
+    num_shapes: shapes in a clip, each of a colour of its own.
+    kinds: kinds of shape to draw from, keys of `TIMBRES`.
+    colors: colours to draw from, keys of `COLORS`.
+    radius: smallest and largest radius.
+    bounce: smallest and largest height of a bounce. The default makes
+      impacts of one shape at least 0.42 s apart.
+    gravity: acceleration in frame heights per second squared.
+    walls: shapes cross the frame fast enough to hit the side walls, which
+      sound too; otherwise they drift between two points and never do.
+    clutter: number of dim grey rectangles behind the shapes.
+  """
+
+  num_shapes: int = 1
+  kinds: tuple[str, ...] = tuple(TIMBRES)
+  colors: tuple[str, ...] = tuple(COLORS)
+  radius: tuple[float, float] = (0.11, 0.16)
+  bounce: tuple[float, float] = (0.14, 0.54)
+  gravity: float = 6.25
+  walls: bool = False
+  clutter: int = 0
+
+  def __post_init__(self):
+    for name, values, known in (
+      ("kinds", self.kinds, TIMBRES),
+      ("colors", self.colors, COLORS),
+    ):
+      if not values or not set(values) <= set(known):
+        raise ValueError(
+          f"World.{name} must be some of {tuple(known)}, got {values!r}."
+        )
+    if not 1 <= self.num_shapes <= len(self.colors):
+      raise ValueError(
+        f"World.num_shapes must be 1 to {len(self.colors)} (one colour each), "
+        f"got {self.num_shapes}."
+      )
+    for name in ("radius", "bounce"):
+      low, high = getattr(self, name)
+      if not 0 < low <= high:
+        raise ValueError(
+          f"World.{name} must be (low, high) with 0 < low <= high, got "
+          f"{(low, high)}."
+        )
+    if self.bounce[1] + 2 * self.radius[1] > FLOOR:
+      raise ValueError(
+        f"World.bounce {self.bounce} with radius {self.radius} leaves the "
+        f"frame: bounce[1] + 2 radius[1] must be at most {FLOOR}."
+      )
+    if self.gravity <= 0 or self.clutter < 0:
+      raise ValueError(
+        f"World.gravity must be > 0 and World.clutter >= 0, got "
+        f"{self.gravity} and {self.clutter}."
+      )
+
+  @property
+  def top_speed(self) -> float:
+    """Speed of the hardest floor impact."""
+    return float(np.sqrt(2 * self.gravity * self.bounce[1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """One clip and its truth.
+
+  Attributes:
+    video: `[F, H, W, 3]` uint8.
+    audio: `[L, 1]` float32 in [-1, 1].
+    impact_times: `[N]` seconds, ascending.
+    impact_speeds: `[N]` frame heights per second.
+    impact_shapes: `[N]` index into `attributes`.
+    attributes: per shape its kind, color, pitch (Hz), radius (frame heights)
+      and tone length (s).
+  """
+
+  video: np.ndarray
+  audio: np.ndarray
+  impact_times: np.ndarray
+  impact_speeds: np.ndarray
+  impact_shapes: np.ndarray
+  attributes: tuple[dict, ...]
+
+  @property
+  def impact_colors(self) -> list[str]:
+    """Colour of the shape of each impact."""
+    return [self.attributes[i]["color"] for i in self.impact_shapes]
+
+  def truth(self) -> dict:
+    """Everything but the streams, ready for JSON."""
+    return {
+      "impact_times": [round(float(t), 6) for t in self.impact_times],
+      "impact_speeds": [round(float(v), 6) for v in self.impact_speeds],
+      "impact_shapes": self.impact_shapes.tolist(),
+      "attributes": list(self.attributes),
+    }
+
+
+def make_clip(seed: int, spec: AVSpec, **options) -> Clip:
+  """Makes the clip of a seed.
+
+  Args:
+    seed: non-negative; see `split_seed`.
+    spec: size and rates. Frames of at least 16x16 show the shapes well.
+    **options: fields of `World`.
+
+  Raises:
+    ValueError: for a sampling rate below 2 kHz or impossible options.
+  """
+  if spec.sample_rate < 2000:
+    raise ValueError(
+      f"The world's highest pitch needs a sample_rate of at least 2000 Hz, "
+      f"got {spec.sample_rate}."
+    )
+  world = World(**options)
+  rng = np.random.default_rng(seed)
+  colors = rng.permutation(len(world.colors))[: world.num_shapes]
+  canvas = _background(rng, spec, world)
+  audio = np.zeros(spec.audio_length)
+  attributes, impacts = [], []
+  for index, color in enumerate(colors):
+    shape = _draw_attributes(rng, world, world.colors[color])
+    attributes.append(shape)
+    x, y, hits = _move(rng, spec, world, shape)
+    _paint(canvas, shape, x, y)
+    for time, speed in hits:
+      gain = _PEAK / world.num_shapes * min(speed / world.top_speed, 1.0)
+      _sound(audio, spec.sample_rate, shape, time, gain)
+      impacts.append((time, speed, index))
+  impacts.sort()
+  times, speeds, owners = zip(*impacts, strict=True) if impacts else ((),) * 3
+  return Clip(
+    video=np.rint(canvas * 255).astype(np.uint8),
+    audio=audio.astype(np.float32)[:, None],
+    impact_times=np.array(times, np.float64),
+    impact_speeds=np.array(speeds, np.float64),
+    impact_shapes=np.array(owners, np.int64),
+    attributes=tuple(attributes),
+  )
+
+
+def _draw_attributes(
+  rng: np.random.Generator, world: World, color: str
+) -> dict:
+  kind = world.kinds[rng.integers(len(world.kinds))]
+  size = rng.random()
+  low, high = world.radius
+  return {
+    "kind": kind,
+    "color": color,
+    "pitch": PITCHES[color],
+    "radius": low + (high - low) * size,
+    "tone_length": 0.08 + 0.07 * size,
+  }
+
+
+def _move(
+  rng: np.random.Generator, spec: AVSpec, world: World, shape: dict
+) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float]]]:
+  """Centre of the shape in each frame, and the (time, speed) of its impacts."""
+  half_width, below = (e * shape["radius"] for e in _EXTENTS[shape["kind"]])
+  starts, speeds = _bounces(rng, spec.duration, world)
+  frame_times = (np.arange(spec.frames) + 0.5) / spec.fps
+  current = np.searchsorted(starts, frame_times, side="right") - 1
+  since = frame_times - starts[current]
+  height = speeds[current] * since - world.gravity / 2 * since**2
+
+  left, right = half_width, spec.width / spec.height - half_width
+  if world.walls:
+    x, wall_times, wall_speed = _cross(
+      rng, frame_times, spec.duration, left, right
+    )
+    at_right = x[_frame_of(wall_times, spec)] > (left + right) / 2
+    x[_frame_of(wall_times, spec)] = np.where(at_right, right, left)
+  else:
+    ends = rng.uniform(left, max(left, right), 2)
+    x = ends[0] + (ends[1] - ends[0]) * frame_times / spec.duration
+    wall_times, wall_speed = np.zeros(0), 0.0
+
+  inside = (starts[1:] >= 0) & (starts[1:] < spec.duration)
+  floor_times = starts[1:][inside]
+  height[_frame_of(floor_times, spec)] = 0.0
+  hits = list(zip(floor_times, speeds[:-1][inside], strict=True))
+  hits += [(time, wall_speed) for time in wall_times]
+  return x, FLOOR - below - height, hits
+
+
+def _bounces(
+  rng: np.random.Generator, duration: float, world: World
+) -> tuple[np.ndarray, np.ndarray]:
+  """Times at which bounces begin and their speeds.
+
+  The first begins before the clip, the last ends after it.
+  """
+  period = 2 / world.gravity  # of a bounce, per unit of take-off speed
+
+  def draw() -> float:
+    return np.sqrt(2 * world.gravity * rng.uniform(*world.bounce))
+
+  def hidden(time: float) -> bool:
+    return duration - _END_MARGIN < time < duration + _PAST_END
+
+  speed = draw()
+  latest = max(period * speed - _SILENT_LEAD, _START_MARGIN)
+  first = rng.uniform(_START_MARGIN, latest)
+  starts, speeds = [first - period * speed, first], [speed]
+  while starts[-1] < duration:
+    speed = draw()
+    for _ in range(100):  # a narrow World.bounce may leave no other choice
+      if not hidden(starts[-1] + period * speed):
+        break
+      speed = draw()
+    speeds.append(speed)
+    starts.append(starts[-1] + period * speed)
+  speeds.append(draw())
+  return np.array(starts), np.array(speeds)
+
+
+def _cross(
+  rng: np.random.Generator,
+  times: np.ndarray,
+  duration: float,
+  left: float,
+  right: float,
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """Horizontal motion between two walls: x at times, wall hits, speed."""
+  span = max(right - left, 1e-6)
+  speed = rng.uniform(0.6, 1.2)
+  start = rng.uniform(0, 2 * span)  # on the unfolded line; walls at k span
+  path = start + speed * times
+  x = left + span - np.abs(path % (2 * span) - span)
+  walls = np.arange(np.ceil(start / span), (start + speed * duration) / span)
+  return x, (walls * span - start) / speed, speed
+
+
+def _frame_of(times: np.ndarray, spec: AVSpec) -> np.ndarray:
+  return np.minimum((times * spec.fps).astype(int), spec.frames - 1)
+
+
+def _background(
+  rng: np.random.Generator, spec: AVSpec, world: World
+) -> np.ndarray:
+  """`[F, H, W, 3]` float32: dark, the floor, and clutter above it."""
+  still = np.full((spec.height, spec.width, 3), _BACKGROUND, np.float32)
+  for _ in range(world.clutter):
+    top, bottom = np.sort(rng.uniform(0, FLOOR, 2)) * spec.height
+    first, last = np.sort(rng.uniform(0, 1, 2)) * spec.width
+    still[int(top) : int(bottom), int(first) : int(last)] = rng.uniform(
+      0.1, 0.25
+    )
+  covered = np.clip(np.arange(1, spec.height + 1) - FLOOR * spec.height, 0, 1)
+  covered = covered.astype(np.float32)[:, None, None]
+  still += covered * (_FLOOR_GREY - still)
+  return np.repeat(still[None], spec.frames, axis=0)
+
+
+def _paint(
+  canvas: np.ndarray, shape: dict, x: np.ndarray, y: np.ndarray
+) -> None:
+  """Blends the shape, centred at `(x[i], y[i])`, into each frame.
+
+  Anti-aliased: a pixel's coverage is 1/2 minus its signed distance from the
+  outline, in pixels, clipped to [0, 1].
+  """
+  _, height, width, _ = canvas.shape
+  rows = np.arange(height, dtype=np.float32) + 0.5
+  columns = np.arange(width, dtype=np.float32) + 0.5
+  dy = rows[None, :, None] - (y * height).astype(np.float32)[:, None, None]
+  dx = columns[None, None, :] - (x * height).astype(np.float32)[:, None, None]
+  dx = np.abs(dx)
+  radius = np.float32(shape["radius"] * height)
+  if shape["kind"] == "disc":
+    distance = np.sqrt(dx**2 + dy**2) - radius
+  elif shape["kind"] == "square":
+    distance = np.maximum(dx, np.abs(dy)) - np.float32(0.88) * radius
+  else:  # triangle: apex (0, -r), base from (-r, 0.8 r) to (r, 0.8 r)
+    side = (np.float32(1.8) * dx - dy - radius) / np.float32(np.hypot(1.8, 1))
+    distance = np.maximum(side, dy - np.float32(0.8) * radius)
+  coverage = np.clip(np.float32(0.5) - distance, 0, 1)[..., None]
+  color = np.array(COLORS[shape["color"]], np.float32)
+  canvas += coverage * (color - canvas)
+
+
+def _sound(
+  audio: np.ndarray, sample_rate: int, shape: dict, time: float, gain: float
+) -> None:
+  """Adds a decaying tone that starts at `time`, with phase 0 there."""
+  first = int(np.ceil(time * sample_rate))
+  last = min(len(audio), int((time + shape["tone_length"]) * sample_rate) + 1)
+  since = np.arange(first, last) / sample_rate - time
+  part = np.maximum(1 - since / shape["tone_length"], 0.0)
+  wave, total = 0.0, 0.0
+  for number, weight in enumerate(TIMBRES[shape["kind"]], start=1):
+    frequency = number * shape["pitch"]
+    if weight and frequency < 0.45 * sample_rate:
+      wave = wave + weight * np.sin(2 * np.pi * frequency * since)
+      total += weight
+  decay = part * np.exp(3 * (part - 1))
+  audio[first:last] += gain / total * decay * wave
+
+
+def write_folder(
+  directory: str | pathlib.Path,
+  seeds: Iterable[int],
+  spec: AVSpec,
+  **options,
+) -> pathlib.Path:
+  """Writes the clips of some seeds as mp4 files, and `truth.json` beside.
+
+  Args:
+    directory: made if absent.
+    seeds: one clip each, named `clip_<seed>.mp4`.
+    spec: size and rates of the files.
+    **options: fields of `World`.
+
+  Returns:
+    The path of `truth.json`: {"spec", "world", "clips": [{"file", "seed",
+    "impact_times", "impact_speeds", "impact_shapes", "attributes"}]}.
+  """
+  from mmdiff_jax.data import media
+
+  directory = pathlib.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  clips = []
+  for seed in seeds:
+    clip = make_clip(seed, spec, **options)
+    name = f"clip_{seed:010d}.mp4"
+    media.write_mp4(
+      directory / name, clip.video, clip.audio, spec.fps, spec.sample_rate
+    )
+    clips.append({"file": name, "seed": int(seed), **clip.truth()})
+  truth = {
+    "spec": dataclasses.asdict(spec),
+    "world": dataclasses.asdict(World(**options)),
+    "clips": clips,
+  }
+  path = directory / "truth.json"
+  path.write_text(json.dumps(truth, indent=1) + "\n")
+  return path

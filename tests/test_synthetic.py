@@ -1,0 +1,176 @@
+"""The sounding-shapes world keeps the truth it states."""
+
+import numpy as np
+import pytest
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data import synthetic
+
+SPEC = AVSpec(frames=16, height=32, width=32, fps=10.0, sample_rate=4000)
+
+
+def lowest_row(frame: np.ndarray) -> float:
+  """Lower edge of the coloured pixels, in frame heights."""
+  frame = frame.astype(float)
+  colored = frame.max(axis=-1) - frame.min(axis=-1) > 60
+  return (np.nonzero(colored.any(axis=1))[0].max() + 1) / len(frame)
+
+
+@pytest.mark.parametrize(
+  "spec",
+  [
+    SPEC,
+    AVSpec(frames=16, height=16, width=16, fps=10.0, sample_rate=2000),
+    AVSpec(frames=21, height=48, width=80, fps=12.5, sample_rate=11025),
+    AVSpec(frames=1, height=16, width=16, fps=10.0, sample_rate=2000),
+  ],
+)
+def test_shapes_and_ranges_follow_the_spec(spec):
+  for seed in range(5):
+    clip = synthetic.make_clip(seed, spec)
+    assert clip.video.shape == spec.video_shape
+    assert clip.video.dtype == np.uint8
+    assert clip.audio.shape == spec.audio_shape
+    assert clip.audio.dtype == np.float32
+    assert np.abs(clip.audio).max(initial=0) <= 1
+    assert len(clip.impact_times) == len(clip.impact_speeds)
+    assert all(0 <= t < spec.duration for t in clip.impact_times)
+
+
+def test_the_seed_decides_everything():
+  first, again, other = (synthetic.make_clip(s, SPEC) for s in (3, 3, 4))
+  np.testing.assert_array_equal(first.video, again.video)
+  np.testing.assert_array_equal(first.audio, again.audio)
+  assert first.truth() == again.truth()
+  assert first.truth() != other.truth()
+
+
+def test_time_is_continuous_truth_does_not_depend_on_resolution():
+  small = synthetic.make_clip(11, SPEC)
+  large = synthetic.make_clip(11, AVSpec(16, 64, 64, 10.0, 16000))
+  assert small.truth() == large.truth()
+
+
+def test_silence_before_each_impact_and_sound_right_after_it():
+  for seed in range(50):
+    clip = synthetic.make_clip(seed, SPEC)
+    wave = clip.audio[:, 0]
+    sounding = np.zeros(len(wave), bool)
+    for time in clip.impact_times:
+      onset = int(np.ceil(time * SPEC.sample_rate))
+      length = clip.attributes[0]["tone_length"]
+      sounding[onset : onset + int(length * SPEC.sample_rate) + 2] = True
+      assert not wave[onset - 40 : onset].any()
+      assert np.abs(wave[onset : onset + 40]).max() > 0.2
+    assert not wave[~sounding].any()
+
+
+def test_only_the_frame_of_contact_touches_the_floor():
+  spec = AVSpec(16, 128, 128, 10.0, 4000)
+  for seed in range(30):
+    clip = synthetic.make_clip(seed, spec)
+    contact = set((clip.impact_times * spec.fps).astype(int).tolist())
+    touching = {
+      i
+      for i, frame in enumerate(clip.video)
+      if abs(lowest_row(frame) - synthetic.FLOOR) < 0.015
+    }
+    assert touching == contact
+
+
+def test_pitch_is_that_of_the_colour_and_every_class_occurs():
+  seen = set()
+  for seed in range(40):
+    clip = synthetic.make_clip(seed, SPEC)
+    color = clip.attributes[0]["color"]
+    seen.add(color)
+    spectrum = np.abs(np.fft.rfft(clip.audio[:, 0]))
+    peak = spectrum.argmax() / SPEC.duration
+    assert abs(peak - synthetic.PITCHES[color]) < 15
+    mean = clip.video.reshape(-1, 3).mean(axis=0)
+    assert list(synthetic.COLORS)[mean.argmax()] == color
+  assert seen == set(synthetic.COLORS)
+
+
+def test_a_harder_impact_is_louder():
+  speeds, peaks = [], []
+  for seed in range(60):
+    clip = synthetic.make_clip(seed, SPEC, kinds=("disc",), colors=("red",))
+    for time, speed in zip(clip.impact_times, clip.impact_speeds, strict=True):
+      onset = int(time * SPEC.sample_rate)
+      speeds.append(speed)
+      peaks.append(np.abs(clip.audio[onset : onset + 80]).max())
+  assert np.corrcoef(speeds, peaks)[0, 1] > 0.95
+
+
+def test_bounces_obey_gravity():
+  world = synthetic.World()
+  for seed in range(30):
+    clip = synthetic.make_clip(seed, AVSpec(60, 16, 16, 10.0, 2000))
+    # A bounce between two impacts lands as fast as it took off: T = 2 v / g.
+    np.testing.assert_allclose(
+      np.diff(clip.impact_times),
+      2 * clip.impact_speeds[1:] / world.gravity,
+      rtol=1e-9,
+    )
+    assert np.diff(clip.impact_times).min() > 0.4
+
+
+def test_timbre_is_that_of_the_kind():
+  spec = AVSpec(16, 16, 16, 10.0, 16000)
+  for kind, weights in synthetic.TIMBRES.items():
+    clip = synthetic.make_clip(5, spec, kinds=(kind,), colors=("green",))
+    spectrum = np.abs(np.fft.rfft(clip.audio[:, 0]))
+    hertz = np.fft.rfftfreq(spec.audio_length, 1 / spec.sample_rate)
+
+    def level(harmonic, spectrum=spectrum, hertz=hertz):
+      return spectrum[np.abs(hertz - 480 * harmonic) < 40].max()
+
+    measured = [level(n) / level(1) for n in (2, 3)]
+    expected = (*weights, 0.0, 0.0)[1:3]
+    np.testing.assert_allclose(measured, expected, atol=0.06)
+
+
+def test_several_shapes_walls_and_clutter():
+  spec = AVSpec(32, 48, 64, 10.0, 8000)
+  plain = synthetic.make_clip(2, spec, num_shapes=3)
+  assert len({shape["color"] for shape in plain.attributes}) == 3
+  assert (np.diff(plain.impact_times) >= 0).all()
+  assert set(plain.impact_shapes.tolist()) == {0, 1, 2}
+  walls = synthetic.make_clip(2, spec, walls=True)
+  still = synthetic.make_clip(2, spec)
+  assert len(walls.impact_times) > len(still.impact_times)
+  assert synthetic.make_clip(2, spec, clutter=5).video.std() != (
+    still.video.std()
+  )
+
+
+def test_splits_share_no_seed():
+  seeds = [synthetic.split_seed(s, i) for s in synthetic.SPLITS for i in (0, 9)]
+  assert len(set(seeds)) == 6
+  assert synthetic.split_seed("train", 7) == 7
+  with pytest.raises(ValueError, match="outside"):
+    synthetic.split_seed("train", 10**9)
+  with pytest.raises(ValueError, match="choose one of"):
+    synthetic.split_seed("test", 0)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"kinds": ("star",)}, "kinds must be some of"),
+    ({"colors": ()}, "colors must be some of"),
+    ({"num_shapes": 4}, "num_shapes must be 1 to 3"),
+    ({"bounce": (0.1, 0.9)}, "leaves the frame"),
+    ({"radius": (0.2, 0.1)}, "low <= high"),
+    ({"gravity": 0.0}, "gravity must be > 0"),
+  ],
+)
+def test_impossible_worlds_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    synthetic.make_clip(0, SPEC, **options)
+
+
+def test_a_sampling_rate_below_the_pitches_is_refused():
+  with pytest.raises(ValueError, match="at least 2000 Hz"):
+    synthetic.make_clip(0, AVSpec(16, 16, 16, 10.0, 1000))
