@@ -1,0 +1,1 @@
+"""Data on the host: records, decoding, the input pipeline. Knows no jax."""
