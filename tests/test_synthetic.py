@@ -1,8 +1,11 @@
 """The sounding-shapes world keeps the truth it states."""
 
+import json
+
 import numpy as np
 import pytest
 
+from data_prep import make_synthetic
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import synthetic
 
@@ -174,3 +177,21 @@ def test_impossible_worlds_are_refused(options, message):
 def test_a_sampling_rate_below_the_pitches_is_refused():
   with pytest.raises(ValueError, match="at least 2000 Hz"):
     synthetic.make_clip(0, AVSpec(16, 16, 16, 10.0, 1000))
+
+
+def test_command_writes_videos_and_their_truth(tmp_path, capsys):
+  make_synthetic.main(
+    [str(tmp_path), "--count=2", "--split=tune", "--size=16", "--frames=8"]
+  )
+  truth = json.loads((tmp_path / "truth.json").read_text())
+  assert truth["spec"]["sample_rate"] == 16000
+  for index, entry in enumerate(truth["clips"]):
+    seed = synthetic.split_seed("tune", index)
+    clip = synthetic.make_clip(seed, AVSpec(8, 16, 16, 10.0, 16000))
+    assert entry["seed"] == seed
+    assert entry["impact_times"] == clip.truth()["impact_times"]
+    assert (tmp_path / entry["file"]).stat().st_size > 500
+  assert "2 videos" in capsys.readouterr().out
+  with pytest.raises(SystemExit):
+    make_synthetic.main([str(tmp_path), "--split=test"])
+  assert "choose one of" in capsys.readouterr().err

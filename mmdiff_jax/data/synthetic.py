@@ -404,7 +404,11 @@ def write_folder(
     clip = make_clip(seed, spec, **options)
     name = f"clip_{seed:010d}.mp4"
     media.write_mp4(
-      directory / name, clip.video, clip.audio, spec.fps, spec.sample_rate
+      directory / name,
+      clip.video,
+      clip.audio,
+      fps=spec.fps,
+      sample_rate=spec.sample_rate,
     )
     clips.append({"file": name, "seed": int(seed), **clip.truth()})
   truth = {
