@@ -1,0 +1,173 @@
+"""Residual blocks of the coupled U-Net: both streams, one time embedding."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from mmdiff_jax.models import layers
+
+VIDEO_FACTORS = (1, 2, 2)
+AUDIO_FACTORS = (4,)
+
+
+class VideoConv(nn.Module):
+  """The "2D+1D" convolution: 3x3 over space, then 3 over time."""
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps `[B, F, H, W, C]` to `[B, F, H, W, features]`."""
+    batch, frames, height, width, _ = x.shape
+    # Frames folded into the batch, and pixels below: a 2-D and a 1-D
+    # convolution are up to 3x faster on CPU than their 3-D forms.
+    x = x.reshape(batch * frames, height, width, -1)
+    x = layers.Conv(self.features, (3, 3), dtype=self.dtype, name="spatial")(x)
+    x = pixels_first(x.reshape(batch, frames, height, width, -1))
+    x = layers.Conv(self.features, (3,), dtype=self.dtype, name="temporal")(x)
+    return frames_first(x, (batch, frames, height, width, -1))
+
+
+def pixels_first(x: jax.Array) -> jax.Array:
+  """`[B, F, H, W, C]` -> `[B*H*W, F, C]`."""
+  batch, frames, _, _, channels = x.shape
+  x = x.reshape(batch, frames, -1, channels).swapaxes(1, 2)
+  return x.reshape(-1, frames, channels)
+
+
+def frames_first(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Inverse of `pixels_first`; `shape` is that of its input."""
+  batch, frames = shape[:2]
+  x = x.reshape(batch, -1, frames, x.shape[-1]).swapaxes(1, 2)
+  return x.reshape(shape)
+
+
+class VideoHead(nn.Module):
+  """Zero-initialised 3x3x3 convolution to few channels.
+
+  The taps over time become output channels of a 2-D convolution, whose
+  results are then added with one frame's offset: 20x faster on CPU than the
+  3-D convolution to 3 channels.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps `[B, F, H, W, C]` to `[B, F, H, W, features]`."""
+    batch, frames, height, width, channels = x.shape
+    shape = (3, 3, 3, channels, self.features)
+    kernel = self.param("kernel", nn.initializers.zeros, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+    kernel = kernel.transpose(1, 2, 3, 0, 4).reshape(3, 3, channels, -1)
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype).reshape(-1, height, width, channels),
+      kernel.astype(self.dtype),
+      window_strides=(1, 1),
+      padding="SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    y = y.reshape(batch, frames, height, width, 3, self.features)
+    y = jnp.pad(y, [(0, 0), (1, 1)] + [(0, 0)] * 4)
+    taps = [y[:, i : i + frames, :, :, i] for i in range(3)]
+    return taps[0] + taps[1] + taps[2] + bias.astype(self.dtype)
+
+
+class MMBlock(nn.Module):
+  """Residual block of both streams, with optional self-attention.
+
+  Attributes:
+    features: output channels.
+    dilation: of the audio convolution.
+    resample: "", "down" or "up".
+    video_attention: spatial, then temporal self-attention at the end.
+    audio_attention: audio self-attention at the end.
+    num_heads: heads of the self-attentions.
+    use_scale_shift_norm: the time embedding scales and shifts the second
+      norm's output; otherwise it is added ahead of that norm.
+    dropout: rate; 0 when not training.
+    kernel: see `layers.attend`.
+    attention_cls: class of the self-attention (plain or rematerialised).
+    dtype: compute type.
+  """
+
+  features: int
+  dilation: int = 1
+  resample: str = ""
+  video_attention: bool = False
+  audio_attention: bool = False
+  num_heads: int = 4
+  use_scale_shift_norm: bool = True
+  dropout: float = 0.0
+  kernel: str = "auto"
+  attention_cls: type[nn.Module] = layers.SelfAttention
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, video: jax.Array, audio: jax.Array, emb: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies the block.
+
+    Args:
+      video: `[B, F, H, W, C]`.
+      audio: `[B, L, C]`.
+      emb: time embedding `[B, E]`.
+
+    Returns:
+      Both streams with `features` channels, resampled as configured.
+    """
+    width = self.features * (2 if self.use_scale_shift_norm else 1)
+    # One linear map serves both streams.
+    emb = layers.Dense(width, name="embedding")(nn.silu(emb))
+    video = self._stream(video, emb, "video", VIDEO_FACTORS)
+    audio = self._stream(audio, emb, "audio", AUDIO_FACTORS)
+    if self.video_attention:
+      video = self._video_attention(video)
+    if self.audio_attention:
+      audio = self._attention("audio_attention")(audio)
+    return video, audio
+
+  def _stream(
+    self, x: jax.Array, emb: jax.Array, name: str, factors: tuple[int, ...]
+  ) -> jax.Array:
+    norm_in = layers.GroupNorm(self.dtype, name=f"{name}_norm_in")
+    h = nn.silu(norm_in(x))
+    if name == "video":
+      h = VideoConv(self.features, self.dtype, name="video_conv")(h)
+    else:
+      h = layers.Conv(
+        self.features, (3,), self.dilation, dtype=self.dtype, name="audio_conv"
+      )(h)
+    if self.resample:
+      change = layers.downsample
+      if self.resample == "up":
+        change = layers.upsample
+      h, x = change(h, factors), change(x, factors)
+
+    norm_out = layers.GroupNorm(self.dtype, name=f"{name}_norm_out")
+    if self.use_scale_shift_norm:
+      h = norm_out(h, *jnp.split(emb, 2, -1))
+    else:
+      axes = tuple(range(1, h.ndim - 1))
+      h = norm_out(h + jnp.expand_dims(emb, axes))
+    h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
+    h = layers.Dense(self.features, True, self.dtype, name=f"{name}_out")(h)
+    if x.shape[-1] != self.features:
+      x = layers.Dense(self.features, dtype=self.dtype, name=f"{name}_skip")(x)
+    return x + h
+
+  def _attention(self, name: str) -> nn.Module:
+    return self.attention_cls(
+      self.num_heads, kernel=self.kernel, dtype=self.dtype, name=name
+    )
+
+  def _video_attention(self, x: jax.Array) -> jax.Array:
+    shape = x.shape
+    x = x.reshape(shape[0] * shape[1], -1, shape[-1])
+    x = self._attention("spatial_attention")(x).reshape(shape)
+    x = self._attention("temporal_attention")(pixels_first(x))
+    return frames_first(x, shape)

@@ -1,0 +1,220 @@
+"""The coupled U-Net of MM-Diffusion (Ruan et al., CVPR 2023, section 3.2)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdiff_jax.models import av_blocks, checks, layers, rs_mma
+from mmdiff_jax.models.plan import Layer, Plan, make_plan
+
+
+class AVUNet(nn.Module):
+  """Predicts the noise of video and audio jointly.
+
+  The fields are the keys of `config.model`; their defaults are the release's.
+  """
+
+  model_channels: int = 128
+  channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+  num_res_blocks: int = 2
+  num_heads: int = 4
+  num_head_channels: int | None = 64
+  video_attention_resolutions: tuple[int, ...] = (2, 4, 8)
+  audio_attention_resolutions: tuple[int, ...] = ()
+  cross_attention_resolutions: tuple[int, ...] = (2, 4, 8)
+  cross_attention_windows: tuple[int, ...] = (1, 4, 8)
+  cross_attention_shift: bool = True
+  middle_cross_attention: bool = True
+  use_scale_shift_norm: bool = True
+  learn_sigma: bool = False
+  dropout: float = 0.1
+  dtype: str = "bfloat16"
+  remat: str = "none"
+  attention: str = "auto"
+
+  def plan(self) -> Plan:
+    """The layers of this network; "attention" layers are RS-MMA blocks."""
+    return make_plan(
+      self.model_channels,
+      self.channel_mult,
+      self.num_res_blocks,
+      self.cross_attention_resolutions,
+      attention_name="cross",
+      middle_attention=self.middle_cross_attention,
+    )
+
+  def window(self, layer: Layer, frames: int) -> int:
+    """Frames per window of an RS-MMA block."""
+    if layer.name.startswith("middle"):
+      return frames
+    place = self.cross_attention_resolutions.index(layer.ds)
+    return self.cross_attention_windows[place]
+
+  def max_shifts(self, frames: int) -> tuple[int, ...]:
+    """Largest shift, F - w, of every RS-MMA block in forward order."""
+    return tuple(
+      frames - self.window(layer, frames)
+      for layer in self.plan().layers
+      if layer.kind == "attention"
+    )
+
+  def input_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Smallest shapes `(F, H, W, C)` and `(L, C)` that the network accepts."""
+    levels = len(self.channel_mult) - 1
+    frames = max((*self.cross_attention_windows, 1))
+    size = 2**levels
+    return (frames, size, size, 3), (frames * 4**levels, 1)
+
+  def check_config(self) -> None:
+    """Raises ValueError where the fields make no sense together."""
+    checks.check_unet(self)
+    checks.check_coupling(self)
+
+  def check_shapes(
+    self, video_shape: Sequence[int], audio_shape: Sequence[int]
+  ) -> None:
+    """Raises ValueError where the network cannot take such clips.
+
+    Args:
+      video_shape: `[..., F, H, W, C]`.
+      audio_shape: `[..., L, C]`.
+    """
+    checks.check_clip(self, video_shape, audio_shape)
+
+  @nn.compact
+  def __call__(
+    self,
+    video: jax.Array,
+    audio: jax.Array,
+    t: jax.Array,
+    shifts: Sequence[int | jax.Array] | None = None,
+    train: bool = False,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Predicts the noise (and variance) of a batch of clips.
+
+    Args:
+      video: `[B, F, H, W, C]`.
+      audio: `[B, L, C]`.
+      t: step indices `[B]`.
+      shifts: one per RS-MMA block in forward order, the middle one (always 0)
+        included; may be traced. None draws them from the RNG stream `window`,
+        or takes 0 where that stream is not given.
+      train: turns dropout on (RNG stream `dropout`).
+
+    Returns:
+      float32 arrays like `video` and `audio`, with twice the channels where
+      `learn_sigma`.
+
+    Raises:
+      ValueError: shapes or shifts that do not fit the configuration.
+    """
+    self.check_shapes(video.shape, audio.shape)
+    checks.check_time(t, video.shape[0])
+    layout = self.plan()
+    frames = video.shape[1]
+    channels = video.shape[-1], audio.shape[-1]
+    shifts = iter(self._shifts(shifts, frames))
+    emb = layers.TimeEmbedding(
+      self.model_channels, self.model_channels, name="time_embedding"
+    )(t)
+
+    def run(layer: Layer, h: tuple) -> tuple:
+      if layer.kind == "attention":
+        return self._cross(layer, frames)(*h, next(shifts))
+      return self._block(layer, train)(*h, emb)
+
+    h = self._stem(video, audio)
+    skips = [h]
+    for cell in layout.down:
+      for layer in cell:
+        h = run(layer, h)
+      skips.append(h)
+    for layer in layout.middle:
+      h = run(layer, h)
+    for cell in layout.up:
+      h = tuple(
+        jnp.concatenate(pair, -1) for pair in zip(h, skips.pop(), strict=True)
+      )
+      for layer in cell:
+        h = run(layer, h)
+    return self._heads(*h, channels)
+
+  def _shifts(
+    self, shifts: Sequence[int | jax.Array] | None, frames: int
+  ) -> list[int | jax.Array]:
+    """The shift of every RS-MMA block in forward order."""
+    limits = self.max_shifts(frames)
+    if shifts is not None:
+      checks.check_shifts(shifts, limits)
+      return list(shifts)
+    if not (self.cross_attention_shift and self.has_rng("window")):
+      return [0] * len(limits)
+    return [
+      jax.random.randint(self.make_rng("window"), (), 0, limit + 1)
+      if limit
+      else 0
+      for limit in limits
+    ]
+
+  def _stem(
+    self, video: jax.Array, audio: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    width, dtype = self.model_channels, jnp.dtype(self.dtype)
+    video_stem = av_blocks.VideoConv(width, dtype, name="video_stem")
+    audio_stem = layers.Conv(width, (3,), dtype=dtype, name="audio_stem")
+    return video_stem(video), audio_stem(audio)
+
+  def _block(self, layer: Layer, train: bool) -> nn.Module:
+    block, attention = av_blocks.MMBlock, layers.SelfAttention
+    if self.remat == "blocks":
+      block = nn.remat(block)
+    elif self.remat == "attention":
+      attention = nn.remat(attention)
+    middle = layer.name.startswith("middle")
+    inner = not layer.resample
+    return block(
+      features=layer.channels,
+      dilation=2 ** (layer.dilation_power % 10),
+      resample=layer.resample,
+      video_attention=middle
+      or (inner and layer.ds in self.video_attention_resolutions),
+      audio_attention=middle
+      or (inner and layer.ds in self.audio_attention_resolutions),
+      num_heads=self.num_heads,
+      use_scale_shift_norm=self.use_scale_shift_norm,
+      dropout=self.dropout if train else 0.0,
+      kernel=self.attention,
+      attention_cls=attention,
+      dtype=jnp.dtype(self.dtype),
+      name=layer.name,
+    )
+
+  def _cross(self, layer: Layer, frames: int) -> nn.Module:
+    cross = rs_mma.RSMMA
+    if self.remat != "none":
+      cross = nn.remat(cross)
+    return cross(
+      window=self.window(layer, frames),
+      head_channels=self.num_head_channels or layer.channels // self.num_heads,
+      kernel=self.attention,
+      dtype=jnp.dtype(self.dtype),
+      name=layer.name,
+    )
+
+  def _heads(
+    self, video: jax.Array, audio: jax.Array, channels: tuple[int, int]
+  ) -> tuple[jax.Array, jax.Array]:
+    dtype = jnp.dtype(self.dtype)
+    outputs = 2 if self.learn_sigma else 1
+    video_head = av_blocks.VideoHead(
+      channels[0] * outputs, dtype, name="video_head"
+    )
+    audio_head = layers.Conv(
+      channels[1] * outputs, (3,), 1, True, dtype, name="audio_head"
+    )
+    video = nn.silu(layers.GroupNorm(dtype, name="video_norm")(video))
+    audio = nn.silu(layers.GroupNorm(dtype, name="audio_norm")(audio))
+    video, audio = video_head(video), audio_head(audio)
+    return video.astype(jnp.float32), audio.astype(jnp.float32)
