@@ -1,0 +1,13 @@
+"""The forward process, its reversal and the training losses."""
+
+from mmdiff_jax.diffusion.losses import training_losses, validate_loss
+from mmdiff_jax.diffusion.schedule import Schedule, make_schedule
+from mmdiff_jax.diffusion.timesteps import create_timestep_sampler
+
+__all__ = [
+  "Schedule",
+  "create_timestep_sampler",
+  "make_schedule",
+  "training_losses",
+  "validate_loss",
+]

@@ -1,0 +1,205 @@
+"""Losses against published numbers; the samplers of training steps."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from diffusion_golden import GOLDEN, NOISE, X_START, make_toy
+
+from mmdiff_jax.diffusion import (
+  create_timestep_sampler,
+  make_schedule,
+  training_losses,
+)
+from mmdiff_jax.diffusion.losses import discretized_gaussian_log_likelihood
+
+SCHEDULE = make_schedule("linear", 1000)
+FIVE_STEPS = make_schedule("cosine", 5)
+
+
+@pytest.mark.parametrize("t", [(0, 0), (7, 650)])
+@pytest.mark.parametrize("rescaled", [0, 1])
+@pytest.mark.parametrize("variance", ["fixed_large", "learned_range"])
+def test_losses_equal_the_published_ones(variance, rescaled, t):
+  learn_sigma = variance == "learned_range"
+  loss = ("rescaled_" if rescaled else "") + "mse_vb" if learn_sigma else "mse"
+  terms = training_losses(
+    make_toy(learn_sigma),
+    SCHEDULE,
+    X_START,
+    jnp.array(t),
+    NOISE,
+    loss=loss,
+    learn_sigma=learn_sigma,
+  )
+  prefix = f"loss/{variance}/rescaled{rescaled}/{t[0]}_{t[1]}"
+  got = {"loss": terms["loss"]}
+  for name in ("mse", "vb") if learn_sigma else ("mse",):
+    got |= {f"{name}_{m}": value for m, value in terms[name].items()}
+  expected = {k: v for k, v in GOLDEN.items() if k.startswith(prefix + "/")}
+  assert {f"{prefix}/{k}" for k in got} == set(expected)
+  for name, value in got.items():
+    np.testing.assert_allclose(value, expected[f"{prefix}/{name}"], rtol=1e-5)
+
+
+def test_rescaling_multiplies_the_bound_by_t_over_1000():
+  schedule = make_schedule("linear", 1000, "250")
+  toy = make_toy(True)
+  args = (toy, schedule, X_START, jnp.array([3, 200]), NOISE)
+  plain = training_losses(*args, loss="mse_vb", learn_sigma=True)
+  rescaled = training_losses(*args, loss="rescaled_mse_vb", learn_sigma=True)
+  for m in NOISE:
+    np.testing.assert_allclose(
+      rescaled["vb"][m], 0.25 * plain["vb"][m], rtol=1e-6
+    )
+
+
+def test_the_bound_does_not_move_the_prediction():
+  def bound(scale):
+    def denoise_fn(x, t, rng):
+      return {
+        m: jnp.concatenate([scale[0] * v, scale[1] * v], -1)
+        for m, v in x.items()
+      }
+
+    terms = training_losses(
+      denoise_fn,
+      SCHEDULE,
+      X_START,
+      jnp.array([0, 400]),
+      NOISE,
+      loss="mse_vb",
+      learn_sigma=True,
+    )
+    return sum(jnp.sum(v) for v in terms["vb"].values())
+
+  gradient = jax.grad(bound)(jnp.array([0.5, 0.5]))
+  assert gradient[0] == 0.0
+  assert gradient[1] != 0.0
+
+
+def test_the_network_sees_original_steps_and_the_rng():
+  seen = {}
+
+  def denoise_fn(x, t, rng):
+    seen.update(t=t, rng=rng)
+    return x
+
+  schedule = make_schedule("linear", 1000, "ddim25")
+  training_losses(
+    denoise_fn, schedule, X_START, jnp.array([0, 24]), NOISE, rng="key"
+  )
+  np.testing.assert_array_equal(seen["t"], schedule.timestep_map[[0, 24]])
+  assert seen["rng"] == "key"
+
+
+def test_weights_of_modalities():
+  terms = training_losses(
+    make_toy(),
+    SCHEDULE,
+    X_START,
+    jnp.array([7, 650]),
+    NOISE,
+    weights={"video": 2.0, "audio": 0.0},
+  )
+  np.testing.assert_allclose(terms["loss"], 2 * terms["mse"]["video"])
+
+
+def test_predicting_x_start_is_compared_with_x_start():
+  terms = training_losses(
+    lambda x, t, rng: X_START,
+    SCHEDULE,
+    X_START,
+    jnp.array([7, 650]),
+    NOISE,
+    prediction="x_start",
+  )
+  np.testing.assert_array_equal(terms["loss"], [0.0, 0.0])
+
+
+def test_bin_probabilities_sum_to_one():
+  values = jnp.arange(256) / 127.5 - 1
+  log_p = discretized_gaussian_log_likelihood(values, 0.2, jnp.log(0.3))
+  assert float(jnp.sum(jnp.exp(log_p))) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"loss": "l1"}, "allowed are mse"),
+    ({"loss": "mse_vb"}, "allowed are mse"),
+    ({"loss": "mse", "learn_sigma": True}, "allowed are mse_vb, rescaled"),
+    ({"prediction": "v"}, "allowed are eps, x_start"),
+    ({"weights": {"video": 1.0}}, "one weight per modality"),
+  ],
+)
+def test_a_wrong_loss_is_a_clear_error(options, match):
+  with pytest.raises(ValueError, match=match):
+    training_losses(
+      make_toy(options.get("learn_sigma", False)),
+      SCHEDULE,
+      X_START,
+      jnp.array([1, 2]),
+      NOISE,
+      **options,
+    )
+
+
+def test_uniform_sampler_visits_every_step_with_weight_one():
+  sampler = create_timestep_sampler("uniform", FIVE_STEPS)
+  t, weights = sampler.sample(sampler.init(), jax.random.key(0), 500)
+  assert t.dtype == jnp.int32
+  assert set(t.tolist()) == set(range(5))
+  np.testing.assert_array_equal(weights, 1.0)
+
+
+def _history_by_hand(batches, num_timesteps=5, length=10):
+  history = collections.defaultdict(lambda: collections.deque(maxlen=length))
+  for t, losses in batches:
+    for step, loss in zip(t, losses, strict=True):
+      history[step].append(loss)
+  return [list(history[step]) for step in range(num_timesteps)]
+
+
+def test_second_moment_sampler_follows_the_last_ten_losses():
+  sampler = create_timestep_sampler("loss_second_moment", FIVE_STEPS)
+  update = jax.jit(sampler.update)
+  rng = np.random.default_rng(0)
+  batches = []
+  state = sampler.init()
+  for _ in range(12):
+    # Far more than ten losses of one step may meet in a single batch.
+    t = rng.choice(5, 40, p=[0.6, 0.1, 0.1, 0.1, 0.1])
+    losses = np.float32(rng.uniform(0.1, 1, 40) * (1 + t))
+    batches.append((t, losses))
+    state = update(state, jnp.array(t), jnp.array(losses))
+  history = _history_by_hand(batches)
+  assert min(map(len, history)) == 10
+  for step in range(5):
+    np.testing.assert_array_equal(
+      np.sort(state["history"][step]), np.sort(history[step])
+    )
+  p = np.sqrt([np.mean(np.square(h)) for h in history])
+  p = 0.999 * p / p.sum() + 0.001 / 5
+  np.testing.assert_allclose(sampler.probabilities(state), p, rtol=1e-5)
+  t, weights = jax.jit(sampler.sample, static_argnums=2)(
+    state, jax.random.key(1), 20_000
+  )
+  np.testing.assert_allclose(weights, 1 / (5 * p[t]), rtol=1e-5)
+  np.testing.assert_allclose(np.bincount(t) / 20_000, p, atol=0.015)
+
+
+def test_second_moment_sampler_is_uniform_until_every_history_is_full():
+  sampler = create_timestep_sampler("loss_second_moment", FIVE_STEPS)
+  t = jnp.repeat(jnp.arange(5), 10)[:-1]
+  state = sampler.update(sampler.init(), t, jnp.arange(49.0))
+  np.testing.assert_allclose(sampler.probabilities(state), 0.2)
+  state = sampler.update(state, jnp.array([4]), jnp.array([9.0]))
+  assert float(sampler.probabilities(state)[0]) < 0.1
+
+
+def test_unknown_timestep_sampler_is_a_clear_error():
+  with pytest.raises(ValueError, match="uniform, loss_second_moment"):
+    create_timestep_sampler("importance", FIVE_STEPS)
