@@ -4,6 +4,7 @@ Other configs import this one and override: such a file is its own diff.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -31,9 +32,9 @@ def get_config() -> ConfigDict:
   # Records whose crc32 hash of the source name falls in this share are held
   # out of training; evaluation reads them.
   data.holdout_fraction = 0.0
-  # Threads that read and decode records.
-  data.num_threads = 8
-  # Batches prepared ahead of the device.
+  # Threads that read and decode records, each a batch of its own.
+  data.num_threads = 4
+  # Batches prepared ahead of the device; at least one per thread.
   data.prefetch = 2
   # Number of distinct clips of the "synthetic" source.
   data.synthetic_clips = 4096
@@ -55,6 +56,8 @@ def get_config() -> ConfigDict:
   model.video_attention_resolutions = (2, 4, 8)
   model.audio_attention_resolutions = ()
   model.cross_attention_resolutions = (2, 4, 8)
+  # The same for the self-attention of "sr_unet".
+  model.attention_resolutions = (8, 16, 32)
   # Window (in frames) of the cross-attention at each listed resolution.
   model.cross_attention_windows = (1, 4, 8)
   # Shift the windows at random (RS-MMA).
@@ -126,35 +129,36 @@ def get_config() -> ConfigDict:
   mesh.data = -1
   mesh.fsdp = 1
 
+  # Unset keys take the sampler's own default; a key that the chosen sampler
+  # does not have is an error when set.
   config.sample = sample = ConfigDict()
   # "ddpm", "ddim", "dpm_solver" or "dpm_solver++".
   sample.sampler = "ddpm"
-  # Steps (0: all of the training schedule for ddpm; 50 for ddim; 20 else).
-  sample.steps = 0
-  # Order and method ("singlestep", "multistep", "singlestep_fixed",
-  # "adaptive", and for dpm_solver++ "sde") of DPM-Solver.
-  sample.order = 3
-  sample.method = "singlestep"
-  # Grid of DPM-Solver: "logSNR", "time_uniform" or "time_quadratic".
-  sample.grid = "logSNR"
-  # Stochasticity of DDIM.
-  sample.eta = 0.0
-  # Clip x_start to [-1, 1] in DDPM and DDIM steps.
-  sample.clip_denoised = True
-  # Dynamic thresholding of x_start (dpm_solver++ only).
-  sample.dynamic_thresholding = False
-  # One more evaluation at the end that returns x_start (DPM-Solver).
-  sample.denoise_final = False
+  # Steps (unset: every training step for ddpm, 50 for ddim, 20 else).
+  sample.steps = placeholder(int)
+  # DPM-Solver: order 1-3; method "singlestep", "singlestep_fixed",
+  # "multistep", "adaptive" or, for dpm_solver++, "sde".
+  sample.order = placeholder(int)
+  sample.method = placeholder(str)
+  # DPM-Solver: "logSNR", "time_uniform" or "time_quadratic".
+  sample.grid = placeholder(str)
+  # DDIM: 0 is deterministic, 1 as noisy as DDPM.
+  sample.eta = placeholder(float)
+  # DDPM and DDIM: clip x_start to [-1, 1].
+  sample.clip_denoised = placeholder(bool)
+  # dpm_solver++: dynamic thresholding of x_start.
+  sample.dynamic_thresholding = placeholder(bool)
+  # DPM-Solver: one more evaluation at the end, which returns x_start.
+  sample.denoise_final = placeholder(bool)
   # Clips generated at once.
   sample.batch_size = 8
-  # Conditioning method: "replacement", "gradient" or "resampling".
-  sample.method_condition = "replacement"
-  # Scale of the gradient method (sum over a sample's elements).
-  sample.guidance_scale = 0.0
-  # Repetitions of each stretch of the resampling method, and its length in
-  # steps.
-  sample.resample_repeats = 4
-  sample.resample_jump = 5
+  # Conditioning: "replacement", "gradient" or "resampling".
+  sample.condition_method = "replacement"
+  # gradient: its scale, for the sum over a sample's elements.
+  sample.guidance_scale = placeholder(float)
+  # resampling (RePaint): repetitions of a stretch, and its length in steps.
+  sample.resample_repeats = placeholder(int)
+  sample.resample_jump = placeholder(int)
 
   config.sr = sr = ConfigDict()
   # Factor between the low and the high resolution.

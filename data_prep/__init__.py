@@ -1,0 +1,1 @@
+"""Offline data preparation; the package never imports it."""

@@ -117,7 +117,7 @@ def read_media(
   if track is not None:
     rate = track.sample_rate
     length = round(len(video) * rate / reader.fps)
-    audio = track.cut(reader.origin, length)
+    audio = track.cut(reader.origin, 0, length)
     repairs += track.repairs(reader.origin, len(video) / reader.fps)
   return Media(video, audio, reader.fps, rate, tuple(repairs))
 
@@ -137,7 +137,7 @@ def read_audio(
   if track is None:
     raise MediaError(path, "has no audio")
   length = round((track.end - track.start) * track.sample_rate)
-  return track.cut(track.start, length), track.sample_rate
+  return track.cut(track.start, 0, length), track.sample_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,14 +162,18 @@ class AudioTrack:
     """Time after the last sample in seconds."""
     return max(t + len(x) / self.sample_rate for t, x in self.runs)
 
-  def cut(self, origin: float, length: int) -> np.ndarray:
-    """`length` samples from time `origin` on, zero where there are none."""
-    out = np.zeros((length, 1), np.float32)
+  def cut(self, origin: float, begin: int, end: int) -> np.ndarray:
+    """Samples `begin` to `end` after time `origin`; zero where there are none.
+
+    Returns:
+      float32 `[end - begin, 1]`.
+    """
+    out = np.zeros((end - begin, 1), np.float32)
     for time, samples in self.runs:
-      first = round((time - origin) * self.sample_rate)
-      begin, end = max(first, 0), min(first + len(samples), length)
-      if begin < end:
-        out[begin:end, 0] = samples[begin - first : end - first]
+      first = round((time - origin) * self.sample_rate) - begin
+      low, high = max(first, 0), min(first + len(samples), len(out))
+      if low < high:
+        out[low:high, 0] = samples[low - first : high - first]
     return out
 
   def repairs(self, origin: float, duration: float) -> list[str]:

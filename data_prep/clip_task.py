@@ -1,0 +1,204 @@
+"""Prepares one video: the unit of work of the preparation, in any process.
+
+The result is a part (a TFRecord file of the video's segments) and a report
+(JSON) beside it. The report is written last: where it exists, the work is
+done. Names are hashes of the file and the options, so that a part is reused
+exactly when it would come out the same.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data import clips, media
+from mmdiff_jax.data.media_writer import replacing
+from mmdiff_jax.data.tfrecord import TFRecordWriter
+
+MISSING_AUDIO = ("skip", "silence", "error")
+# A video with a shorter side (pixels) shows nothing.
+MIN_SIDE = 8
+# Bytes of a file's head and tail that go into its hash.
+_HASHED = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipOptions:
+  """What is the same for all videos of a data set.
+
+  Attributes:
+    spec: geometry of a window.
+    frame_format: "raw", "png" or "jpeg".
+    jpeg_quality: 1-100, None for the other formats.
+    channels: "mean" or "first".
+    missing_audio: "skip" (leave the video out), "silence" or "error".
+  """
+
+  spec: AVSpec
+  frame_format: str
+  jpeg_quality: int | None
+  channels: str
+  missing_audio: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTask:
+  """One video to prepare.
+
+  Attributes:
+    path: the file.
+    source: its name in the data set.
+    parts: directory of the results.
+    key: hash of the file and the options.
+    options: see ClipOptions.
+  """
+
+  path: str
+  source: str
+  parts: str
+  key: str
+  options: ClipOptions
+
+  @property
+  def part(self) -> pathlib.Path:
+    """The TFRecord file of this video's segments."""
+    return pathlib.Path(self.parts) / f"{self.key}.tfrecord"
+
+  @property
+  def report(self) -> pathlib.Path:
+    """The report of this video."""
+    return pathlib.Path(self.parts) / f"{self.key}.json"
+
+
+class MissingAudioError(ValueError):
+  """A video without sound where that is an error."""
+
+
+def task_key(path: str, source: str, options: ClipOptions) -> str:
+  """Hash of name, size, first and last 64 KiB of a file, and the options."""
+  digest = hashlib.sha256(f"{clips.VERSION} {options}".encode())
+  digest.update(clips.source_bytes(source) + b"\0")
+  try:
+    with open(path, "rb") as file:
+      size = os.fstat(file.fileno()).st_size
+      digest.update(str(size).encode() + file.read(_HASHED))
+      file.seek(max(0, size - _HASHED))
+      digest.update(file.read())
+  except OSError as error:
+    digest.update(str(error.errno).encode())
+  return digest.hexdigest()[:32]
+
+
+def prepare_clip(task: ClipTask) -> dict:
+  """Writes a video's part and report; does nothing where they exist.
+
+  Returns:
+    The report: `{"source", "frames", "repaired"}`, or `{"source", "reason"}`
+    for a video that cannot be used.
+
+  Raises:
+    MissingAudioError: if there is no sound and that is an error.
+    OSError: if the results cannot be written.
+  """
+  if task.report.exists():
+    return read_report(task)
+  try:
+    frames, repaired = _write_part(task)
+    report = {"source": task.source, "frames": frames, "repaired": repaired}
+  except media.MediaError as error:
+    report = {"source": task.source, "reason": error.reason}
+  except (MissingAudioError, OSError):
+    raise
+  except Exception as error:  # One odd file must not stop the run.
+    reason = f"cannot be read ({type(error).__name__}: {error})"
+    report = {"source": task.source, "reason": reason}
+  return write_report(task, report)
+
+
+def read_report(task: ClipTask) -> dict:
+  """The report that `prepare_clip` left."""
+  return json.loads(task.report.read_text())
+
+
+def write_report(task: ClipTask, report: dict) -> dict:
+  """Marks a task as done; returns the report."""
+  with replacing(task.report) as temporary:
+    pathlib.Path(temporary).write_text(json.dumps(report))
+  return report
+
+
+def _write_part(task: ClipTask) -> tuple[int, list[str]]:
+  """Returns the number of frames and what was repaired."""
+  options = task.options
+  spec = options.spec
+  track = media.read_track(task.path, spec.sample_rate, options.channels)
+  repaired = []
+  if track is None:
+    if options.missing_audio == "error":
+      raise MissingAudioError(f"{task.source}: has no audio")
+    if options.missing_audio == "skip":
+      raise media.MediaError(task.path, "has no audio")
+    repaired.append("has no audio: silence")
+  reader = media.FrameReader(
+    task.path, spec.fps, (spec.height, spec.width), track
+  )
+  with TFRecordWriter(task.part) as writer:
+    total = _write_segments(task, reader, track, writer)
+    if total < spec.frames:
+      raise media.MediaError(
+        task.path,
+        f"lasts {total / spec.fps:.2f} s: too short for {spec.frames} frames"
+        f" at {spec.fps:g} fps ({spec.duration:.2f} s)",
+      )
+  if track is not None:
+    repaired += track.repairs(reader.origin, total / spec.fps)
+  return total, list(reader.repairs) + repaired
+
+
+def _write_segments(
+  task: ClipTask,
+  reader: media.FrameReader,
+  track: media.AudioTrack | None,
+  writer: TFRecordWriter,
+) -> int:
+  """Streams a video into segments; returns its number of frames."""
+  options, spec = task.options, task.options.spec
+  longest = clips.segment_length(spec.frames)
+  start, frames = 0, []
+
+  def write() -> None:
+    begin, end = clips.audio_span(spec, start, len(frames))
+    if track is None:
+      audio = np.zeros((end - begin, 1), np.float32)
+    else:
+      audio = track.cut(reader.origin, begin, end)
+    record = clips.encode_segment(
+      spec,
+      source=task.source,
+      start=start,
+      frames=frames,
+      frame_format=options.frame_format,
+      audio=audio,
+    )
+    writer.write(record)
+
+  for image in reader:
+    if min(reader.native_size) < MIN_SIDE:
+      height, width = reader.native_size
+      raise media.MediaError(
+        task.path, f"{width}x{height} pixels: smaller than {MIN_SIDE}"
+      )
+    frames.append(
+      clips.encode_frame(image, options.frame_format, options.jpeg_quality)
+    )
+    if len(frames) == longest:
+      write()
+      start += spec.frames
+      del frames[: spec.frames]
+  if len(frames) >= spec.frames:
+    write()
+  return start + len(frames)
