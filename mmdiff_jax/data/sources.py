@@ -29,6 +29,9 @@ class Window(Protocol):
   def audio(self) -> np.ndarray:
     """Float32 `[L, 1]` in [-1, 1]."""
 
+  def label(self) -> str:
+    """Name of the video, and where the window starts in it."""
+
 
 class SegmentWindow:
   """A window of a record."""
@@ -48,12 +51,16 @@ class SegmentWindow:
     """See Window."""
     return self._segment.audio(self._offset)
 
+  def label(self) -> str:
+    """See Window."""
+    return f"{self._segment.source} @{self._segment.start + self._offset}"
+
 
 class ArrayWindow:
   """A window in memory."""
 
-  def __init__(self, video: np.ndarray, audio: np.ndarray):
-    self._video, self._audio = video, audio
+  def __init__(self, video: np.ndarray, audio: np.ndarray, label: str):
+    self._video, self._audio, self._label = video, audio, label
 
   def video(self) -> np.ndarray:
     """See Window."""
@@ -66,6 +73,10 @@ class ArrayWindow:
   def audio(self) -> np.ndarray:
     """See Window."""
     return self._audio
+
+  def label(self) -> str:
+    """See Window."""
+    return self._label
 
 
 class PreparedSource:
@@ -135,7 +146,7 @@ class SyntheticSource:
   def __init__(self, spec: AVSpec, count: int, select: Callable[[str], bool]):
     """`select` says for the name of a clip whether it takes part."""
     self.spec = spec
-    self._clips = [i for i in range(count) if select(f"synthetic/{i:08d}")]
+    self._clips = [i for i in range(count) if select(_synthetic_name(i))]
 
   def __len__(self) -> int:
     return len(self._clips)
@@ -144,15 +155,20 @@ class SyntheticSource:
     """Clip `index`."""
     from mmdiff_jax.data import synthetic
 
-    seed = synthetic.split_seed("train", self._clips[index])
+    number = self._clips[index]
+    seed = synthetic.split_seed("train", number)
     clip = synthetic.make_clip(seed, self.spec)
-    return ArrayWindow(clip.video, clip.audio)
+    return ArrayWindow(clip.video, clip.audio, _synthetic_name(number))
 
   def __repr__(self) -> str:
     return f"SyntheticSource({len(self)} clips)"
 
 
 Source = PreparedSource | SyntheticSource
+
+
+def _synthetic_name(number: int) -> str:
+  return f"synthetic/{number:08d}"
 
 
 def open_source(data: ConfigDict, *, train: bool = True) -> Source:

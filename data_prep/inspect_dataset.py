@@ -1,0 +1,171 @@
+"""Checks and shows a prepared data set: counts, CRCs, a contact sheet.
+
+  python -m data_prep.inspect_dataset DIR
+
+Every record is read and its CRCs are verified. The contact sheet (PNG) shows
+clips spread over the data set: frames over waveform over mel spectrogram.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_prep.videos_to_tfrecord import summary
+from mmdiff_jax.data.clips import Manifest
+from mmdiff_jax.data.media_writer import replacing
+from mmdiff_jax.data.sources import PreparedSource
+from mmdiff_jax.data.tfrecord import (
+  CorruptRecordError,
+  TFRecordSource,
+  index_path,
+  read_index,
+  read_records,
+)
+
+SHEET = "contact_sheet.png"
+_WIDTH, _LABEL, _GAP = 512, 18, 8
+_PAPER, _INK = (255, 255, 255), (20, 20, 20)
+
+
+def verify(directory: str | os.PathLike) -> list[str]:
+  """Reads everything and returns what is wrong, one line each.
+
+  Raises:
+    ValueError: if the directory holds no data set.
+  """
+  from tqdm import tqdm
+
+  folder = pathlib.Path(directory)
+  manifest = Manifest.load(folder)
+  problems, records = [], 0
+  for name, _ in tqdm(manifest.shards, "verify", unit="shard", disable=None):
+    path = folder / name
+    if not path.exists():
+      problems.append(f"{path}: the shard is missing")
+      continue
+    try:
+      count = sum(1 for _ in read_records(path))
+      if count != len(read_index(path)):
+        problems.append(f"{index_path(path)} does not fit its shard")
+      records += count
+    except CorruptRecordError as error:
+      problems.append(str(error))
+  if not problems and records != manifest.num_records:
+    problems.append(
+      f"{folder} holds {records} records, dataset.json describes"
+      f" {manifest.num_records}"
+    )
+  return problems
+
+
+def describe(directory: str | os.PathLike) -> str:
+  """The data set's geometry, counts, sizes and repairs in lines."""
+  folder = pathlib.Path(directory)
+  manifest = Manifest.load(folder)
+  spec = manifest.spec
+  seconds = np.array([clip.frames for clip in manifest.clips]) / spec.fps
+  size = sum(
+    (folder / name).stat().st_size
+    for name, _ in manifest.shards
+    if (folder / name).exists()
+  )
+  stored = manifest.frame_format
+  if manifest.jpeg_quality:
+    stored += f" quality {manifest.jpeg_quality}"
+  return "\n".join(
+    [
+      f"window: {spec.frames} frames of {spec.height}x{spec.width} at"
+      f" {spec.fps:g} fps, {spec.audio_length} samples at"
+      f" {spec.sample_rate} Hz ({spec.duration:.2f} s)",
+      f"videos: {seconds.min():.2f} to {seconds.max():.2f} s, median"
+      f" {np.median(seconds):.2f} s; frames stored as {stored};"
+      f" {size / 1e6:.1f} MB",
+      summary(manifest),
+    ]
+  )
+
+
+def contact_sheet(
+  directory: str | os.PathLike, path: str | os.PathLike, *, clips: int = 12
+) -> None:
+  """Draws windows spread evenly over the data set, two in a row.
+
+  Args:
+    directory: the data set.
+    path: the PNG to write.
+    clips: how many.
+
+  Raises:
+    ValueError: if there is no data set, or a record is damaged.
+  """
+  from PIL import Image, ImageDraw
+
+  from mmdiff_jax.gallery.picture import render_clip
+
+  folder = pathlib.Path(directory)
+  manifest = Manifest.load(folder)
+  records = TFRecordSource([folder / name for name, _ in manifest.shards])
+  source = PreparedSource(manifest, records, lambda _: True, str(folder))
+  count = min(clips, len(source))
+  tiles = []
+  for index in np.linspace(0, len(source) - 1, count).round().astype(int):
+    window = source[int(index)]
+    picture = render_clip(
+      window.video(), window.audio(), source.spec.sample_rate, _WIDTH
+    )
+    tile = Image.new("RGB", (_WIDTH, picture.height + _LABEL), _PAPER)
+    # A name may hold bytes that are no text.
+    label = window.label().encode("utf-8", "replace").decode()
+    ImageDraw.Draw(tile).text((2, 2), label, _INK)
+    tile.paste(picture, (0, _LABEL))
+    tiles.append(tile)
+  cell = (_WIDTH + _GAP, tiles[0].height + _GAP)
+  columns = min(2, count)
+  rows = -(-count // columns)
+  sheet = Image.new(
+    "RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), _PAPER
+  )
+  for number, tile in enumerate(tiles):
+    row, column = divmod(number, columns)
+    sheet.paste(tile, (_GAP + column * cell[0], _GAP + row * cell[1]))
+  with replacing(path) as temporary:
+    sheet.save(temporary, format="png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the program; returns its exit status: 1 if anything is wrong."""
+  parser = argparse.ArgumentParser(
+    prog="python -m data_prep.inspect_dataset",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("directory", metavar="DIR", help="prepared data set")
+  add("--clips", type=int, default=12, help="clips on the contact sheet [12]")
+  add("--output", metavar="PNG", help=f"contact sheet [DIR/{SHEET}]")
+  flags = parser.parse_args(arguments)
+  if flags.clips < 1:
+    parser.error(f"--clips must be at least 1, got {flags.clips}")
+  try:
+    print(describe(flags.directory))
+    problems = verify(flags.directory)
+    if problems:
+      for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+      return 1
+    print("all records read; all CRCs are right")
+    output = flags.output or os.path.join(flags.directory, SHEET)
+    contact_sheet(flags.directory, output, clips=flags.clips)
+    print(f"contact sheet: {output}")
+  except (ValueError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

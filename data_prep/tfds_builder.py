@@ -1,0 +1,160 @@
+"""Makes a TFDS data set (ArrayRecord) of a prepared folder, without TensorFlow.
+
+  python -m data_prep.tfds_builder --input DIR --name NAME --tfds_dir DIR2
+
+The examples are those of the TFRecord shards, feature by feature, in the same
+order. Train on them with data.source="tfds:NAME" and data.tfds_dir=DIR2. Needs
+the extra `tfds`.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from mmdiff_jax.data.clips import FRAME_FORMATS, Manifest
+from mmdiff_jax.data.codec import Feature, decode_example
+from mmdiff_jax.data.tfrecord import read_records
+
+VERSION = "1.0.0"
+
+
+def build(
+  input_dir: str | os.PathLike, name: str, tfds_dir: str | os.PathLike
+) -> int:
+  """Writes the data set `name` below `tfds_dir`.
+
+  Returns:
+    The number of examples; what is there already is left as it is.
+
+  Raises:
+    ValueError: if the input is no prepared folder, the name is no TFDS name,
+      another data set has that name, or TFDS is not installed.
+  """
+  if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    raise ValueError(
+      f"--name must be lower case letters, digits and _, got {name!r}."
+    )
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ValueError(
+      "this program needs TFDS: pip install 'mmdiff-jax[tfds]'."
+    ) from error
+  manifest = Manifest.load(input_dir)
+  builder = _builder_class(name, os.fspath(input_dir), manifest)(
+    data_dir=os.fspath(tfds_dir), file_format=tfds.core.FileFormat.ARRAY_RECORD
+  )
+  config = tfds.download.DownloadConfig(try_download_gcs=False)
+  builder.download_and_prepare(download_config=config)
+  stored = (builder.info.metadata or {}).get("manifest")
+  if stored != manifest.to_json():
+    raise ValueError(
+      f"{builder.data_path} holds another data set; choose another --name, or"
+      " delete it."
+    )
+  return builder.info.splits["train"].num_examples
+
+
+def _builder_class(name: str, input_dir: str, manifest: Manifest):
+  """A TFDS builder class named so that its data set is called `name`."""
+  import tensorflow_datasets as tfds
+
+  # Strings are objects: numpy's own would lose trailing zero bytes.
+  text = tfds.features.Tensor(shape=(), dtype=np.object_)
+  texts = tfds.features.Tensor(shape=(None,), dtype=np.object_)
+  integer = tfds.features.Scalar(dtype=np.int64)
+  real = tfds.features.Scalar(dtype=np.float32)
+  features = {
+    "clip/source": text,
+    "clip/start": integer,
+    "clip/windows": integer,
+    "clip/window_frames": integer,
+    "video/frames": texts,
+    "video/format": text,
+    "video/height": integer,
+    "video/width": integer,
+    "video/fps": real,
+    "audio/pcm16": text,
+    "audio/sample_rate": integer,
+  }
+
+  class Builder(tfds.core.GeneratorBasedBuilder):
+    """Clips of videos with sound, prepared for mmdiff_jax."""
+
+    VERSION = tfds.core.Version(VERSION)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description=(
+          "Segments of videos with their sound; frames are"
+          f" {'/'.join(FRAME_FORMATS)}, audio is 16-bit PCM."
+        ),
+        features=tfds.features.FeaturesDict(features),
+        # The manifest lists the clips in the order of the records.
+        disable_shuffling=True,
+        metadata=tfds.core.MetadataDict(manifest=manifest.to_json()),
+      )
+
+    def _split_generators(self, dl_manager) -> dict:
+      del dl_manager
+      return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+      number = 0
+      for shard, _ in manifest.shards:
+        for record in read_records(os.path.join(input_dir, shard)):
+          yield number, _values(decode_example(record))
+          number += 1
+
+  Builder.__name__ = Builder.__qualname__ = name
+  Builder.name = name
+  return Builder
+
+
+def _values(features: Mapping[str, Feature]) -> dict:
+  """An example as TFDS wants it: scalars, bytes, and one array of bytes."""
+  values = {}
+  for key, feature in features.items():
+    if key == "video/frames":
+      values[key] = np.array([bytes(frame) for frame in feature], object)
+    elif isinstance(feature, list):
+      values[key] = bytes(feature[0])
+    else:
+      values[key] = feature[0]
+  return values
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the program; returns its exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m data_prep.tfds_builder",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--input", required=True, metavar="DIR", help="prepared folder")
+  add("--name", required=True, help="name of the TFDS data set")
+  add("--tfds_dir", required=True, metavar="DIR2", help="folder of data sets")
+  flags = parser.parse_args(arguments)
+  try:
+    count = build(flags.input, flags.name, flags.tfds_dir)
+  except (ValueError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  print(
+    f"{count} examples; train with data.source=tfds:{flags.name} and"
+    f" data.tfds_dir={flags.tfds_dir}"
+  )
+  return 0
+
+
+if __name__ == "__main__":
+  # By its real name: TFDS looks for the package of a builder's module.
+  from data_prep import tfds_builder
+
+  sys.exit(tfds_builder.main())
