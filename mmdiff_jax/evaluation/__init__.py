@@ -1,0 +1,1 @@
+"""Metrics of generated audio-video clips and the networks behind them."""
