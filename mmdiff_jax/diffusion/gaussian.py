@@ -144,14 +144,19 @@ def split_output(
   return first, second
 
 
-def predict_xstart(
-  schedule: Schedule, prediction: Tree, x_t: Tree, t: jax.Array, kind: str
-) -> Tree:
-  """The clean sample that a prediction of `kind` (eps | x_start) implies."""
+def validate_prediction(kind: str) -> None:
+  """Raises ValueError unless `kind` names a thing that networks predict."""
   if kind not in PREDICTIONS:
     raise ValueError(
       f"unknown prediction {kind!r}; allowed are {', '.join(PREDICTIONS)}."
     )
+
+
+def predict_xstart(
+  schedule: Schedule, prediction: Tree, x_t: Tree, t: jax.Array, kind: str
+) -> Tree:
+  """The clean sample that a prediction of `kind` (eps | x_start) implies."""
+  validate_prediction(kind)
   if kind == "x_start":
     return prediction
   return predict_xstart_from_eps(schedule, x_t, t, prediction)
@@ -223,7 +228,7 @@ def ddim_step(
   pred_xstart: Tree,
   x_t: Tree,
   t: jax.Array,
-  noise: Tree,
+  noise: Tree | None = None,
   eta: float = 0.0,
 ) -> Tree:
   """One DDIM step (Song et al. 2021, arXiv 2010.02502, eq. 12).
@@ -233,24 +238,24 @@ def ddim_step(
     pred_xstart: predicted (clipped) clean sample; eps is recomputed from it.
     x_t: tree of [B, ...] noisy samples.
     t: [B] table indices.
-    noise: tree like x_t, unused where eta is 0 or t is 0.
+    noise: tree like x_t; None where eta is 0.
     eta: 0 is deterministic, 1 has the posterior's variance.
 
   Returns:
-    The sample one table step lower.
+    The sample one table step lower; at t=0 no noise is added.
   """
   eps = predict_eps_from_xstart(schedule, x_t, t, pred_xstart)
   ab, ab_prev = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
-  # Zero at t=0, where ab_prev is 1: the last step adds no noise.
+  # Zero at t=0, where ab_prev is 1.
   sigma = eta * np.sqrt((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev))
   direction = np.sqrt(1 - ab_prev - sigma**2)
-  return jax.tree.map(
-    lambda x0, e, n: (
-      extract(np.sqrt(ab_prev), t, x0) * x0
-      + extract(direction, t, x0) * e
-      + extract(sigma, t, x0) * n
+  mean = jax.tree.map(
+    lambda x0, e: (
+      extract(np.sqrt(ab_prev), t, x0) * x0 + extract(direction, t, x0) * e
     ),
     pred_xstart,
     eps,
-    noise,
   )
+  if eta == 0:
+    return mean
+  return jax.tree.map(lambda m, n: m + extract(sigma, t, n) * n, mean, noise)

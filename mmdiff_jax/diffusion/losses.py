@@ -161,15 +161,11 @@ def training_losses(
       are not one per modality.
   """
   validate_loss(loss, learn_sigma)
+  gaussian.validate_prediction(prediction)
   x_t = gaussian.q_sample(schedule, x_start, t, noise)
   timestep_map = jnp.asarray(schedule.timestep_map, jnp.int32)
   output = denoise_fn(x_t, timestep_map[t], rng)
   predicted, values = gaussian.split_output(output, x_t, learn_sigma)
-  if prediction not in gaussian.PREDICTIONS:
-    raise ValueError(
-      f"unknown prediction {prediction!r}; allowed are "
-      f"{', '.join(gaussian.PREDICTIONS)}."
-    )
   target = noise if prediction == "eps" else x_start
   mse = jax.tree.map(lambda a, b: mean_flat((a - b) ** 2), target, predicted)
   terms = {"mse": mse}

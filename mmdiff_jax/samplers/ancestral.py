@@ -1,0 +1,152 @@
+"""Samplers that walk the schedule's own steps: DDPM and DDIM."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdiff_jax.diffusion import gaussian
+from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.samplers.base import Call, Plan, Sampler, State
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _TableSampler(Sampler):
+  """One network call per entry of the (respaced) table, from high to low.
+
+  Attributes:
+    steps: number of steps or a respacing text (see `respaced_indices`); None
+      walks the schedule as it is handed in.
+    clip_denoised: clip the predicted x_start to [-1, 1].
+    learn_sigma: whether the network's channels are doubled.
+    prediction: what the network predicts, "eps" or "x_start".
+    keep_trajectory: also return x after every step.
+  """
+
+  steps: int | str | None = None
+  clip_denoised: bool = True
+  learn_sigma: bool = False
+  prediction: str = "eps"
+  keep_trajectory: bool = False
+
+  # Put before a number of steps to make a respacing text.
+  _respacing = ""
+
+  def __post_init__(self):
+    gaussian.validate_prediction(self.prediction)
+
+  def respace(self, schedule: Schedule) -> Schedule:
+    if self.steps is None:
+      return schedule
+    if isinstance(self.steps, str):
+      return schedule.respace(self.steps)
+    return schedule.respace(f"{self._respacing}{self.steps}")
+
+  def plan(self, schedule: Schedule) -> Plan:
+    count = schedule.num_timesteps
+
+    def calls(index: int, depth: int) -> list[Call]:
+      del depth
+      i = count - 1 - index
+      ab, ab_prev = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
+      call = Call(
+        t=schedule.timestep_map[i],
+        alpha=np.sqrt(ab),
+        sigma=np.sqrt(1 - ab),
+        alpha_next=np.sqrt(ab_prev),
+        sigma_next=np.sqrt(1 - ab_prev),
+        update=i,
+      )
+      return [call]
+
+    return Plan(count, calls)
+
+  def step(
+    self,
+    denoise: Callable[[Tree], Tree],
+    schedule: Schedule,
+    x: Tree,
+    call: Call,
+    noise: Tree | None,
+    carry: Tree,
+  ) -> State:
+    t = jnp.full(jax.tree.leaves(x)[0].shape[:1], call.update)
+    p = gaussian.p_mean_variance(
+      schedule,
+      denoise(x),
+      x,
+      t,
+      learn_sigma=self.learn_sigma,
+      prediction=self.prediction,
+      clip_denoised=self.clip_denoised,
+    )
+    return self.update(schedule, p, x, t, noise), carry
+
+  @abc.abstractmethod
+  def update(
+    self,
+    schedule: Schedule,
+    p: gaussian.Prediction,
+    x: Tree,
+    t: jax.Array,
+    noise: Tree | None,
+  ) -> Tree:
+    """Returns x one table step lower."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPM(_TableSampler):
+  """Ancestral sampling (Ho et al. 2020, arXiv 2006.11239, algorithm 2)."""
+
+  stochastic = True
+
+  def update(
+    self,
+    schedule: Schedule,
+    p: gaussian.Prediction,
+    x: Tree,
+    t: jax.Array,
+    noise: Tree | None,
+  ) -> Tree:
+    """Samples from p(x_{t-1} | x_t)."""
+    return gaussian.ddpm_step(p, t, noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class DDIM(_TableSampler):
+  """Denoising diffusion implicit models (Song et al. 2021, 2010.02502).
+
+  Attributes:
+    eta: 0 is deterministic, 1 has the posterior's variance.
+  """
+
+  eta: float = 0.0
+
+  _respacing = "ddim"
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not 0 <= self.eta <= 1:
+      raise ValueError(f"eta must lie in [0, 1], got {self.eta}.")
+
+  @property
+  def stochastic(self) -> bool:
+    """Whether a step needs noise."""
+    return self.eta > 0
+
+  def update(
+    self,
+    schedule: Schedule,
+    p: gaussian.Prediction,
+    x: Tree,
+    t: jax.Array,
+    noise: Tree | None,
+  ) -> Tree:
+    """Steps along the predicted eps, with `eta` of the posterior's noise."""
+    return gaussian.ddim_step(schedule, p.pred_xstart, x, t, noise, self.eta)

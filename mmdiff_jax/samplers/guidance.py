@@ -1,0 +1,177 @@
+"""Zero-shot conditioning: what is known, and how it steers any solver.
+
+A condition transforms the sampling problem; the solvers do not know of it.
+The known part of x is replaced before each network call by c_t = q_sample(c,
+t, z), with one noise z for the whole run, and the result holds it exactly as
+it was given. Beyond that:
+
+* "replacement" does nothing more (Song et al. 2021, arXiv 2011.13456);
+* "gradient" pulls the unknown part after each step down the gradient of the
+  known part's misfit (Ho et al. 2022, arXiv 2204.03458, and MM-Diffusion);
+* "resampling" repeats stretches of the trajectory, noised back in between
+  (RePaint: Lugmayr et al. 2022, arXiv 2201.09865).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmdiff_jax.diffusion.gaussian import expand_to
+from mmdiff_jax.samplers import noise as noise_lib
+
+Tree = Any
+
+METHODS = ("replacement", "gradient", "resampling")
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  """Known values of some elements of a sample.
+
+  Attributes:
+    known: modality name -> [B or 1, ...] clean values; a modality that is
+      left out is generated whole.
+    mask: modality name -> array that broadcasts against the modality, true
+      (nonzero) where the value is known. A known modality without a mask is
+      known whole.
+    method: "replacement", "gradient" or "resampling".
+    scale: strength of the gradient method, for the misfit SUMMED over a
+      sample's elements: it means the same at any batch and clip size.
+    resample_repeats: how often the resampling method runs each stretch; None
+      is 4.
+    resample_jump: length of a stretch in steps; None is 5.
+    noise: the noise z of the known part, like `known`; None draws it from the
+      samples' keys.
+  """
+
+  known: Mapping[str, jax.Array]
+  mask: Mapping[str, jax.Array] | None = None
+  method: str = "replacement"
+  scale: float = 0.0
+  resample_repeats: int | None = None
+  resample_jump: int | None = None
+  noise: Mapping[str, jax.Array] | None = None
+
+  def __post_init__(self):
+    if self.method not in METHODS:
+      raise ValueError(
+        f"unknown conditioning method {self.method!r}; allowed are "
+        f"{', '.join(METHODS)}."
+      )
+    object.__setattr__(self, "scale", float(self.scale))
+    if self.scale < 0 or (self.scale and self.method != "gradient"):
+      raise ValueError(
+        f"scale={self.scale} with method {self.method!r}; only 'gradient' "
+        "takes a scale, and it may not be negative."
+      )
+    for name, default in (("resample_repeats", 4), ("resample_jump", 5)):
+      value = getattr(self, name)
+      if self.method != "resampling":
+        if value is not None:
+          raise ValueError(
+            f"{name}={value} with method {self.method!r}; only 'resampling' "
+            "takes it."
+          )
+      elif value is None:
+        object.__setattr__(self, name, default)
+      elif value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+
+  def bind(self, x: Mapping[str, jax.Array], keys: jax.Array) -> "Condition":
+    """Completes the condition for one run.
+
+    Args:
+      x: the run's initial sample, which gives shapes and precision.
+      keys: [B] keys of the samples, from which z is drawn.
+
+    Returns:
+      A condition with `known`, `mask` (bool) and `noise` for every modality.
+
+    Raises:
+      ValueError: if names or shapes do not fit x.
+    """
+    if not isinstance(x, Mapping):
+      raise ValueError(
+        f"a condition needs samples as a dict of modalities, got {type(x)}."
+      )
+    for what in ("known", "mask", "noise"):
+      given = getattr(self, what) or {}
+      allowed = x if what == "known" else self.known
+      if not set(given) <= set(allowed):
+        raise ValueError(
+          f"the condition's {what} names {sorted(given)}; allowed are "
+          f"{sorted(allowed)}."
+        )
+    mask, known, noise = {}, {}, dict(self.noise or {})
+    for name, leaf in x.items():
+      value = self.known.get(name, jnp.zeros((), leaf.dtype))
+      where = (self.mask or {}).get(name, name in self.known)
+      mask[name] = _fit(f"mask[{name!r}]", where, leaf).astype(bool)
+      # A value that is not known may be anything, NaN included.
+      known[name] = jnp.where(
+        mask[name], _fit(f"known[{name!r}]", value, leaf), 0
+      ).astype(leaf.dtype)
+    drawn = noise_lib.normal_like(keys, x, noise_lib.KNOWN)
+    return dataclasses.replace(
+      self, known=known, mask=mask, noise={**drawn, **noise}
+    )
+
+  def known_at(self, alpha: jax.Array, sigma: jax.Array) -> Tree:
+    """c_t = alpha c + sigma z, at scalar or per-sample [B] alpha, sigma."""
+    return jax.tree.map(
+      lambda c, z: expand_to(alpha, c) * c + expand_to(sigma, c) * z,
+      self.known,
+      self.noise,
+    )
+
+  def replace(self, x: Tree, alpha: jax.Array, sigma: jax.Array) -> Tree:
+    """Puts c_t in the place of the known part of x."""
+    return jax.tree.map(jnp.where, self.mask, self.known_at(alpha, sigma), x)
+
+  def misfit(self, x: Tree, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Sum over all known elements of (x - c_t)^2."""
+    errors = jax.tree.map(
+      lambda known, a, b: jnp.sum(jnp.where(known, a - b, 0) ** 2),
+      self.mask,
+      x,
+      self.known_at(alpha, sigma),
+    )
+    return sum(jax.tree.leaves(errors))
+
+  def correct(self, x: Tree, gradient: Tree, strength: jax.Array) -> Tree:
+    """Moves the unknown part of x by -strength * scale * gradient."""
+    return jax.tree.map(
+      lambda known, a, g: jnp.where(
+        known, a, a - expand_to(strength * self.scale, a) * g
+      ),
+      self.mask,
+      x,
+      gradient,
+    )
+
+  def finish(self, x: Tree) -> Tree:
+    """Returns x with the known part exactly as it was given."""
+    return jax.tree.map(jnp.where, self.mask, self.known, x)
+
+
+jax.tree_util.register_dataclass(
+  Condition,
+  data_fields=("known", "mask", "noise"),
+  meta_fields=("method", "scale", "resample_repeats", "resample_jump"),
+)
+
+
+def _fit(what: str, value: jax.Array, leaf: jax.Array) -> jax.Array:
+  value = jnp.asarray(value)
+  fits = value.ndim in (0, leaf.ndim) and all(
+    a in (1, b) for a, b in zip(value.shape, leaf.shape, strict=False)
+  )
+  if not fits:
+    raise ValueError(
+      f"the condition's {what} has shape {value.shape}, the sample "
+      f"{leaf.shape}; give that shape, or 1 for an axis to repeat."
+    )
+  return jnp.broadcast_to(value, leaf.shape)
