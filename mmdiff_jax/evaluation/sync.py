@@ -22,11 +22,11 @@ from mmdiff_jax.data import synthetic
 
 # Video, in frame heights: how near the floor an impact is, and how far the
 # shape must be from it before and after, within _REBOUND_TIME seconds.
-_CONTACT, _REBOUND, _REBOUND_TIME = 0.07, 0.05, 0.25
+_CONTACT, _REBOUND, _REBOUND_TIME = 0.08, 0.05, 0.25
 # A pixel counts from this share of a colour on, which its neighbourhood must
 # have too (lone pixels are noise); a shape is there if its pixels
 # add up to this area (squared frame heights), in this share of the frames.
-_MIN_COVERAGE, _MIN_AREA, _MIN_PRESENCE = 0.25, 0.008, 1 / 3
+_MIN_COVERAGE, _MIN_AREA, _MIN_PRESENCE = 0.2, 0.008, 1 / 3
 # Audio: the band in Hz that holds all pitches, seconds over which the level
 # before and after an instant is taken, its least rise (absolute, in medians of
 # the level, and as a factor), seconds between onsets and of the spectrum.
