@@ -27,7 +27,7 @@ from mmdiff_jax.data.tfrecord import (
 )
 
 SHEET = "contact_sheet.png"
-_WIDTH, _LABEL, _GAP = 512, 18, 8
+_WIDTH, _LABEL, _GAP = 800, 18, 8
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 

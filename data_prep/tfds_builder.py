@@ -82,7 +82,7 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
     "audio/sample_rate": integer,
   }
 
-  class Builder(tfds.core.GeneratorBasedBuilder):
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Clips of videos with sound, prepared for mmdiff_jax."""
 
     VERSION = tfds.core.Version(VERSION)

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
-from media_fixtures import (
+
+from mmdiff_jax.data import media
+from tests.media_fixtures import (
   FLASHES,
   click_track,
   flash_frames,
@@ -8,8 +10,6 @@ from media_fixtures import (
   onsets,
   write,
 )
-
-from mmdiff_jax.data import media
 
 RATE = 16000
 

@@ -1,0 +1,336 @@
+import collections
+import filecmp
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from data_prep import videos_to_tfrecord
+from data_prep.clip_task import ClipOptions
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data import media
+from mmdiff_jax.data.clips import Manifest
+from mmdiff_jax.data.codec import decode_example
+from mmdiff_jax.data.sources import PreparedSource
+from mmdiff_jax.data.tfrecord import TFRecordSource, read_records
+from tests.media_fixtures import click_track, flash_frames, write
+
+RATE = 8000
+FLAGS = [
+  "--fps=10", "--size=16", f"--sample_rate={RATE}", "--clip_frames=4",
+]  # fmt: skip
+GOOD = ["a.mp4", "sub/a.mp4", "sub/ключ é.mkv"]
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def moving(count, seed):
+  """Frames that differ from each other and between seeds."""
+  frames = flash_frames(np.arange(count) / 10, 32, 40)
+  for index, frame in enumerate(frames):
+    frame[:, (3 * index + seed) % 30 :][:, :8] = (200, 40 * seed, 90)
+  return frames
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+  """A folder with good, odd and broken files."""
+  folder = tmp_path_factory.mktemp("videos")
+  (folder / "sub" / "deeper").mkdir(parents=True)
+  for seed, (name, count) in enumerate(zip(GOOD, (10, 4, 17), strict=True)):
+    sound = click_track(count / 10, RATE, clicks=(0.2,))
+    write(folder / name, moving(count, seed), audio=sound, audio_rate=RATE)
+  sound = click_track(1.0, RATE)
+  write(folder / "short.mov", moving(3, 0), audio=sound[:2400], audio_rate=RATE)
+  write(folder / "mute.webm", moving(8, 3), codec="libvpx")
+  write(folder / "sound only.mp4", audio=sound, audio_rate=RATE)
+  (folder / "empty.mp4").touch()
+  (folder / "garbage.AVI").write_bytes(b"garbage" * 100)
+  (folder / "notes.txt").write_text("not a video")
+  media.write_gif_grid(
+    folder / "dot.gif", np.zeros((1, 9, 1, 1, 3), np.uint8), fps=10
+  )
+  (folder / "link.mp4").symlink_to("a.mp4")
+  (folder / "broken link.mp4").symlink_to("nowhere.mp4")
+  (folder / "sub" / "deeper" / "up").symlink_to(folder)
+  return folder
+
+
+def run(videos, output, *flags):
+  return videos_to_tfrecord.main(
+    [f"--input={videos}", f"--output={output}", "--workers=1", *FLAGS, *flags]
+  )
+
+
+@pytest.fixture(scope="session")
+def prepared(videos, tmp_path_factory):
+  """Data set of all that can be used, the mute file included."""
+  output = tmp_path_factory.mktemp("prepared") / "data"
+  assert run(videos, output, "--missing_audio=silence", "--shards=3") == 0
+  return output
+
+
+def assert_same_files(left, right):
+  names = sorted(path.name for path in left.iterdir())
+  assert names == sorted(path.name for path in right.iterdir())
+  equal, *different = filecmp.cmpfiles(left, right, names, shallow=False)
+  assert different == [[], []]
+
+
+def open_source(output):
+  manifest = Manifest.load(output)
+  records = TFRecordSource([output / name for name, _ in manifest.shards])
+  return PreparedSource(manifest, records, lambda _: True, str(output))
+
+
+def test_usable_files_are_used_and_the_others_have_a_reason(prepared):
+  content = json.loads((prepared / "dataset.json").read_text())
+  used = {clip["source"]: clip for clip in content["clips"]}
+  assert sorted(used) == sorted([*GOOD, "mute.webm"])
+  reasons = {item["source"]: item["reason"] for item in content["skipped"]}
+  assert reasons.pop("link.mp4") == "a link to a.mp4"
+  assert "too short for 4 frames" in reasons.pop("short.mov")
+  assert reasons.pop("sound only.mp4") == "has no video"
+  assert reasons.pop("empty.mp4") == "the file is empty"
+  assert "not a media file" in reasons.pop("garbage.AVI")
+  assert "1x1 pixels" in reasons.pop("dot.gif")
+  assert reasons.pop("broken link.mp4") == "no such file"
+  assert not reasons
+  assert used["mute.webm"]["repaired"] == ["has no audio: silence"]
+  assert used["a.mp4"]["repaired"] == []
+  assert content["counts"] == {
+    "clips": 4,
+    "skipped": 7,
+    "repaired": 1,
+    "records": 2 + 2 + 1 + 4,
+    "windows": 7 + 5 + 1 + 14,
+    "frames": 10 + 8 + 4 + 17,
+  }
+  assert content["hours"] == pytest.approx(39 / 36000, abs=1e-6)
+  assert content["spec"] == {
+    "frames": 4,
+    "height": 16,
+    "width": 16,
+    "fps": 10.0,
+    "sample_rate": RATE,
+  }
+  assert [shard["file"] for shard in content["shards"]] == [
+    f"clips-0000{i}-of-00003.tfrecord" for i in range(3)
+  ]
+  assert sum(shard["records"] for shard in content["shards"]) == 9
+
+
+def test_every_window_is_there_once_with_its_own_sound(videos, prepared):
+  source = open_source(prepared)
+  labels = [source[i].label() for i in range(len(source))]
+  counts = dict(zip([*GOOD, "mute.webm"], (10, 4, 17, 8), strict=True))
+  expected = [f"{n} @{i}" for n, c in counts.items() for i in range(c - 3)]
+  assert sorted(labels) == sorted(expected)
+  whole = {
+    name: media.read_media(videos / name, fps=10, size=16, sample_rate=RATE)
+    for name in GOOD
+  }
+  for index, label in enumerate(labels):
+    name, start = label.rsplit(" @", 1)
+    start, samples = int(start), RATE // 10
+    window = source[index]
+    if name == "mute.webm":
+      assert not window.audio().any()
+      continue
+    clip = whole[name]
+    np.testing.assert_array_equal(window.video(), clip.video[start : start + 4])
+    sound = clip.audio[start * samples : (start + 4) * samples]
+    np.testing.assert_allclose(window.audio(), sound, atol=2e-5)
+
+
+def test_records_are_examples(prepared):
+  shard = next(iter(sorted(prepared.glob("*.tfrecord"))))
+  features = decode_example(next(read_records(shard)))
+  assert bytes(features["video/format"][0]) == b"raw"
+  assert len(features["video/frames"]) == 7
+  assert len(features["video/frames"][0]) == 16 * 16 * 3
+  assert features["clip/window_frames"].tolist() == [4]
+  assert len(features["audio/pcm16"][0]) == 7 * RATE // 10 * 2
+
+
+def test_workers_do_not_change_a_byte(videos, prepared, tmp_path):
+  flags = ["--missing_audio=silence", "--shards=3", "--workers=2"]
+  assert run(videos, tmp_path / "data", *flags) == 0
+  assert_same_files(prepared, tmp_path / "data")
+
+
+def test_killed_run_continues_to_the_same_bytes(videos, tmp_path, monkeypatch):
+  many = tmp_path / "many"
+  many.mkdir()
+  for index in range(40):
+    shutil.copy(videos / GOOD[index % 3], many / f"{index:02d}.mkv")
+  output = tmp_path / "killed"
+  command = [sys.executable, "-m", "data_prep.videos_to_tfrecord"]
+  command += [f"--input={many}", f"--output={output}", "--workers=1", *FLAGS]
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  process = subprocess.Popen(command, env=environment, cwd=ROOT)
+  parts = output / videos_to_tfrecord.PARTS
+  while len(list(parts.glob("*.json"))) < 5 and process.poll() is None:
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (output / "dataset.json").exists()
+  done = len(list(parts.glob("*.json")))
+  assert 5 <= done < 40
+  decoded = collections.Counter()
+  original = media.read_track
+
+  def counting(path, *arguments):
+    decoded[path] += 1
+    return original(path, *arguments)
+
+  monkeypatch.setattr(media, "read_track", counting)
+  assert run(many, output) == 0
+  assert decoded.total() == 40 - done
+  assert not parts.exists()
+  monkeypatch.undo()
+  assert run(many, tmp_path / "whole") == 0
+  assert_same_files(output, tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_repeated(videos, prepared, capsys, tmp_path):
+  output = tmp_path / "data"
+  shutil.copytree(prepared, output)
+  before = {p.name: p.stat().st_mtime_ns for p in output.iterdir()}
+  flags = ["--missing_audio=silence", "--shards=3"]
+  assert run(videos, output, *flags) == 0
+  assert "already prepared" in capsys.readouterr().out
+  assert before == {p.name: p.stat().st_mtime_ns for p in output.iterdir()}
+  assert run(videos, output, *flags, "--channels=first") == 1
+  assert "holds a data set of other videos" in capsys.readouterr().err
+  assert run(videos, output, "--shards=1", "--overwrite") == 0
+  assert [p.name for p in output.glob("*.tfrecord")] == [
+    "clips-00000-of-00001.tfrecord"
+  ]
+
+
+def test_missing_audio_can_skip_or_stop(videos, tmp_path, capsys):
+  assert run(videos, tmp_path / "skip") == 0
+  skipped = dict(Manifest.load(tmp_path / "skip").skipped)
+  assert skipped["mute.webm"] == "has no audio"
+  assert run(videos, tmp_path / "error", "--missing_audio=error") == 1
+  error = capsys.readouterr().err
+  assert "has no audio; choose --missing_audio=skip or silence" in error
+  assert not (tmp_path / "error" / "dataset.json").exists()
+
+
+def test_nothing_usable_is_an_error(tmp_path, capsys):
+  folder = tmp_path / "in"
+  assert run(folder, tmp_path / "out") == 1
+  assert "no such directory" in capsys.readouterr().err
+  folder.mkdir()
+  assert run(folder, tmp_path / "out") == 1
+  assert "no video below" in capsys.readouterr().err
+  (folder / "a.mp4").write_bytes(b"")
+  assert run(folder, tmp_path / "out") == 1
+  assert "none of the 1 videos can be used (a.mp4: the file is empty)" in (
+    capsys.readouterr().err
+  )
+  assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+  "flags, frame_format, tolerance",
+  [(["--frame_format=png"], "png", 0), (["--frame_format=jpeg"], "jpeg", 25)],
+)
+def test_compressed_frames(
+  videos, prepared, tmp_path, flags, frame_format, tolerance
+):
+  folder = tmp_path / "in"
+  folder.mkdir()
+  shutil.copy(videos / "a.mp4", folder)
+  assert run(folder, tmp_path / "out", *flags) == 0
+  manifest = Manifest.load(tmp_path / "out")
+  assert manifest.frame_format == frame_format
+  assert manifest.jpeg_quality == (95 if frame_format == "jpeg" else None)
+  source, raw = open_source(tmp_path / "out"), open_source(prepared)
+  assert source[2].label() == raw[2].label() == "a.mp4 @2"
+  difference = source[2].video().astype(int) - raw[2].video()
+  assert np.abs(difference).max() <= tolerance
+
+
+def test_larger_frames_are_png_by_default(videos, tmp_path):
+  folder = tmp_path / "in"
+  folder.mkdir()
+  shutil.copy(videos / "a.mp4", folder)
+  assert run(folder, tmp_path / "out", "--size=72x80") == 0
+  manifest = Manifest.load(tmp_path / "out")
+  assert manifest.frame_format == "png"
+  assert (manifest.spec.height, manifest.spec.width) == (72, 80)
+  assert open_source(tmp_path / "out")[0].video().shape == (4, 72, 80, 3)
+
+
+def test_flags_are_checked(videos, tmp_path, capsys):
+  assert run(videos, tmp_path, "--jpeg_quality=5") == 1
+  assert "goes with --frame_format=jpeg" in capsys.readouterr().err
+  for flag in (
+    "--fps=0",
+    "--size=0",
+    "--size=1x2x3",
+    "--workers=-1",
+    "--fps=x",
+  ):
+    with pytest.raises(SystemExit) as status:
+      run(videos, tmp_path, flag)
+    assert status.value.code == 2
+    assert flag.split("=")[0] in capsys.readouterr().err
+
+
+def crashing_work(task):
+  """Stands for a decoder that takes its process down on one file."""
+  if task.source == "sub/a.mp4":
+    os._exit(11)
+  return videos_to_tfrecord.prepare_clip(task)
+
+
+def test_a_crashing_decoder_costs_one_file(videos, tmp_path):
+  files, _ = videos_to_tfrecord.find_videos(videos)
+  options = ClipOptions(
+    AVSpec(4, 16, 16, 10.0, RATE), "raw", None, "mean", "skip"
+  )
+  tasks = [
+    videos_to_tfrecord.ClipTask(path, source, str(tmp_path), f"{i}", options)
+    for i, (source, path) in enumerate(files)
+    if source in GOOD
+  ]
+  reports = []
+  videos_to_tfrecord._run_processes(
+    tasks, 2, reports.append, work=crashing_work
+  )
+  by_source = {report["source"]: report for report in reports}
+  assert len(reports) == 3
+  assert by_source["sub/a.mp4"]["reason"] == "the decoder crashed on it"
+  assert by_source["a.mp4"]["frames"] == 10
+
+
+def test_beam_is_optional(videos, tmp_path, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  assert run(videos, tmp_path, "--runner=beam") == 1
+  assert "pip install 'mmdiff-jax[beam]'" in capsys.readouterr().err
+
+
+def test_beam_makes_the_same_bytes(videos, prepared, tmp_path):
+  pytest.importorskip("apache_beam")
+  flags = ["--missing_audio=silence", "--shards=3", "--runner=beam"]
+  assert run(videos, tmp_path / "data", *flags) == 0
+  assert_same_files(prepared, tmp_path / "data")
+
+
+def test_help_names_every_flag(capsys):
+  with pytest.raises(SystemExit):
+    videos_to_tfrecord.main(["--help"])
+  text = capsys.readouterr().out
+  flags = "fps size sample_rate clip_frames workers shards missing_audio"
+  for flag in [*flags.split(), "channels", "frame_format"]:
+    assert f"--{flag}" in text
