@@ -6,9 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffusion_golden import NOISE, X_START, X, assert_close, golden, make_toy
 
 from mmdiff_jax.diffusion import gaussian, make_schedule
+from tests.diffusion_golden import (
+  NOISE,
+  X_START,
+  X,
+  assert_close,
+  golden,
+  make_toy,
+)
 
 SCHEDULE = make_schedule("linear", 1000)
 VARIANCES = {"fixed_large": False, "learned_range": True}

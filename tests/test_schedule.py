@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from diffusion_golden import GOLDEN
 
 from mmdiff_jax.diffusion import Schedule, make_schedule
 from mmdiff_jax.diffusion.schedule import respaced_indices
+from tests.diffusion_golden import GOLDEN
 
 TABLES = (
   "betas",

@@ -6,7 +6,16 @@ from typing import Any
 from mmdiff_jax.samplers.adaptive import AdaptiveDPMSolver
 from mmdiff_jax.samplers.ancestral import DDIM, DDPM
 from mmdiff_jax.samplers.base import Sampler
+from mmdiff_jax.samplers.conditions import (
+  audio_restoration,
+  condition_on_audio,
+  condition_on_video,
+  continuation,
+  in_betweening,
+  inpainting,
+)
 from mmdiff_jax.samplers.dpm_solver import DPMSolver, DPMSolverSDE
+from mmdiff_jax.samplers.extend import extend
 from mmdiff_jax.samplers.guidance import Condition
 from mmdiff_jax.samplers.noise import initial_noise, make_rng
 
@@ -88,7 +97,14 @@ def make_sampler(name: str, **options: Any) -> Sampler | AdaptiveDPMSolver:
 __all__ = [
   "SAMPLERS",
   "Condition",
+  "audio_restoration",
+  "condition_on_audio",
+  "condition_on_video",
+  "continuation",
+  "extend",
+  "in_betweening",
   "initial_noise",
+  "inpainting",
   "make_rng",
   "make_sampler",
 ]
