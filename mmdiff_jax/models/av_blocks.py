@@ -52,6 +52,8 @@ class VideoHead(nn.Module):
   3-D convolution to 3 channels.
   """
 
+  # Not a field: a head always starts at zero.
+  zero_init = True
   features: int
   dtype: DTypeLike = jnp.float32
 

@@ -1,0 +1,364 @@
+import importlib
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmdiff_jax import models
+from mmdiff_jax.convert import convert_checkpoint
+from mmdiff_jax.models.plan import make_plan
+from tests import unet_golden as golden
+
+CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
+  if path.stem != "__init__"
+)
+TINY = {
+  "name": "av_unet",
+  "model_channels": 32,
+  "channel_mult": (1, 2),
+  "num_res_blocks": 1,
+  "num_heads": 2,
+  "num_head_channels": 16,
+  "video_attention_resolutions": (2,),
+  "audio_attention_resolutions": (),
+  "cross_attention_resolutions": (2,),
+  "cross_attention_windows": (2,),
+  "dropout": 0.3,
+  "dtype": "float32",
+}
+# One level: the cheapest network that has every kind of block but resampling.
+FLAT = TINY | {
+  "channel_mult": (1,),
+  "video_attention_resolutions": (1,),
+  "cross_attention_resolutions": (1,),
+}
+VIDEO, AUDIO = (1, 4, 4, 4, 3), (1, 64, 1)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  """Inputs and weights of a network with three shifted RS-MMA blocks."""
+  variables = golden.random_params(models.abstract_variables(TINY))
+  inputs = golden.normal("video", VIDEO), golden.normal("audio", AUDIO)
+  return variables, *inputs, np.array([300])
+
+
+@pytest.fixture(scope="module")
+def tiny_apply():
+  """`(variables, video, audio, t, shifts, window_key)` -> outputs, jitted."""
+  model = models.create_model(TINY)
+
+  def apply(variables, video, audio, t, shifts=None, window=None):
+    rngs = {} if window is None else {"window": window}
+    return model.apply(variables, video, audio, t, shifts, rngs=rngs)
+
+  return jax.jit(apply)
+
+
+@pytest.mark.parametrize(
+  ("name", "keys"),
+  [
+    ("unet_tiny_noshift", "unet_tiny_keys.json"),
+    ("unet_tiny_shift", "unet_tiny_keys.json"),
+    ("unet_tiny_sigma_audioattn", "unet_tiny_sigma_audioattn_keys.json"),
+    ("unet_tiny_wrap", "unet_tiny_wrap_keys.json"),
+  ],
+)
+def test_network_and_importer_match_golden_numbers(name, keys):
+  case = golden.load_json(f"{name}.json")
+  config = golden.model_config(case)
+  variables = convert_checkpoint(golden.state_dict(keys), "av_unet", config)
+  sizes = sum(x.size for x in jax.tree.leaves(variables))
+  assert sizes == case["num_params"]
+
+  video = golden.normal(f"{name}/video", (case["batch"], *case["video_size"]))
+  audio = golden.normal(f"{name}/audio", (case["batch"], *case["audio_size"]))
+  windows_and_shifts = case["blocks_window_shift_in_forward_order"]
+  shifts = [shift for _, shift in windows_and_shifts]
+  model = models.create_model(config)
+  frames = video.shape[1]
+  assert model.max_shifts(frames) == tuple(
+    frames - window for window, _ in windows_and_shifts
+  )
+
+  with jax.default_matmul_precision("highest"):
+    apply = jax.jit(lambda *args: model.apply(*args, shifts))
+    video_out, audio_out = apply(
+      variables,
+      video.transpose(0, 1, 3, 4, 2),
+      audio.swapaxes(1, 2),
+      np.array(case["timesteps"]),
+    )
+  expected = np.load(golden.DATA / f"{name}.npz")
+  video_out = np.asarray(video_out).transpose(0, 1, 4, 2, 3)
+  audio_out = np.asarray(audio_out).swapaxes(1, 2)
+  assert np.abs(video_out - expected["video_out"]).max() < 2e-5
+  assert np.abs(audio_out - expected["audio_out"]).max() < 2e-5
+
+
+def test_dilations_follow_the_schedule():
+  layout = make_plan(
+    128,
+    (1, 2, 3, 4),
+    2,
+    (2, 4, 8),
+    attention_name="cross",
+    middle_attention=True,
+  )
+  # Written out by hand from the schedule: n at each residual block.
+  down = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+  middle = [12, 12]
+  up = [11, 10, 9, 8, 8, 7, 6, 5, 5, 4, 3, 2, 2, 1, 0]
+  blocks = [x for x in layout.layers if x.kind == "block"]
+  assert [x.dilation_power for x in blocks] == down + middle + up
+  assert [x.resample for x in blocks if x.resample] == ["down"] * 3 + ["up"] * 3
+  crosses = [x.ds for x in layout.layers if x.kind == "attention"]
+  assert crosses == [2] * 2 + [4] * 2 + [8] * 2 + [8] + [8] * 3 + [4] * 3 + (
+    [2] * 3
+  )
+
+
+def test_window_stream_draws_one_shift_per_block(tiny, tiny_apply):
+  draws = {
+    shifts: np.asarray(tiny_apply(*tiny, jnp.array([*shifts]))[0])
+    for shifts in itertools.product(range(3), [0], range(3), range(3))
+  }
+  seen = set()
+  for seed in range(8):
+    out = np.asarray(tiny_apply(*tiny, None, jax.random.key(seed))[0])
+    closest = min(draws, key=lambda s: np.abs(draws[s] - out).max())
+    assert np.abs(draws[closest] - out).max() < 1e-5
+    seen.add(closest)
+  assert len(seen) > 3
+  # Blocks draw independently, and every shift 0..F-w occurs.
+  for place in (0, 2, 3):
+    assert {shifts[place] for shifts in seen} == {0, 1, 2}
+
+  no_stream = np.asarray(tiny_apply(*tiny)[0])
+  np.testing.assert_allclose(no_stream, draws[0, 0, 0, 0], atol=1e-6)
+
+
+def test_shift_switched_off_ignores_the_window_stream(tiny, tiny_apply):
+  model = models.create_model(TINY | {"cross_attention_shift": False})
+  out = jax.jit(model.apply)(*tiny, rngs={"window": jax.random.key(3)})
+  np.testing.assert_allclose(out[0], tiny_apply(*tiny)[0], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def flat(tiny):
+  """Weights of the one-level network, and the same inputs."""
+  return golden.random_params(models.abstract_variables(FLAT)), *tiny[1:]
+
+
+@pytest.fixture(scope="module")
+def gradients(flat):
+  """Loss and gradients of training passes, by kind of rematerialisation."""
+  variables, *inputs = flat
+
+  def compute(remat):
+    model = models.create_model(FLAT | {"remat": remat})
+
+    def loss(variables, key):
+      dropout, window = jax.random.split(key)
+      rngs = {"dropout": dropout, "window": window}
+      out = model.apply(variables, *inputs, train=True, rngs=rngs)
+      return sum(jnp.mean(x**2) for x in out)
+
+    grad = jax.jit(jax.value_and_grad(loss))
+    return [
+      jax.tree.map(np.asarray, grad(variables, jax.random.key(seed)))
+      for seed in (1, 2)
+    ]
+
+  return {remat: compute(remat) for remat in ("none", "blocks", "attention")}
+
+
+@pytest.mark.parametrize("remat", ["blocks", "attention"])
+def test_remat_gradients_equal_plain_gradients(gradients, remat):
+  for plain, other in zip(gradients["none"], gradients[remat], strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (plain, other)), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_training_is_random_and_reaches_every_parameter(gradients):
+  (loss_1, grads_1), (loss_2, _) = gradients["none"]
+  assert loss_1 != loss_2
+  for path, leaf in jax.tree_util.tree_leaves_with_path(grads_1):
+    assert np.abs(leaf).max() > 0, path
+
+
+def test_dropout_acts_when_training_only(flat):
+  model = models.create_model(FLAT)
+  apply = jax.jit(model.apply, static_argnames=("train",))
+
+  def run(train, seed):
+    rngs = {"dropout": jax.random.key(seed)}
+    return np.asarray(apply(*flat, train=train, rngs=rngs)[1])
+
+  np.testing.assert_array_equal(run(False, 0), run(False, 1))
+  assert np.abs(run(True, 0) - run(True, 1)).max() > 1e-3
+  assert np.abs(run(True, 0) - run(False, 0)).max() > 1e-3
+
+
+def test_fresh_network_predicts_zero(tiny, tiny_apply):
+  params = jax.jit(lambda key: models.init_params(TINY, key))(jax.random.key(0))
+  out = tiny_apply({"params": params}, *tiny[1:])
+  assert not np.asarray(out[0]).any()
+  assert not np.asarray(out[1]).any()
+
+
+def test_one_draw_initialises_like_linen(flat):
+  model = models.create_model(FLAT)
+  linen = jax.jit(model.init)(jax.random.key(0), *flat[1:])["params"]
+  ours = jax.jit(lambda key: models.init_params(FLAT, key))(jax.random.key(0))
+  assert jax.tree.structure(ours) == jax.tree.structure(linen)
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(linen), strict=True):
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    np.testing.assert_allclose(a.mean(), b.mean(), atol=6 / a.size**0.5)
+    np.testing.assert_allclose(a.std(), b.std(), atol=0.5 / a.size**0.5)
+    if a.size > 1000:
+      np.testing.assert_allclose(
+        np.abs(a).max(), np.abs(b).max(), rtol=0.02, atol=1e-9
+      )
+
+
+def test_bfloat16_computes_and_keeps_float32_where_it_matters(tiny, tiny_apply):
+  config = TINY | {"dtype": "bfloat16"}
+  model = models.create_model(config)
+  variables, *inputs = tiny
+  abstract = models.abstract_variables(config)
+  assert {x.dtype for x in jax.tree.leaves(abstract)} == {jnp.dtype("float32")}
+
+  out = jax.jit(model.apply)(variables, *inputs)
+  exact = tiny_apply(variables, *inputs)
+  for a, b in zip(out, exact, strict=True):
+    assert a.dtype == jnp.float32
+    assert np.abs(a - b).max() < 0.05 * np.abs(b).max()
+
+  jaxpr = jax.make_jaxpr(model.apply)(variables, *inputs)
+  types = {"conv_general_dilated": set(), "exp": set(), "rsqrt": set()}
+  for eqn in _equations(jaxpr.jaxpr):
+    if eqn.primitive.name in types:
+      types[eqn.primitive.name].add(eqn.invars[0].aval.dtype)
+  assert types["conv_general_dilated"] == {jnp.dtype("bfloat16")}
+  assert types["exp"] == {jnp.dtype("float32")}
+  assert types["rsqrt"] == {jnp.dtype("float32")}
+
+
+def _equations(jaxpr):
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for value in eqn.params.values():
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        yield from _equations(inner)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_abstractly(name):
+  config = importlib.import_module(f"configs.{name}").get_config()
+  data = config.data
+  shapes = [(data.frames, data.height, data.width, 3)]
+  shapes.append((round(data.frames / data.fps * data.sample_rate), 1))
+  if config.model.name == "sr_unet":
+    shapes = [shapes[0][1:]]
+  models.validate(config.model, *shapes)
+  assert jax.tree.leaves(models.abstract_variables(config.model))
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"num_res_blocks": 2, "channel_mult": (1, 1, 2)},
+    {"num_head_channels": None},
+    {"video_attention_resolutions": (), "cross_attention_resolutions": ()}
+    | {"cross_attention_windows": ()},
+    {"audio_attention_resolutions": (1, 2), "middle_cross_attention": False},
+    {"cross_attention_resolutions": (2, 1), "cross_attention_windows": (4, 1)},
+    {"use_scale_shift_norm": False, "learn_sigma": True},
+    {"remat": "attention", "dropout": 0.0, "attention": "xla"},
+  ],
+)
+def test_sensible_combinations_build(change):
+  config = TINY | change
+  model = models.create_model(config)
+  levels = len(model.channel_mult) - 1
+  video, audio = (2, 4, 8, 8, 3), (2, 4**levels * 5, 1)
+  models.validate(config, video, audio)
+  inputs = [jax.ShapeDtypeStruct(s, "float32") for s in (video, audio)]
+  t = jax.ShapeDtypeStruct((2,), "int32")
+  key = jax.random.key(0)
+  (video_out, audio_out), _ = jax.eval_shape(
+    lambda *args: model.init_with_output(key, *args), *inputs, t
+  )
+  factor = 2 if model.learn_sigma else 1
+  assert video_out.shape == (*video[:-1], 3 * factor)
+  assert audio_out.shape == (*audio[:-1], factor)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"name": "unet"}, "model.name='unet'.*av_unet"),
+    ({"chanel_mult": (1, 2)}, "chanel_mult.*channel_mult"),
+    ({"num_heads": 3}, "num_heads=3 does not divide the 64 channels"),
+    ({"num_head_channels": 48}, "num_head_channels=48 does not divide"),
+    ({"num_head_channels": 0}, "num_head_channels=0"),
+    ({"model_channels": 40}, "model_channels=40 must be a multiple of 32"),
+    ({"channel_mult": ()}, "channel_mult"),
+    ({"channel_mult": (1, 0)}, "channel_mult"),
+    ({"num_res_blocks": 0}, "num_res_blocks=0"),
+    ({"dropout": 1.0}, "dropout=1.0"),
+    ({"dtype": "float64"}, "dtype='float64'.*bfloat16"),
+    ({"remat": "all"}, "remat='all'.*blocks"),
+    ({"attention": "flash"}, "attention='flash'.*cudnn"),
+    ({"attention": "cudnn"}, "attention='cudnn' is impossible"),
+    ({"learn_sigma": "yes"}, "learn_sigma='yes'"),
+    ({"video_attention_resolutions": (3,)}, "video_attention_resolutions"),
+    ({"audio_attention_resolutions": (2, 2)}, "audio_attention_resolutions"),
+    ({"cross_attention_windows": (1, 2)}, "one window for each"),
+    ({"cross_attention_windows": (0,)}, "positive integers"),
+    ({"cross_attention_windows": (5,)}, "window longer than the clip of 4"),
+  ],
+)
+def test_senseless_configurations_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    models.validate(TINY | change, VIDEO, AUDIO)
+
+
+@pytest.mark.parametrize(
+  ("video", "audio", "message"),
+  [
+    ((1, 4, 5, 4, 3), AUDIO, "5x4 pixels.*multiples of 2"),
+    (VIDEO, (1, 66, 1), "66 samples.*multiple of 4"),
+    (VIDEO, (1, 12, 1), "12 samples.*at least 16"),
+    (VIDEO, (2, 64, 1), "1 clips, audio 2"),
+    ((4, 4, 3), AUDIO, "expected"),
+  ],
+)
+def test_clips_that_do_not_fit_are_refused(video, audio, message):
+  with pytest.raises(ValueError, match=message):
+    models.validate(TINY, video, audio)
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "message"),
+  [
+    ({"shifts": [0, 0, 0]}, "3 shifts; this network has 4"),
+    ({"shifts": [0, 1, 0, 0]}, "Shift 1 of RS-MMA block 1.*0..0"),
+    ({"shifts": [3, 0, 0, 0]}, "Shift 3 of RS-MMA block 0.*0..2"),
+    ({"t": np.array([1, 2])}, "t has shape"),
+  ],
+)
+def test_calls_that_do_not_fit_are_refused(tiny, kwargs, message):
+  variables, video, audio, t = tiny
+  model = models.create_model(TINY)
+  arguments = {"t": t} | kwargs
+  with pytest.raises(ValueError, match=message):
+    model.apply(variables, video, audio, **arguments)
