@@ -134,7 +134,7 @@ def get_config() -> ConfigDict:
   config.sample = sample = ConfigDict()
   # "ddpm", "ddim", "dpm_solver" or "dpm_solver++".
   sample.sampler = "ddpm"
-  # Steps (unset: every training step for ddpm, 50 for ddim, 20 else).
+  # Steps (unset: every training step for ddpm and ddim, 20 for DPM-Solver).
   sample.steps = placeholder(int)
   # DPM-Solver: order 1-3; method "singlestep", "singlestep_fixed",
   # "multistep", "adaptive" or, for dpm_solver++, "sde".

@@ -18,6 +18,8 @@ ALLOWED = {
   "data": set(),
   "evaluation": {"data"},
   "convert": {"models", "evaluation"},
+  "denoiser": {"models"},
+  "sampling": {"diffusion", "samplers", "models", "sharding", "denoiser"},
   "training": {
     "diffusion",
     "samplers",
@@ -25,10 +27,21 @@ ALLOWED = {
     "convert",
     "data",
     "sharding",
+    "denoiser",
+    "sampling",
   },
 }
 # The top: free to import all of the above, and each other.
-TOP = {"generate", "evaluate", "gallery", "importer", "conditions"}
+TOP = {
+  "conditions",
+  "evaluate",
+  "gallery",
+  "generate",
+  "importer",
+  "outputs",
+  "upscale",
+  "windows",
+}
 # Third parties that these parts may import when the module is imported.
 LIGHT = {
   "jax",

@@ -1,0 +1,35 @@
+r"""Super-resolution 64 -> 256 of single frames, for every joint model.
+
+  python -m data_prep.videos_to_tfrecord --size 256 --clip_frames 1 \
+    --input VIDEOS --output data/landscape256
+  python main.py train --config=configs/superres.py --workdir=runs/superres
+
+Start from the published upsampler of guided-diffusion (imported with
+`main.py import_checkpoint`) through --config.train.init_from=DIR.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+  """Returns the default configuration with the image network."""
+  config = default.get_config()
+  config.data.source = "tfrecord:data/landscape256"
+  config.data.frames = 1
+  config.data.height = config.data.width = 256
+
+  config.model.name = "sr_unet"
+  config.model.model_channels = 192
+  config.model.channel_mult = (1, 1, 2, 2, 4, 4)
+  config.model.learn_sigma = True
+
+  config.diffusion.loss = "rescaled_mse_vb"
+
+  config.train.batch_size = 16
+  config.model.remat = "blocks"
+
+  config.sample.sampler = "ddim"
+  config.sample.steps = 25
+  return config

@@ -1,0 +1,237 @@
+"""MM-Diffusion in JAX: prepare, train, sample and evaluate.
+
+  main.py train --config=configs/landscape.py --workdir=DIR
+  main.py sample --checkpoint=DIR --output=DIR --num_samples=N
+  main.py upscale --sr_checkpoint=DIR --source=FILE --output=DIR
+  main.py evaluate --real=DIR --fake=DIR --output=report.json
+  main.py import_checkpoint --source=FILE.pt --workdir=DIR
+  main.py gallery DIR
+
+Every key of a configuration can be set on the command line:
+--config.train.batch_size=8. `sample` takes the network from the checkpoint
+and the sections `sample` and `sr` from --config.
+"""
+
+import difflib
+import logging
+import os
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+_DEFAULT_CONFIG = os.path.join(
+  os.path.dirname(os.path.abspath(__file__)), "configs", "default.py"
+)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Configuration file (default: configs/default.py)."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.")
+_CHECKPOINT = flags.DEFINE_multi_string(
+  "checkpoint", [], "Checkpoint or workdir to sample from; may be repeated."
+)
+_SR_CHECKPOINT = flags.DEFINE_string(
+  "sr_checkpoint", None, "Checkpoint of a super-resolution model."
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "Directory (sample, upscale) or report file (evaluate)."
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", 16, "Samples to generate.", lower_bound=1
+)
+_SEEDS = flags.DEFINE_list(
+  "seeds", [], "Seeds to sample with (default: config.seed)."
+)
+_FORMATS = flags.DEFINE_list(
+  "formats", ["mp4", "wav", "gif"], "Files to write: mp4, wav, png, gif."
+)
+_CONDITION = flags.DEFINE_enum(
+  "condition",
+  None,
+  ["audio", "video", "continue"],
+  "What of --source is given: its audio, its video, or the beginning of both.",
+)
+_SOURCE = flags.DEFINE_string(
+  "source", None, "File or folder of media; a .pt file for import_checkpoint."
+)
+_DURATION = flags.DEFINE_float(
+  "duration", None, "Length in seconds of each sample, beyond one clip's."
+)
+_OVERLAP = flags.DEFINE_float(
+  "overlap", None, "Seconds shared by neighbouring windows of --duration."
+)
+_REAL = flags.DEFINE_string("real", None, "Real clips: folder or TFRecords.")
+_FAKE = flags.DEFINE_string("fake", None, "Generated clips: a folder.")
+_PROTOCOL = flags.DEFINE_enum(
+  "protocol", "clean", ["paper", "clean"], "Evaluation protocol."
+)
+_METRICS = flags.DEFINE_list("metrics", [], "Metrics to compute (default all).")
+_WEIGHTS_DIR = flags.DEFINE_string(
+  "weights_dir", None, "Folder of the metric networks' published weights."
+)
+_MEMORISATION = flags.DEFINE_bool(
+  "memorisation", False, "Search training clips that samples copy."
+)
+_ONSETS = flags.DEFINE_bool("onsets", False, "Mark detected onsets (gallery).")
+_TRACEBACK = flags.DEFINE_bool(
+  "traceback", False, "Show where in the code an error arose."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "Join the other hosts of a pod before the work."
+)
+
+
+def _need(flag: flags.FlagHolder) -> str:
+  if not flag.value:
+    raise ValueError(f"--{flag.name} is required by this command.")
+  return flag.value
+
+
+def _train(config, arguments):
+  del arguments
+  from mmdiff_jax.training.loop import train
+
+  train(config, _need(_WORKDIR))
+
+
+def _sample(config, arguments):
+  del arguments
+  from mmdiff_jax import generate
+
+  for checkpoint in _need(_CHECKPOINT):
+    for seed in [int(s) for s in _SEEDS.value] or [config.seed]:
+      several = len(_CHECKPOINT.value) > 1 or len(_SEEDS.value) > 1
+      generate.sample(
+        config,
+        checkpoint_path=checkpoint,
+        output=_run_directory(checkpoint, seed, several),
+        num_samples=_NUM_SAMPLES.value,
+        seed=seed,
+        formats=_FORMATS.value,
+        condition=_CONDITION.value,
+        source=_SOURCE.value,
+        duration=_DURATION.value,
+        overlap=_OVERLAP.value,
+        sr_checkpoint=_SR_CHECKPOINT.value,
+      )
+
+
+def _run_directory(checkpoint, seed, several):
+  output = _need(_OUTPUT)
+  if not several:
+    return output
+  name = os.path.basename(os.path.normpath(checkpoint))
+  return os.path.join(output, f"{name}-seed{seed}")
+
+
+def _upscale(config, arguments):
+  del arguments
+  from mmdiff_jax import generate
+
+  generate.upscale(
+    config,
+    sr_checkpoint=_need(_SR_CHECKPOINT),
+    source=_need(_SOURCE),
+    output=_need(_OUTPUT),
+    seed=config.seed,
+  )
+
+
+def _evaluate(config, arguments):
+  del arguments
+  from mmdiff_jax.evaluate import evaluate
+
+  evaluate(
+    real=_need(_REAL),
+    fake=_need(_FAKE),
+    output=_need(_OUTPUT),
+    protocol=_PROTOCOL.value,
+    metrics=_METRICS.value,
+    memorisation=_MEMORISATION.value,
+    weights_dir=_WEIGHTS_DIR.value,
+    seed=config.seed,
+  )
+
+
+def _import_checkpoint(config, arguments):
+  del arguments
+  from mmdiff_jax.importer import import_checkpoint
+
+  import_checkpoint(config, source=_need(_SOURCE), workdir=_need(_WORKDIR))
+
+
+def _gallery(config, arguments):
+  del config
+  from mmdiff_jax.gallery import make_gallery
+
+  if len(arguments) != 1:
+    raise ValueError("gallery takes one directory: main.py gallery DIR")
+  print(make_gallery(arguments[0], onsets=_ONSETS.value))
+
+
+_COMMANDS = {
+  "train": _train,
+  "sample": _sample,
+  "upscale": _upscale,
+  "evaluate": _evaluate,
+  "import_checkpoint": _import_checkpoint,
+  "gallery": _gallery,
+}
+
+
+def _main(argv: list[str]) -> None:
+  if len(argv) < 2:
+    sys.exit(f"error: name a command: {', '.join(_COMMANDS)} (or --help).")
+  name, arguments = argv[1], argv[2:]
+  if name not in _COMMANDS:
+    close = difflib.get_close_matches(name, _COMMANDS, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    sys.exit(
+      f"error: unknown command {name!r}.{hint} "
+      f"Commands: {', '.join(_COMMANDS)}."
+    )
+  if arguments and name != "gallery":
+    sys.exit(f"error: unexpected argument {arguments[0]!r}.")
+  _set_up_logging()
+  if _DISTRIBUTED.value:
+    import jax
+
+    jax.distributed.initialize()
+  try:
+    _COMMANDS[name](_CONFIG.value, arguments)
+  except (ValueError, OSError, RuntimeError) as error:
+    if _TRACEBACK.value:
+      raise
+    sys.exit(f"error: {error}")
+
+
+def _set_up_logging() -> None:
+  """Our own messages from INFO on, everybody else's from WARNING on."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(message)s"))
+  logger = logging.getLogger("mmdiff_jax")
+  logger.addHandler(handler)
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses the command line; a bad configuration key is one clear line."""
+  if not any(a.split("=")[0] in ("--config", "-config") for a in argv):
+    argv = [argv[0], f"--config={_DEFAULT_CONFIG}", *argv[1:]]
+  try:
+    arguments = flags.FLAGS(argv)
+    _CONFIG.value.lock()  # Fails if the file could not be loaded.
+    return arguments
+  except flags.Error as error:
+    sys.exit(f"error: {error}\nmain.py --help lists the flags.")
+  except (AttributeError, KeyError, TypeError, OSError) as error:
+    message = str(error.args[0] if error.args else error)
+    message = " ".join(message.replace("\\n", " ").split())
+    sys.exit(f"error: --config: {message}")
+
+
+if __name__ == "__main__":
+  app.run(_main, flags_parser=_parse_flags)

@@ -1,0 +1,78 @@
+"""Published PyTorch checkpoints -> checkpoints that this package reads."""
+
+import logging
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmdiff_jax.convert import convert_checkpoint
+from mmdiff_jax.convert.torch_file import load_torch_file
+from mmdiff_jax.training import checkpoint
+
+_log = logging.getLogger(__name__)
+
+
+def import_checkpoint(
+  config: ConfigDict, *, source: str, workdir: str
+) -> pathlib.Path:
+  """Converts a published U-Net and writes it with the config that fits it.
+
+  The network's kind must be that of `config.model.name`; its width and
+  whether it learns a variance are read off the file.
+
+  Args:
+    config: the configuration to store beside the parameters.
+    source: a `.pt` file; it is read without running code from it.
+    workdir: receives `checkpoints/0`.
+
+  Returns:
+    The path of the checkpoint.
+
+  Raises:
+    FileExistsError: if `workdir` holds a checkpoint already.
+    ValueError: if the file does not fit the network, key by key.
+  """
+  if (pathlib.Path(workdir) / "checkpoints").exists():
+    raise FileExistsError(
+      f"{workdir} holds checkpoints already; give another --workdir."
+    )
+  state_dict = load_torch_file(source)
+  config = config.copy_and_resolve_references()
+  _adopt(config, state_dict)
+  variables = convert_checkpoint(state_dict, config.model.name, config.model)
+  path = checkpoint.save_params(workdir, variables["params"], config)
+  checkpoint.write_config(config, workdir)
+  count = sum(x.size for x in jax.tree.leaves(variables))
+  _log.info("Imported %s parameters into %s.", f"{count:,}", path)
+  return path
+
+
+def _adopt(config: ConfigDict, state_dict: dict[str, np.ndarray]) -> None:
+  """Sets the model's width and `learn_sigma` to those of the file."""
+  stem_key, head_key = {
+    "av_unet": (
+      "input_blocks.0.0.video_conv.video_conv_spatial.weight",
+      "video_out.2.video_conv.weight",
+    ),
+    "sr_unet": ("input_blocks.0.0.weight", "out.2.weight"),
+  }[config.model.name]
+  if stem_key not in state_dict or head_key not in state_dict:
+    raise ValueError(
+      f"The file has no {stem_key!r} or no {head_key!r}: it is not a "
+      f"{config.model.name}. Choose --config=configs/default.py for the joint "
+      "model, configs/superres.py for the 64 -> 256 upsampler."
+    )
+  found = {
+    "model_channels": int(state_dict[stem_key].shape[0]),
+    "learn_sigma": state_dict[head_key].shape[0] == 6,
+  }
+  for name, value in found.items():
+    if config.model[name] != value:
+      _log.info("config.model.%s becomes %s, as in the file.", name, value)
+      config.model[name] = value
+  if not config.model.learn_sigma:
+    config.diffusion.loss = "mse"
+  elif config.diffusion.loss == "mse":
+    config.diffusion.loss = "rescaled_mse_vb"

@@ -1,0 +1,158 @@
+"""The folder that sampling writes: media files and `samples.json`."""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data import media, media_writer
+
+_log = logging.getLogger(__name__)
+
+FORMATS = ("mp4", "wav", "png", "gif")
+# Clips shown by the gif grid.
+GRID_SAMPLES = 16
+
+
+class SampleFolder:
+  """Writes samples beside each other and remembers how they were made.
+
+  A sample is done once it is listed in `samples.json`, which is rewritten
+  (beside, then renamed) after its files: an interrupted run redoes at most
+  the batch that it was in.
+  """
+
+  def __init__(
+    self,
+    directory: str | pathlib.Path,
+    spec: AVSpec,
+    formats: Sequence[str],
+    settings: Mapping[str, Any],
+  ):
+    """Opens a folder of samples.
+
+    Args:
+      directory: made where it does not exist.
+      spec: frame and sampling rate of the clips.
+      formats: of `FORMATS`; the gif is a grid made from the mp4 files.
+      settings: what determines the samples, as JSON values.
+
+    Raises:
+      ValueError: for an unknown format, or if the folder holds samples that
+        were made with other settings.
+    """
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+      raise ValueError(
+        f"--formats={','.join(formats)}: choose among {', '.join(FORMATS)}."
+      )
+    if "gif" in formats and "mp4" not in formats:
+      raise ValueError("--formats: gif is made from the mp4 files; add mp4.")
+    self._directory = pathlib.Path(directory)
+    self._spec = spec
+    self._formats = tuple(formats)
+    # Through JSON, so that it compares equal to what is read back.
+    self._settings = json.loads(json.dumps(settings))
+    self._records = self._read()
+
+  @property
+  def _index_path(self) -> pathlib.Path:
+    return self._directory / "samples.json"
+
+  def _read(self) -> dict[str, dict]:
+    if not self._index_path.exists():
+      return {}
+    content = json.loads(self._index_path.read_text())
+    old = content["settings"]
+    differing = sorted(
+      key
+      for key in old.keys() | self._settings.keys()
+      if old.get(key) != self._settings.get(key)
+    )
+    if differing:
+      key = differing[0]
+      raise ValueError(
+        f"{self._directory} holds samples made with other settings ({key}: "
+        f"{old.get(key)!r}, now {self._settings.get(key)!r}); give another "
+        "--output, or remove it."
+      )
+    return {record["name"]: record for record in content["samples"]}
+
+  def done(self, name: str) -> bool:
+    """Whether a sample and all files asked for exist already."""
+    if name not in self._records:
+      return False
+    return all(
+      (self._directory / file).exists()
+      for file in self._file_names(name).values()
+    )
+
+  def _file_names(self, name: str) -> dict[str, str]:
+    suffix = {"mp4": ".mp4", "wav": ".wav", "png": ""}
+    return {f: name + suffix[f] for f in self._formats if f in suffix}
+
+  def write(
+    self,
+    name: str,
+    video: np.ndarray,
+    audio: np.ndarray,
+    record: Mapping[str, Any],
+  ) -> None:
+    """Writes the files of one sample and remembers it.
+
+    Args:
+      name: of the files, without suffix.
+      video: uint8 `[F, H, W, 3]`.
+      audio: `[L, 1]` in [-1, 1].
+      record: what `samples.json` says of this sample.
+    """
+    file = self.write_media(name, video, audio)
+    self._records[name] = {"name": name, "file": file} | dict(record)
+
+  def write_media(self, name: str, video: np.ndarray, audio: np.ndarray) -> str:
+    """Writes a clip in all formats; returns the name of its main file."""
+    names = self._file_names(name)
+    rate = self._spec.sample_rate
+    if "mp4" in names:
+      media_writer.write_mp4(
+        self._directory / names["mp4"],
+        video,
+        audio,
+        fps=self._spec.fps,
+        sample_rate=rate,
+      )
+    if "wav" in names:
+      media_writer.write_wav(self._directory / names["wav"], audio, rate)
+    if "png" in names:
+      media_writer.write_png_frames(self._directory / names["png"], video)
+    return names.get("mp4") or next(iter(names.values()))
+
+  def write_index(self, statistics: Mapping[str, Any]) -> None:
+    """Writes `samples.json`: settings, statistics of the run, samples."""
+    content = {
+      "settings": self._settings,
+      "statistics": dict(statistics),
+      "samples": [self._records[name] for name in sorted(self._records)],
+    }
+    with media_writer.replacing(self._index_path) as temporary:
+      pathlib.Path(temporary).write_text(json.dumps(content, indent=2) + "\n")
+
+  def write_grid(self) -> None:
+    """Writes `grid.gif` from the first samples, where gif is asked for."""
+    if "gif" not in self._formats:
+      return
+    names = sorted(self._records)[:GRID_SAMPLES]
+    videos = [
+      media.read_media(self._directory / f"{name}.mp4").video for name in names
+    ]
+    shapes = {video.shape for video in videos}
+    if len(shapes) > 1:
+      _log.warning("No grid.gif: the samples have different shapes.")
+      return
+    media_writer.write_gif_grid(
+      self._directory / "grid.gif", np.stack(videos), fps=self._spec.fps
+    )

@@ -1,0 +1,103 @@
+"""Device mesh and the shardings of batches and parameters (GSPMD)."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Leaves smaller than this are replicated: gathering them costs more than
+# they take.
+MIN_SHARDED_ELEMENTS = 2**14
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+  """Returns the mesh of all devices with the axes `("data", "fsdp")`.
+
+  Args:
+    data: devices along the axis that splits the batch alone; -1 takes what
+      `fsdp` leaves.
+    fsdp: devices along the axis that splits batch and parameters; -1 takes
+      what `data` leaves.
+
+  Raises:
+    ValueError: if the axes do not multiply to the number of devices.
+  """
+  count = jax.device_count()
+  if data == -1 and fsdp > 0:
+    data = count // fsdp
+  elif fsdp == -1 and data > 0:
+    fsdp = count // data
+  if data < 1 or fsdp < 1 or data * fsdp != count:
+    raise ValueError(
+      f"config.mesh: data={data} x fsdp={fsdp} does not cover the {count} "
+      "device(s) of this run; give factors of that number, or -1 for one."
+    )
+  auto = (jax.sharding.AxisType.Auto,) * 2
+  return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=auto)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of a value that every device holds."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+  """The sharding of a batch: its leading axis over all devices."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def fsdp_sharded(mesh: Mesh, tree: Any) -> Any:
+  """Shardings of parameters or optimiser state over the `fsdp` axis.
+
+  Each leaf is split along its largest dimension that the axis divides;
+  small leaves, and those that nothing divides, are replicated.
+
+  Args:
+    mesh: the mesh of `make_mesh`.
+    tree: arrays or `jax.ShapeDtypeStruct`s.
+
+  Returns:
+    A tree of `NamedSharding` of the same structure.
+  """
+  size = mesh.shape["fsdp"]
+
+  def leaf_sharding(leaf: Any) -> NamedSharding:
+    shape = leaf.shape
+    if size == 1 or np.prod(shape) < MIN_SHARDED_ELEMENTS:
+      return replicated(mesh)
+    divisible = [axis for axis, n in enumerate(shape) if n % size == 0]
+    if not divisible:
+      return replicated(mesh)
+    axis = max(divisible, key=lambda a: shape[a])
+    spec = [None] * len(shape)
+    spec[axis] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree.map(leaf_sharding, tree)
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
+  """Raises ValueError unless the mesh's devices divide `batch_size`."""
+  if batch_size < 1 or batch_size % mesh.size:
+    raise ValueError(
+      f"{name}={batch_size} must be a positive multiple of the {mesh.size} "
+      "device(s) of this run."
+    )
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+  """Assembles each host's share (leading axis) into global sharded arrays."""
+  sharding = batch_sharded(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+  )
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+  """Attaches shardings to a tree of `jax.ShapeDtypeStruct`s."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract,
+    shardings,
+  )

@@ -1,0 +1,1 @@
+"""Training: state, optimiser, sharded step, checkpoints and the loop."""

@@ -1,0 +1,230 @@
+"""Checkpoints: the one place that talks to orbax.
+
+A checkpoint `DIR/<step>` holds the training state, the metrics gathered
+since they were last logged and, as JSON, the configuration and the position
+of the data loader.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+_training = ocp.training
+_preservation = _training.preservation_policies
+_decisions = _training.save_decision_policies
+
+
+def config_to_json(config: ConfigDict) -> dict[str, Any]:
+  """A configuration as plain JSON values (tuples become lists)."""
+  return json.loads(config.to_json())
+
+
+def config_from_json(value: Mapping[str, Any]) -> ConfigDict:
+  """The inverse of `config_to_json`: lists become tuples again."""
+
+  def restore(item: Any) -> Any:
+    if isinstance(item, Mapping):
+      return ConfigDict({k: restore(v) for k, v in item.items()})
+    return tuple(item) if isinstance(item, list) else item
+
+  return restore(value)
+
+
+def write_config(config: ConfigDict, workdir: os.PathLike) -> None:
+  """Writes `config.json` into a run's directory, for people to read."""
+  if jax.process_index() != 0:
+    return
+  path = pathlib.Path(workdir) / "config.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_suffix(".tmp")
+  beside.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
+  beside.replace(path)
+
+
+class Checkpoints:
+  """Saves and restores the checkpoints of one directory.
+
+  Saving is asynchronous; the latest checkpoint and every `keep_every`-th
+  step are kept. A save that was interrupted leaves no visible checkpoint.
+  """
+
+  def __init__(self, directory: os.PathLike, *, keep_every: int = 0):
+    """Opens (and where needed creates) a directory of checkpoints."""
+    policies = [_preservation.LatestN(1)]
+    if keep_every > 0:
+      policies.append(_preservation.EveryNSteps(keep_every))
+    self._checkpointer = _training.Checkpointer(
+      epath.Path(os.path.abspath(directory)),
+      # The loop decides when to save; every step is allowed.
+      save_decision_policy=_decisions.FixedIntervalPolicy(1),
+      preservation_policy=_preservation.AnyPreservationPolicy(policies),
+      cleanup_tmp_directories=True,
+    )
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *exc_info: Any) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Waits for a save under way and releases the directory."""
+    self._checkpointer.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the newest complete checkpoint, or None."""
+    latest = self._checkpointer.latest
+    return None if latest is None else latest.step
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    metrics: Any,
+    *,
+    config: ConfigDict,
+    loader_state: Mapping[str, Any],
+  ) -> None:
+    """Starts writing a checkpoint; waits for the previous one first."""
+    self._checkpointer.wait()
+    response = self._checkpointer.save_checkpointables_async(
+      step,
+      {"state": state, "window": metrics},
+      custom_metadata={
+        "config": config_to_json(config),
+        "loader": dict(loader_state),
+      },
+    )
+    if response is None:
+      raise RuntimeError(f"The checkpoint of step {step} was not accepted.")
+
+  def restore(
+    self, step: int, abstract_state: Any, abstract_metrics: Any
+  ) -> tuple[Any, Any, dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+      step: which one.
+      abstract_state: `jax.ShapeDtypeStruct`s with the shardings wanted,
+        which may differ from those that were saved.
+      abstract_metrics: the same for the metrics.
+
+    Returns:
+      State, metrics and the state of the data loader.
+    """
+    loaded = self._checkpointer.load_checkpointables(
+      step, {"state": abstract_state, "window": abstract_metrics}
+    )
+    loader = self._checkpointer.metadata(step).custom_metadata["loader"]
+    return loaded["state"], loaded["window"], loader
+
+
+def find_checkpoint(path: os.PathLike) -> pathlib.Path:
+  """Resolves a checkpoint directory.
+
+  Args:
+    path: a checkpoint, a directory of checkpoints, or a training run's
+      workdir; of several the newest is taken.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  path = pathlib.Path(path).absolute()
+  if (path / "_CHECKPOINT_METADATA").exists():
+    return path
+  for parent in (path, path / "checkpoints"):
+    if parent.is_dir():
+      steps = [p for p in parent.iterdir() if p.name.isdigit()]
+      if steps:
+        return max(steps, key=lambda p: int(p.name))
+  raise FileNotFoundError(
+    f"No checkpoint in {path}: give a checkpoint directory, or the --workdir "
+    "of a training run that has saved one."
+  )
+
+
+def load_config(path: os.PathLike) -> ConfigDict:
+  """The configuration stored in a checkpoint."""
+  metadata = ocp.checkpointables_metadata(find_checkpoint(path))
+  return config_from_json(metadata.custom_metadata["config"])
+
+
+def load_params(
+  path: os.PathLike, abstract_params: Any, *, ema: bool = True
+) -> Any:
+  """Reads the (EMA) parameters of a checkpoint and nothing else of it.
+
+  Args:
+    path: see `find_checkpoint`.
+    abstract_params: `jax.ShapeDtypeStruct`s with shardings.
+    ema: the moving average (True) or the raw parameters.
+
+  Raises:
+    ValueError: if the checkpoint belongs to a network of other shapes.
+  """
+  name = "ema_params" if ema else "params"
+  directory = find_checkpoint(path)
+  saved = ocp.checkpointables_metadata(directory).metadata["state"][name]
+  _check_shapes(saved, abstract_params, directory)
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context:
+    loaded = ocp.load_checkpointables(
+      directory, {"state": {name: abstract_params}}
+    )
+  return loaded["state"][name]
+
+
+def _check_shapes(saved: Any, wanted: Any, directory: pathlib.Path) -> None:
+  """Raises ValueError unless both trees name the same arrays."""
+
+  def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(k): tuple(v.shape) for k, v in leaves}
+
+  saved_shapes, wanted_shapes = shapes(saved), shapes(wanted)
+  differing = sorted(
+    key
+    for key in saved_shapes.keys() | wanted_shapes.keys()
+    if saved_shapes.get(key) != wanted_shapes.get(key)
+  )
+  if differing:
+    first = differing[0]
+    raise ValueError(
+      f"{directory} does not fit this model: {len(differing)} parameter(s) "
+      f"differ, first {first}: {saved_shapes.get(first)} in the checkpoint, "
+      f"{wanted_shapes.get(first)} in the model. Use the model settings that "
+      "it was trained with."
+    )
+
+
+def save_params(
+  directory: os.PathLike, params: Any, config: ConfigDict, *, step: int = 0
+) -> pathlib.Path:
+  """Writes parameters as a checkpoint that sampling and training can read.
+
+  Args:
+    directory: receives `checkpoints/<step>`.
+    params: the parameter tree, stored as both raw and averaged.
+    config: the configuration that builds the network.
+    step: the step number under which it is stored.
+
+  Returns:
+    The path of the checkpoint.
+  """
+  path = pathlib.Path(directory).absolute() / "checkpoints" / str(step)
+  params = jax.tree.map(jax.numpy.asarray, params)
+  ocp.save_checkpointables(
+    path,
+    {"state": {"params": params, "ema_params": params}},
+    custom_metadata={"config": config_to_json(config), "loader": {}},
+  )
+  return path

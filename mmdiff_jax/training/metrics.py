@@ -1,0 +1,135 @@
+"""Metrics that accumulate on the device, and the writers that record them."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+
+Average = clu_metrics.Average
+
+# The value of `FirstStep` when nothing has happened.
+NEVER = np.iinfo(np.int32).max
+
+
+def average(values: jax.Array, mask: jax.Array | None = None) -> Average:
+  """Mean of `values` (any shape) where `mask`, mergeable over steps."""
+  values = jnp.atleast_1d(values)
+  return Average.from_model_output(values, mask)
+
+
+def quarter_averages(
+  losses: jax.Array, t: jax.Array, num_timesteps: int
+) -> dict[str, Average]:
+  """Mean loss of each quarter of the diffusion steps.
+
+  Args:
+    losses: `[B]`.
+    t: `[B]` step indices.
+    num_timesteps: T.
+
+  Returns:
+    `loss_q1` (least noise) to `loss_q4` (most noise).
+  """
+  quarter = t * 4 // num_timesteps
+  return {f"loss_q{q + 1}": average(losses, quarter == q) for q in range(4)}
+
+
+def first_nonfinite(
+  step: jax.Array, values: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """For each named value, `step` if it is not finite, else `NEVER`."""
+  return {
+    name: jnp.where(jnp.isfinite(value).all(), NEVER, step)
+    for name, value in values.items()
+  }
+
+
+def merge(a: Any, b: Any) -> Any:
+  """Merges the metrics of two stretches of steps."""
+  return {
+    "averages": {
+      k: a["averages"][k].merge(b["averages"][k]) for k in b["averages"]
+    },
+    "nonfinite": jax.tree.map(jnp.minimum, a["nonfinite"], b["nonfinite"]),
+  }
+
+
+def empty_like(abstract: Any) -> Any:
+  """Metrics of no step, in the structure of one step's metrics."""
+  return {
+    "averages": {k: Average.empty() for k in abstract["averages"]},
+    "nonfinite": jax.tree.map(
+      lambda _: jnp.asarray(NEVER, jnp.int32), abstract["nonfinite"]
+    ),
+  }
+
+
+def compute(metrics: Any) -> dict[str, float]:
+  """Averages as floats; a quarter that no step drew is left out."""
+  host = jax.device_get(metrics["averages"])
+  return {
+    name: float(value.compute())
+    for name, value in host.items()
+    if value.count > 0
+  }
+
+
+class MetricWriter:
+  """Writes scalars to a JSON-lines file and to TensorBoard event files.
+
+  After a restart the records of steps that are about to be repeated are
+  dropped, so that the log looks like that of an uninterrupted run.
+  """
+
+  def __init__(self, directory: os.PathLike, *, first_step: int):
+    """Opens the logs of `directory`, keeping records up to `first_step`."""
+    from tensorboardX import SummaryWriter
+
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "metrics.jsonl"
+    kept = list(read_jsonl(path, last_step=first_step))
+    beside = path.with_suffix(".tmp")
+    beside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    beside.replace(path)
+    self._file = path.open("a", buffering=1)
+    self._events = SummaryWriter(
+      str(directory / "tensorboard"), purge_step=first_step + 1
+    )
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Records scalars of one step."""
+    record = {"step": step} | {k: float(v) for k, v in scalars.items()}
+    self._file.write(json.dumps(record) + "\n")
+    for name, value in scalars.items():
+      self._events.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flushes and closes both logs."""
+    self._file.close()
+    self._events.close()
+
+
+def read_jsonl(path: os.PathLike, last_step: int = NEVER) -> list[dict]:
+  """Reads the records of a JSON-lines log up to `last_step`.
+
+  A last line that an interruption cut off is left out.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    return []
+  records = []
+  for line in path.read_text().splitlines():
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError:
+      break
+    if record["step"] <= last_step:
+      records.append(record)
+  return records

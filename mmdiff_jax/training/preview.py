@@ -1,0 +1,59 @@
+"""Samples of the averaged model, written while training."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mmdiff_jax import denoiser, sampling, sharding
+from mmdiff_jax.av import unit_to_uint8
+from mmdiff_jax.data import media_writer
+
+
+def make_preview(
+  config: ConfigDict, mesh: Mesh, directory: pathlib.Path
+) -> Callable[[Any, int], None]:
+  """Returns `preview(params, step)`, which samples and writes media files.
+
+  The samples come from fixed seeds, so that the previews of a run show the
+  same clips growing. Files land in `directory/<step>/`.
+  """
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.sample.update(
+      sampler="ddim", steps=config.train.preview_steps, eta=0.0
+    )
+    for name in ("order", "method", "grid", "clip_denoised"):
+      config.sample[name] = None
+  count = -(-config.train.preview_samples // mesh.size) * mesh.size
+  sample = sampling.make_sample_fn(config, mesh)
+  rng = jax.random.fold_in(jax.random.key(config.seed), 1)
+  spec = denoiser.av_spec(config)
+
+  def preview(params: Any, step: int) -> None:
+    indices = jax.device_put(jnp.arange(count), sharding.batch_sharded(mesh))
+    x, _ = sample(params, rng, indices)
+    x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
+    if jax.process_index() != 0:
+      return
+    folder = directory / f"{step:08d}"
+    video = unit_to_uint8(x["video"])
+    audio = np.clip(x["audio"], -1.0, 1.0)
+    for i in range(config.train.preview_samples):
+      media_writer.write_mp4(
+        folder / f"sample_{i:02d}.mp4",
+        video[i],
+        audio[i],
+        fps=spec.fps,
+        sample_rate=spec.sample_rate,
+      )
+    media_writer.write_gif_grid(
+      folder / "grid.gif", video[: config.train.preview_samples], fps=spec.fps
+    )
+
+  return preview

@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from mmdiff_jax.training import checkpoint
+
+
+def make_state(value=1.0):
+  params = {"w": jnp.full((4, 3), value)}
+  ema = {"w": jnp.full((4, 3), -value)}
+  return {"params": params, "ema_params": ema, "step": jnp.int32(3)}
+
+
+def abstract(tree):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+@pytest.fixture
+def run(tmp_path):
+  config = default.get_config()
+  with checkpoint.Checkpoints(
+    tmp_path / "checkpoints", keep_every=2
+  ) as checkpoints:
+    for step in range(1, 6):
+      checkpoints.save(
+        step,
+        make_state(step),
+        {"n": jnp.ones(2)},
+        config=config,
+        loader_state={"next_index": 10 * step},
+      )
+  return tmp_path
+
+
+def test_latest_and_every_nth_are_kept(run):
+  kept = {p.name for p in (run / "checkpoints").iterdir()}
+  assert kept == {"2", "4", "5"}
+
+
+def test_what_is_restored_is_what_was_saved(run):
+  state = make_state(5)
+  with checkpoint.Checkpoints(run / "checkpoints") as checkpoints:
+    assert checkpoints.latest_step == 5
+    restored, window, loader = checkpoints.restore(
+      5, abstract(state), abstract({"n": jnp.ones(2)})
+    )
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  np.testing.assert_array_equal(window["n"], [1, 1])
+  assert loader == {"next_index": 50}
+
+
+def test_config_comes_back_with_its_tuples(run):
+  config = checkpoint.load_config(run)
+  assert config.to_dict() == default.get_config().to_dict()
+  assert isinstance(config.model.channel_mult, tuple)
+
+
+@pytest.mark.parametrize(("ema", "expected"), [(True, -5), (False, 5)])
+def test_parameters_are_read_alone(run, ema, expected):
+  params = checkpoint.load_params(
+    run, abstract(make_state()["params"]), ema=ema
+  )
+  np.testing.assert_array_equal(params["w"], np.full((4, 3), expected))
+
+
+@pytest.mark.parametrize(
+  "wanted", [{"w": (4, 4)}, {"v": (4, 3)}, {"w": (4, 3), "v": (1,)}]
+)
+def test_other_network_is_an_error_that_names_the_parameter(run, wanted):
+  wanted = {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in wanted.items()}
+  with pytest.raises(ValueError, match="does not fit this model.*in the model"):
+    checkpoint.load_params(run, wanted)
+
+
+def test_half_written_checkpoint_is_not_seen(run):
+  (run / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
+  assert checkpoint.find_checkpoint(run).name == "5"
+  with checkpoint.Checkpoints(run / "checkpoints") as checkpoints:
+    assert checkpoints.latest_step == 5
+
+
+def test_missing_checkpoint_says_what_to_give(tmp_path):
+  with pytest.raises(FileNotFoundError, match="--workdir"):
+    checkpoint.find_checkpoint(tmp_path)
+
+
+def test_saved_parameters_are_readable_as_a_run(tmp_path):
+  params = {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3)}
+  checkpoint.save_params(tmp_path, params, default.get_config())
+  loaded = checkpoint.load_params(
+    tmp_path, {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
+  )
+  np.testing.assert_array_equal(loaded["w"], params["w"])

@@ -1,0 +1,223 @@
+"""The training loop as a whole: resuming, signals, sharding, errors."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mmdiff_jax import denoiser, sharding
+from mmdiff_jax.training import checkpoint, loop, metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def log_of(workdir):
+  """The log without what depends on the speed of the machine."""
+  return [
+    {k: v for k, v in record.items() if "per_second" not in k}
+    for record in metrics.read_jsonl(workdir / "metrics.jsonl")
+  ]
+
+
+def assert_same_state(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  """Four steps in one go."""
+  from tests.conftest import make_tiny_config
+
+  workdir = tmp_path_factory.mktemp("uninterrupted")
+  return loop.train(make_tiny_config(), workdir), workdir
+
+
+def test_two_restored_and_two_more_steps_are_four(
+  uninterrupted, tiny_config, tmp_path
+):
+  tiny_config.train.num_steps = 2
+  loop.train(tiny_config, tmp_path)
+  tiny_config.train.num_steps = 4
+  state = loop.train(tiny_config, tmp_path)
+  assert_same_state(state, uninterrupted[0])
+  assert log_of(tmp_path) == log_of(uninterrupted[1])
+
+
+def test_sigterm_saves_and_the_rerun_continues_in_the_middle_of_a_log_window(
+  uninterrupted, tiny_config, tmp_path, monkeypatch
+):
+  ticks = []
+
+  def tick(report):
+    ticks.append(report)
+    if len(ticks) == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop._Report, "tick", tick)
+    stopped = loop.train(tiny_config, tmp_path)
+  assert int(stopped.step) == 3
+  assert checkpoint.find_checkpoint(tmp_path).name == "3"
+  state = loop.train(tiny_config, tmp_path)
+  assert_same_state(state, uninterrupted[0])
+  assert log_of(tmp_path) == log_of(uninterrupted[1])
+
+
+def test_kill_9_changes_nothing(uninterrupted, tiny_config, tmp_path):
+  script = (
+    "import sys; from tests.conftest import make_tiny_config\n"
+    "from mmdiff_jax.training import loop\n"
+    "loop.train(make_tiny_config(), sys.argv[1])\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", script, str(tmp_path)],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  checkpoints = tmp_path / "checkpoints"
+  deadline = time.monotonic() + 120
+  # Whatever the first save has written by now, finished or not.
+  while not (checkpoints.exists() and list(checkpoints.iterdir())):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.01)
+  process.kill()
+  process.wait()
+  state = loop.train(tiny_config, tmp_path)
+  assert_same_state(state, uninterrupted[0])
+  assert log_of(tmp_path) == log_of(uninterrupted[1])
+  left = {p.name for p in checkpoints.iterdir()}
+  assert left == {"4"}
+
+
+def test_finished_run_is_left_alone(uninterrupted, tiny_config):
+  state, workdir = uninterrupted
+  before = (workdir / "metrics.jsonl").read_text()
+  again = loop.train(tiny_config, workdir)
+  assert_same_state(again, state)
+  assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_log_has_what_the_issue_of_a_run_is_found_with(uninterrupted):
+  record = metrics.read_jsonl(uninterrupted[1] / "metrics.jsonl")[-1]
+  assert {
+    "step", "loss", "video_mse", "audio_mse", "grad_norm_video",
+    "grad_norm_audio", "grad_norm_shared", "learning_rate",
+    "steps_per_second", "clips_per_second", "tflops_per_second",
+  } <= record.keys()  # fmt: skip
+  assert record["tflops_per_second"] > 0
+  events = list((uninterrupted[1] / "tensorboard").iterdir())
+  assert len(events) == 1 and events[0].stat().st_size > 100
+
+
+def test_run_can_start_from_the_parameters_of_another(
+  uninterrupted, tiny_config, tmp_path
+):
+  state, workdir = uninterrupted
+  tiny_config.train.update(
+    init_from=str(workdir), num_steps=1, learning_rate=0.0, ema_decay=0.5
+  )
+  new = loop.train(tiny_config, tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, new.params, state.ema_params)
+
+
+def test_divergence_stops_with_step_term_and_cure(tiny_config, tmp_path):
+  tiny_config.train.learning_rate = 1e30
+  with pytest.raises(
+    loop.NonFiniteLossError, match="Step 2: .*mse.*learning_rate"
+  ):
+    loop.train(tiny_config, tmp_path)
+  assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+  ("section", "key", "value", "message"),
+  [
+    ("train", "microbatches", 3, "microbatches=3 must divide"),
+    ("train", "anneal", "step", "anneal='step'"),
+    ("diffusion", "schedule", "cubic", "cubic.*linear"),
+    ("diffusion", "timestep_sampler", "even", "even.*uniform"),
+    ("diffusion", "loss", "mae", "mae.*mse"),
+    ("model", "cross_attention_windows", (3,), "window"),
+    ("data", "source", "folder:x", "folder.*tfrecord"),
+  ],
+)
+def test_senseless_settings_are_one_clear_line(
+  tiny_config, tmp_path, section, key, value, message
+):
+  tiny_config[section][key] = value
+  with pytest.raises(ValueError, match=message) as error:
+    loop.train(tiny_config, tmp_path)
+  assert "\n" not in str(error.value)
+
+
+DEVICES = """
+import json, sys
+from tests.conftest import make_tiny_config
+import jax, numpy as np
+from mmdiff_jax.training import loop, metrics
+config = make_tiny_config()
+config.train.batch_size = 8
+config.mesh.data, config.mesh.fsdp = int(sys.argv[2]), int(sys.argv[3])
+state = loop.train(config, sys.argv[1])
+sharded = sum(not x.sharding.is_fully_replicated
+              for x in jax.tree.leaves(state.params))
+print(json.dumps([jax.device_count(), sharded]))
+"""
+
+
+def run_on_devices(workdir, count, data, fsdp):
+  result = subprocess.run(
+    [sys.executable, "-c", DEVICES, str(workdir), str(data), str(fsdp)],
+    cwd=ROOT,
+    env=os.environ
+    | {
+      "PYTHONPATH": str(ROOT),
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+    },
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr[-3000:]
+  devices, sharded = json.loads(result.stdout.splitlines()[-1])
+  assert devices == count
+  assert (sharded > 0) == (fsdp > 1)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("one_device")
+  run_on_devices(workdir, 1, 1, 1)
+  return workdir
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), (4, 2)])
+def test_eight_devices_train_as_one(one_device, tmp_path, data, fsdp):
+  run_on_devices(tmp_path, 8, data, fsdp)
+  for ours, theirs in zip(log_of(tmp_path), log_of(one_device), strict=True):
+    for name, value in theirs.items():
+      np.testing.assert_allclose(ours[name], value, rtol=2e-4, err_msg=name)
+  config = checkpoint.load_config(one_device)
+  abstract = jax.eval_shape(
+    denoiser.make_init_params(config), jax.random.key(0)
+  )
+  here = jax.tree.map(
+    lambda _: sharding.replicated(sharding.make_mesh()), abstract
+  )
+  abstract = sharding.with_shardings(abstract, here)
+  one, eight = (
+    checkpoint.load_params(path, abstract, ema=False)
+    for path in (one_device, tmp_path)
+  )
+  # Adam turns rounding of near-zero gradients into whole steps: what is
+  # compared is the distance travelled, not each element.
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+    assert np.sqrt(np.mean((a - b) ** 2)) < 1e-4

@@ -1,0 +1,218 @@
+"""Optimiser, metrics and train step, on a network of a few parameters."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import default
+from mmdiff_jax import sharding
+from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
+from mmdiff_jax.training import loop, metrics
+from mmdiff_jax.training.optimizer import (
+  create_optimizer,
+  learning_rate_schedule,
+)
+from mmdiff_jax.training.state import state_initializer
+from mmdiff_jax.training.step import make_loss_fn, make_train_step
+
+
+class Toy(nn.Module):
+  """Scales each modality by a learned number, and knows t."""
+
+  @nn.compact
+  def __call__(self, video, audio, t, train=False):
+    scale = {
+      name: self.param(f"{name}_scale", nn.initializers.ones, (1,))
+      for name in ("video", "audio")
+    }
+    shared = self.param("shift", nn.initializers.zeros, (1,))
+    when = t.astype(jnp.float32) / 1000
+    return (
+      scale["video"] * video + shared * when[:, None, None, None, None],
+      scale["audio"] * audio + shared * when[:, None, None],
+    )
+
+
+def make_batch(size=8):
+  rng = np.random.default_rng(0)
+  return {
+    "video": rng.integers(0, 256, (size, 2, 4, 4, 3)).astype(np.uint8),
+    "audio": rng.uniform(-1, 1, (size, 16, 1)).astype(np.float32),
+  }
+
+
+def build(**train):
+  config = default.get_config()
+  config.train.update(learning_rate=0.1, ema_decay=0.75, **train)
+  schedule = make_schedule()
+  timesteps = create_timestep_sampler("uniform", schedule)
+  optimizer = create_optimizer(config.train)
+  model = Toy()
+  batch = make_batch()
+
+  def init_params(rng):
+    x = {k: jnp.zeros((1, *v.shape[1:])) for k, v in batch.items()}
+    return model.init(rng, **x, t=jnp.zeros(1, jnp.int32))["params"]
+
+  init = state_initializer(init_params, optimizer, timesteps.init)
+  step = make_train_step(
+    make_loss_fn(model, schedule, config),
+    optimizer,
+    timesteps,
+    schedule,
+    config,
+    sharding.make_mesh(),
+    jax.random.key(1),
+  )
+  return init(jax.random.key(0)), jax.jit(step), batch
+
+
+def test_microbatches_change_nothing_but_memory():
+  results = []
+  for microbatches in (1, 4):
+    state, step, batch = build(microbatches=microbatches)
+    state, out = step(state, batch)
+    results.append((state, metrics.compute(out)))
+  (a, metrics_a), (b, metrics_b) = results
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), a, b)
+  assert metrics_a.keys() == metrics_b.keys()
+  for name, value in metrics_a.items():
+    np.testing.assert_allclose(metrics_b[name], value, rtol=1e-4)
+
+
+def test_step_is_adam_and_ema_by_hand():
+  state, step, batch = build()
+  new, _ = step(state, batch)
+  # The first step of Adam moves every parameter by the learning rate.
+  moved = jax.tree.map(lambda a, b: abs(a - b), new.params, state.params)
+  jax.tree.map(lambda m: np.testing.assert_allclose(m, 0.1, rtol=1e-4), moved)
+  jax.tree.map(
+    lambda e, old, p: np.testing.assert_allclose(
+      e, 0.75 * old + 0.25 * p, rtol=1e-6
+    ),
+    new.ema_params,
+    state.params,
+    new.params,
+  )
+  assert int(new.step) == 1
+
+
+def test_randomness_depends_on_the_step_alone():
+  state, step, batch = build()
+  _, first = step(state, batch)
+  _, again = step(state, batch)
+  later = state.replace(step=state.step + 1)
+  _, other = step(later, batch)
+  first, again, other = map(metrics.compute, (first, again, other))
+  assert first == again
+  assert first["loss"] != other["loss"]
+
+
+def test_modality_losses_and_weights_add_up():
+  _, step, batch = build(video_loss_weight=2.0, audio_loss_weight=0.5)
+  state, _, _ = build()
+  values = metrics.compute(step(state, batch)[1])
+  total = 2.0 * values["video_mse"] + 0.5 * values["audio_mse"]
+  np.testing.assert_allclose(values["loss"], total, rtol=1e-5)
+
+
+def test_quarters_average_the_losses_of_their_steps():
+  t = jnp.array([0, 249, 250, 999])
+  losses = jnp.array([1.0, 3.0, 5.0, 7.0])
+  quarters = metrics.quarter_averages(losses, t, 1000)
+  computed = metrics.compute({"averages": quarters})
+  assert computed == {"loss_q1": 2.0, "loss_q2": 5.0, "loss_q4": 7.0}
+
+
+def test_gradient_norms_belong_to_their_modality():
+  state, step, batch = build()
+  batch = batch | {"audio": np.full_like(batch["audio"], np.nan)}
+  _, out = step(state, batch)
+  bad = {k for k, v in out["nonfinite"].items() if v != metrics.NEVER}
+  assert bad == {
+    "loss",
+    "audio_mse",
+    "grad_norm_audio",
+    "grad_norm_shared",
+    # The sum of both losses is what is differentiated; the video's own
+    # gradient stays finite.
+  }
+  with pytest.raises(loop.NonFiniteLossError, match="Step 1.*audio_mse"):
+    loop._check_finite(out)
+
+
+def test_merged_windows_average_over_both():
+  a = {
+    "averages": {"x": metrics.average(jnp.array([1.0, 2.0]))},
+    "nonfinite": {"x": jnp.int32(metrics.NEVER)},
+  }
+  b = {
+    "averages": {"x": metrics.average(jnp.array([6.0]))},
+    "nonfinite": {"x": jnp.int32(7)},
+  }
+  merged = metrics.merge(a, b)
+  assert metrics.compute(merged) == {"x": 3.0}
+  assert int(merged["nonfinite"]["x"]) == 7
+  empty = metrics.empty_like(a)
+  assert metrics.compute(metrics.merge(empty, a)) == {"x": 1.5}
+
+
+@pytest.mark.parametrize(
+  ("anneal", "expected"),
+  [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)],
+)
+def test_learning_rate_warms_up_then_anneals(anneal, expected):
+  train = default.get_config().train
+  train.update(learning_rate=1.0, warmup_steps=4, num_steps=104, anneal=anneal)
+  rate = learning_rate_schedule(train)
+  np.testing.assert_allclose(
+    [rate(i) for i in range(5)], [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-6
+  )
+  np.testing.assert_allclose(rate(54), expected, rtol=1e-6)
+
+
+def test_unknown_anneal_is_an_error():
+  train = default.get_config().train
+  train.anneal = "exponential"
+  with pytest.raises(ValueError, match="anneal='exponential'.*cosine"):
+    create_optimizer(train)
+
+
+def test_gradients_are_clipped_to_their_global_norm():
+  train = default.get_config().train
+  train.update(gradient_clip=1.0, learning_rate=1.0)
+  optimizer = create_optimizer(train)
+  params = {"w": jnp.zeros(2)}
+  _, state = optimizer.update(
+    {"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params
+  )
+  mu = optax.tree_utils.tree_get(state, "mu")["w"]
+  np.testing.assert_allclose(mu, 0.1 * np.array([0.6, 0.8]), rtol=1e-6)
+
+
+def test_log_is_cut_back_to_the_step_that_is_resumed(tmp_path):
+  writer = metrics.MetricWriter(tmp_path, first_step=0)
+  for step in (1, 2, 3):
+    writer.write(step, {"loss": step / 2})
+  writer.close()
+  # An interruption may leave half a line.
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "lo')
+  writer = metrics.MetricWriter(tmp_path, first_step=2)
+  writer.write(3, {"loss": 9.0})
+  writer.close()
+  records = metrics.read_jsonl(tmp_path / "metrics.jsonl")
+  assert [(r["step"], r["loss"]) for r in records] == [
+    (1, 0.5), (2, 1.0), (3, 9.0)
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", [(3, 1), (0, 1), (2, -1)])
+def test_mesh_that_does_not_cover_the_devices_is_an_error(axes):
+  if jax.device_count() != 1:
+    pytest.skip("written for one device")
+  with pytest.raises(ValueError, match="does not cover the 1 device"):
+    sharding.make_mesh(*axes)
