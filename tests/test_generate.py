@@ -1,0 +1,298 @@
+"""Sampling to files: reproducibility, conditions, long clips, the folder."""
+
+import json
+import wave
+
+import jax
+import numpy as np
+import pytest
+
+from mmdiff_jax import denoiser, generate
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data import media, media_writer, synthetic
+from mmdiff_jax.training import checkpoint
+from tests.conftest import make_tiny_config
+
+
+@pytest.fixture(scope="module")
+def config():
+  config = make_tiny_config()
+  config.data.frames = 4
+  config.sample.steps = 2
+  config.sample.batch_size = 2
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+  """A checkpoint whose network does something: no zero-initialised layers."""
+  workdir = tmp_path_factory.mktemp("run")
+  params = denoiser.make_init_params(config)(jax.random.key(0))
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  params = tree.unflatten(
+    leaf + 0.05 * jax.random.normal(key, leaf.shape)
+    for key, leaf in zip(keys, leaves, strict=True)
+  )
+  checkpoint.save_params(workdir, params, config)
+  return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def spec(config):
+  return denoiser.av_spec(config)
+
+
+def sample(config, run, output, num_samples=3, **options):
+  options = {"seed": 0, "formats": ("mp4", "wav", "png"), **options}
+  return generate.sample(
+    config,
+    checkpoint_path=run,
+    output=str(output),
+    num_samples=num_samples,
+    **options,
+  )
+
+
+def read_wav(path):
+  with wave.open(str(path)) as file:
+    data = file.readframes(file.getnframes())
+  return np.frombuffer(data, np.int16)
+
+
+def read_frames(folder):
+  from PIL import Image
+
+  return np.stack([np.asarray(Image.open(p)) for p in sorted(folder.iterdir())])
+
+
+def records(folder):
+  return json.loads((folder / "samples.json").read_text())["samples"]
+
+
+@pytest.fixture(scope="module")
+def samples(config, run, tmp_path_factory):
+  output = tmp_path_factory.mktemp("samples")
+  sample(config, run, output, formats=("mp4", "wav", "png", "gif"))
+  return output
+
+
+def test_files_hold_clips_of_the_configured_geometry(samples, spec):
+  assert [r["file"] for r in records(samples)] == [
+    f"sample_{i:06d}.mp4" for i in range(3)
+  ]
+  clip = media.read_media(samples / "sample_000000.mp4")
+  assert clip.video.shape == spec.video_shape
+  assert clip.fps == spec.fps
+  assert len(read_wav(samples / "sample_000000.wav")) == spec.audio_length
+  assert read_frames(samples / "sample_000000").shape == spec.video_shape
+  assert (samples / "grid.gif").stat().st_size > 0
+
+
+def test_statistics_count_the_network_evaluations(samples):
+  content = json.loads((samples / "samples.json").read_text())
+  assert content["statistics"]["nfe"] == 2
+  assert content["statistics"]["peak_memory_bytes"] > 1e6
+  assert content["settings"]["seed"] == 0
+
+
+def test_samples_differ_from_each_other_and_from_another_seed(
+  config, run, samples, tmp_path
+):
+  sample(config, run, tmp_path, num_samples=1, seed=1)
+  clips = [read_wav(samples / f"sample_{i:06d}.wav") for i in range(3)]
+  clips.append(read_wav(tmp_path / "sample_000000.wav"))
+  for i in range(4):
+    for j in range(i):
+      assert np.mean(clips[i] != clips[j]) > 0.5
+
+
+def test_a_sample_does_not_depend_on_the_batch(config, run, samples, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.sample.batch_size = 1
+  sample(config, run, tmp_path)
+  for i in range(3):
+    name = f"sample_{i:06d}"
+    a, b = (read_wav(d / f"{name}.wav") for d in (samples, tmp_path))
+    assert np.abs(a.astype(int) - b).max() <= 1
+    a, b = (read_frames(d / name) for d in (samples, tmp_path))
+    assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_existing_samples_are_not_made_again(config, run, samples):
+  kept, missing = (samples / f"sample_{i:06d}.mp4" for i in (0, 2))
+  before = kept.stat().st_mtime_ns
+  content = (samples / "sample_000002.wav").read_bytes()
+  missing.unlink()
+  sample(config, run, samples, formats=("mp4", "wav", "png", "gif"))
+  assert kept.stat().st_mtime_ns == before
+  assert missing.exists()
+  assert (samples / "sample_000002.wav").read_bytes() == content
+
+
+def test_folder_of_other_settings_is_an_error(config, run, samples):
+  with pytest.raises(ValueError, match="other settings.*seed: 0, now 5"):
+    sample(config, run, samples, seed=5)
+
+
+def write_source(path, spec, frames):
+  long = AVSpec(frames, spec.height, spec.width, spec.fps, spec.sample_rate)
+  clip = synthetic.make_clip(3, long)
+  media_writer.write_mp4(
+    path, clip.video, clip.audio, fps=spec.fps, sample_rate=spec.sample_rate
+  )
+  return clip
+
+
+@pytest.mark.parametrize("method", ["replacement", "gradient", "resampling"])
+def test_given_audio_is_in_the_output_bit_for_bit(
+  config, run, spec, tmp_path, method
+):
+  clip = synthetic.make_clip(3, spec)
+  media_writer.write_wav(tmp_path / "bell.wav", clip.audio, spec.sample_rate)
+  config = config.copy_and_resolve_references()
+  config.sample.condition_method = method
+  if method == "gradient":
+    config.sample.guidance_scale = 0.1
+  sample(
+    config,
+    run,
+    tmp_path / "out",
+    num_samples=2,
+    condition="audio",
+    source=str(tmp_path / "bell.wav"),
+  )
+  given = read_wav(tmp_path / "bell.wav")
+  for k in range(2):
+    assert (read_wav(tmp_path / f"out/bell_{k:03d}.wav") == given).all()
+  videos = [read_frames(tmp_path / f"out/bell_{k:03d}") for k in range(2)]
+  assert np.mean(videos[0] != videos[1]) > 0.5
+  record = records(tmp_path / "out")[0]
+  assert record["given"] == ["audio"]
+  assert record["source"].endswith("bell.wav")
+
+
+def test_given_video_is_in_the_output_bit_for_bit(config, run, spec, tmp_path):
+  write_source(tmp_path / "ball.mp4", spec, spec.frames)
+  sample(
+    config,
+    run,
+    tmp_path / "out",
+    num_samples=1,
+    condition="video",
+    source=str(tmp_path),
+  )
+  given = media.read_media(tmp_path / "ball.mp4").video
+  np.testing.assert_array_equal(read_frames(tmp_path / "out/ball_000"), given)
+
+
+def test_continuation_begins_with_what_is_given(config, run, spec, tmp_path):
+  write_source(tmp_path / "ball.mp4", spec, 8)
+  sample(
+    config,
+    run,
+    tmp_path / "out",
+    num_samples=1,
+    condition="continue",
+    source=str(tmp_path / "ball.mp4"),
+    overlap=0.2,
+  )
+  given = media.read_media(tmp_path / "ball.mp4", sample_rate=spec.sample_rate)
+  frames = read_frames(tmp_path / "out/ball_000")
+  np.testing.assert_array_equal(frames[:2], given.video[:2])
+  assert np.mean(frames[2:] != given.video[2 : spec.frames]) > 0.5
+  known = spec.frames_to_samples(2)
+  np.testing.assert_array_equal(
+    read_wav(tmp_path / "out/ball_000.wav")[:known],
+    media_writer.to_pcm16(given.audio[:known, 0]),
+  )
+
+
+def test_long_samples_have_the_length_asked_for_and_no_seams(
+  config, run, spec, tmp_path
+):
+  sample(config, run, tmp_path, num_samples=1, duration=1.1, overlap=0.2)
+  clip = media.read_media(tmp_path / "sample_000000.mp4")
+  assert len(clip.video) == 11
+  assert len(read_wav(tmp_path / "sample_000000.wav")) == 2200
+
+
+def test_long_sample_of_a_given_sound_keeps_it(config, run, spec, tmp_path):
+  long = AVSpec(9, spec.height, spec.width, spec.fps, spec.sample_rate)
+  media_writer.write_wav(
+    tmp_path / "bell.wav", synthetic.make_clip(1, long).audio, spec.sample_rate
+  )
+  sample(
+    config,
+    run,
+    tmp_path / "out",
+    num_samples=1,
+    condition="audio",
+    source=str(tmp_path / "bell.wav"),
+    duration=0.9,
+    overlap=0.2,
+  )
+  assert (
+    read_wav(tmp_path / "out/bell_000.wav") == read_wav(tmp_path / "bell.wav")
+  ).all()
+  assert len(read_frames(tmp_path / "out/bell_000")) == 9
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"condition": "audio"}, "needs --source"),
+    ({"source": "x.wav"}, "without --condition"),
+    ({"condition": "audio", "source": "nowhere.wav"}, "nowhere.wav"),
+    ({"duration": 0.1}, "shorter than the model's clip"),
+    ({"overlap": 0.4}, "overlap of 4 frames"),
+    ({"formats": ("mp5",)}, "mp4, wav, png, gif"),
+    ({"formats": ("wav", "gif")}, "add mp4"),
+  ],
+)
+def test_senseless_requests_are_one_clear_line(
+  config, run, tmp_path, options, message
+):
+  with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+    sample(config, run, tmp_path / "out", **options)
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "out").exists()
+
+
+def test_option_of_another_sampler_is_an_error(config, run, tmp_path):
+  config = config.copy_and_resolve_references()
+  config.sample.order = 3
+  with pytest.raises(ValueError, match="'order' does not apply to 'ddim'"):
+    sample(config, run, tmp_path / "out")
+
+
+def test_short_source_says_what_is_needed(config, run, spec, tmp_path):
+  media_writer.write_wav(
+    tmp_path / "short.wav", np.ones((100, 1)), spec.sample_rate
+  )
+  with pytest.raises(ValueError, match="short.wav: lasts 0.05 s, but 0.40 s"):
+    sample(
+      config,
+      run,
+      tmp_path / "out",
+      condition="audio",
+      source=str(tmp_path / "short.wav"),
+    )
+
+
+def test_unusable_files_of_a_folder_are_left_out(
+  config, run, spec, tmp_path, caplog
+):
+  (tmp_path / "in").mkdir()
+  write_source(tmp_path / "in" / "good.mp4", spec, spec.frames)
+  (tmp_path / "in" / "broken.mp4").write_bytes(b"<html>not found</html>")
+  sample(
+    config,
+    run,
+    tmp_path / "out",
+    num_samples=1,
+    condition="video",
+    source=str(tmp_path / "in"),
+  )
+  assert [r["name"] for r in records(tmp_path / "out")] == ["good_000"]
+  assert "broken.mp4" in caplog.text
