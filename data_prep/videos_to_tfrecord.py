@@ -9,20 +9,16 @@ and listed with the reason in dataset.json.
 """
 
 import argparse
-import collections
-import concurrent.futures
 import contextlib
 import hashlib
-import multiprocessing
 import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 
-from data_prep import clip_task
-from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip
+from data_prep import clip_task, runners
+from data_prep.clip_task import ClipOptions, ClipTask
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import FRAME_FORMATS, MANIFEST, Clip, Manifest
 from mmdiff_jax.data.media import CHANNELS
@@ -34,7 +30,6 @@ PARTS = ".parts"
 _CLIPS_PER_SHARD = 64
 # Frames up to this size (pixels) are stored uncompressed by default.
 _RAW_SIZE = 64
-_PENDING_PER_WORKER = 4
 
 
 def prepare(
@@ -87,13 +82,17 @@ def prepare(
   if finished is not None:
     return finished
   parts.mkdir(parents=True, exist_ok=True)
-  run = _run_beam if runner == "beam" else _run_processes
-  with _progress(len(tasks)) as advance:
+  run = runners.run_beam if runner == "beam" else runners.run_processes
+  with runners.progress(len(tasks)) as advance:
     run(tasks, workers, advance)
   try:
-    return _assemble(output, tasks, duplicates, shards, fingerprint)
-  finally:
+    manifest = _assemble(output, tasks, duplicates, shards, fingerprint)
+  except ValueError:
+    # Nothing usable, or a damaged part: the next run looks afresh.
     shutil.rmtree(parts)
+    raise
+  shutil.rmtree(parts)
+  return manifest
 
 
 def find_videos(
@@ -169,97 +168,6 @@ def _finished(
     )
   (output / MANIFEST).unlink()
   return None
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator:
-  """Yields a function that advances a bar by a report."""
-  from tqdm import tqdm
-
-  skipped = 0
-  with tqdm(total=total, unit="video", desc="prepare", disable=None) as bar:
-
-    def advance(report: dict) -> None:
-      nonlocal skipped
-      if "reason" in report:
-        skipped += 1
-        bar.set_postfix(skipped=skipped)
-      bar.update()
-
-    yield advance
-
-
-def _run_processes(
-  tasks: Sequence[ClipTask], workers: int, advance, work=prepare_clip
-) -> None:
-  """Prepares all tasks in `workers` processes (this one if 1)."""
-  if workers == 1:
-    for task in tasks:
-      advance(work(task))
-    return
-  todo = collections.deque(tasks)
-  while todo:
-    suspects = _run_pool(todo, workers, advance, work)
-    for task in suspects:
-      # One of these took the pool down: each alone shows which.
-      if _run_pool(collections.deque([task]), 1, advance, work):
-        reason = "the decoder crashed on it"
-        report = {"source": task.source, "reason": reason}
-        advance(clip_task.write_report(task, report))
-
-
-def _run_pool(
-  todo: collections.deque, workers: int, advance, work
-) -> list[ClipTask]:
-  """Works `todo` off; returns the tasks in flight if a process died."""
-  pool = concurrent.futures.ProcessPoolExecutor(
-    workers, mp_context=multiprocessing.get_context("spawn")
-  )
-  pending: dict[concurrent.futures.Future, ClipTask] = {}
-  try:
-    while todo or pending:
-      while todo and len(pending) < workers * _PENDING_PER_WORKER:
-        task = todo.popleft()
-        try:
-          pending[pool.submit(work, task)] = task
-        except BrokenProcessPool:
-          return [*pending.values(), task]
-      done, _ = concurrent.futures.wait(
-        pending, return_when=concurrent.futures.FIRST_COMPLETED
-      )
-      for future in done:
-        if isinstance(future.exception(), BrokenProcessPool):
-          return list(pending.values())
-        advance(future.result())
-        del pending[future]
-    return []
-  finally:
-    pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _run_beam(tasks: Sequence[ClipTask], workers: int, advance) -> None:
-  """Prepares all tasks in a Beam pipeline; the parts carry the results."""
-  try:
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-  except ImportError as error:
-    raise ValueError(
-      "--runner=beam needs Apache Beam: pip install 'mmdiff-jax[beam]', or"
-      " use --runner=processes."
-    ) from error
-  # DirectRunner by name: the default one downloads a program.
-  mode = "in_memory" if workers == 1 else "multi_processing"
-  options = PipelineOptions(
-    runner="DirectRunner",
-    direct_num_workers=workers,
-    direct_running_mode=mode,
-  )
-  with beam.Pipeline(options=options) as pipeline:
-    videos = pipeline | "videos" >> beam.Create(tasks)
-    videos = videos | "spread" >> beam.Reshuffle()
-    _ = videos | "prepare" >> beam.Map(prepare_clip)
-  for task in tasks:
-    advance(clip_task.read_report(task))
 
 
 def _assemble(

@@ -244,6 +244,9 @@ def test_animated_gif_is_read(tmp_path):
   assert item.video.shape == (10, 32, 32, 3)
   assert item.video[4].max() < 5 and item.video[5, 0, 0, 0] > 250
   assert item.video[5, -1, -1].max() < 5  # The empty cell.
+  path.write_bytes(path.read_bytes()[:-3])
+  with pytest.raises(media.MediaError, match="end mark of the gif"):
+    media.read_media(path, fps=10)
 
 
 def damaged(path, kind, source):

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from data_prep import videos_to_tfrecord
-from data_prep.clip_task import ClipOptions
+from data_prep import runners, videos_to_tfrecord
+from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
 from mmdiff_jax.data.clips import Manifest
@@ -291,7 +291,7 @@ def crashing_work(task):
   """Stands for a decoder that takes its process down on one file."""
   if task.source == "sub/a.mp4":
     os._exit(11)
-  return videos_to_tfrecord.prepare_clip(task)
+  return prepare_clip(task)
 
 
 def test_a_crashing_decoder_costs_one_file(videos, tmp_path):
@@ -300,14 +300,12 @@ def test_a_crashing_decoder_costs_one_file(videos, tmp_path):
     AVSpec(4, 16, 16, 10.0, RATE), "raw", None, "mean", "skip"
   )
   tasks = [
-    videos_to_tfrecord.ClipTask(path, source, str(tmp_path), f"{i}", options)
+    ClipTask(path, source, str(tmp_path), f"{i}", options)
     for i, (source, path) in enumerate(files)
     if source in GOOD
   ]
   reports = []
-  videos_to_tfrecord._run_processes(
-    tasks, 2, reports.append, work=crashing_work
-  )
+  runners.run_processes(tasks, 2, reports.append, work=crashing_work)
   by_source = {report["source"]: report for report in reports}
   assert len(reports) == 3
   assert by_source["sub/a.mp4"]["reason"] == "the decoder crashed on it"

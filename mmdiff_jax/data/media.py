@@ -6,7 +6,6 @@ the same time axis, so that a late stream stays late, and is cut (AAC's end
 padding) or zero-padded to the time span of the frames.
 """
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from mmdiff_jax.data.audio_track import CHANNELS, AudioTrack, read_track
+from mmdiff_jax.data.container import MediaError, opened
 from mmdiff_jax.data.media_writer import (
   AAC_RATES,
   write_gif_grid,
@@ -25,6 +26,7 @@ from mmdiff_jax.data.transforms import fit_frame
 
 __all__ = [
   "AAC_RATES",
+  "CHANNELS",
   "AudioTrack",
   "FrameReader",
   "Media",
@@ -38,33 +40,17 @@ __all__ = [
   "write_wav",
 ]
 
-CHANNELS = ("mean", "first")
-
 # Timestamps of some containers are rounded to 1 ms: a frame that starts so
 # much after a grid point still counts as being on display there.
 _TIME_TOLERANCE = 2e-3
 # Part of a frame by which a video may fall short of its last grid frame.
 _END_TOLERANCE = 0.1
-# Gaps in the audio longer than this are filled with silence (seconds).
-_AUDIO_GAP = 0.05
 # A longer gap between two frames means broken timestamps (seconds).
 _VIDEO_GAP = 60.0
 # Decoded part of a file's own duration below which it counts as truncated.
 _COMPLETE = 0.9
 # AVColorSpace values: BT.709, unspecified; swscale's ITU709.
 _UNSPECIFIED, _SWS_ITU709 = 2, 1
-
-
-class MediaError(ValueError):
-  """A file that cannot be used; the message is `path: reason`."""
-
-  def __init__(self, path: str | os.PathLike, reason: str):
-    super().__init__(f"{os.fspath(path)}: {reason}")
-    self.reason = reason
-
-  def __reduce__(self):
-    path = str(self).removesuffix(f": {self.reason}")
-    return (MediaError, (path, self.reason))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,106 +126,6 @@ def read_audio(
   return track.cut(track.start, 0, length), track.sample_rate
 
 
-@dataclasses.dataclass(frozen=True)
-class AudioTrack:
-  """Mono sound on the file's time axis: runs of samples without gaps.
-
-  Attributes:
-    runs: pairs of start time (seconds) and float32 samples.
-    sample_rate: samples per second.
-  """
-
-  runs: tuple[tuple[float, np.ndarray], ...]
-  sample_rate: int
-
-  @property
-  def start(self) -> float:
-    """Time of the first sample in seconds."""
-    return self.runs[0][0]
-
-  @property
-  def end(self) -> float:
-    """Time after the last sample in seconds."""
-    return max(t + len(x) / self.sample_rate for t, x in self.runs)
-
-  def cut(self, origin: float, begin: int, end: int) -> np.ndarray:
-    """Samples `begin` to `end` after time `origin`; zero where there are none.
-
-    Returns:
-      float32 `[end - begin, 1]`.
-    """
-    out = np.zeros((end - begin, 1), np.float32)
-    for time, samples in self.runs:
-      first = round((time - origin) * self.sample_rate) - begin
-      low, high = max(first, 0), min(first + len(samples), len(out))
-      if low < high:
-        out[low:high, 0] = samples[low - first : high - first]
-    return out
-
-  def repairs(self, origin: float, duration: float) -> list[str]:
-    """Says where the track had to be filled with silence (over 0.05 s)."""
-    words = []
-    if self.start - origin > _AUDIO_GAP:
-      late = min(self.start - origin, duration)
-      words.append(f"audio starts {late:.2f} s late: padded with silence")
-    if origin + duration - self.end > _AUDIO_GAP:
-      early = min(origin + duration - self.end, duration)
-      words.append(f"audio ends {early:.2f} s early: padded with silence")
-    if len(self.runs) > 1:
-      words.append(f"audio has {len(self.runs) - 1} gaps: silence there")
-    return words
-
-
-def read_track(
-  path: str | os.PathLike,
-  sample_rate: int | None = None,
-  channels: str = "mean",
-) -> AudioTrack | None:
-  """Decodes the first audio stream; None where there is none or it is empty.
-
-  Raises:
-    MediaError: if the file is missing or damaged.
-    ValueError: if an argument is out of range.
-  """
-  import av
-
-  if channels not in CHANNELS:
-    raise ValueError(f"channels must be one of {CHANNELS}, got {channels!r}.")
-  if sample_rate is not None and sample_rate <= 0:
-    raise ValueError(f"sample_rate must be positive, got {sample_rate}.")
-  runs: list[tuple[float, list[np.ndarray]]] = []
-  resampler, setup, expected = None, None, 0.0
-  with _opened(path) as container:
-    if not container.streams.audio:
-      return None
-    stream = container.streams.audio[0]
-    rate = sample_rate or stream.rate
-
-    def drain(frame) -> None:
-      for part in resampler.resample(frame):
-        runs[-1][1].append(_to_mono(part.to_ndarray(), channels))
-
-    for frame in container.decode(stream):
-      time = expected if frame.time is None else float(frame.time)
-      format_now = (frame.format.name, frame.layout.name, frame.sample_rate)
-      if setup != format_now or abs(time - expected) > _AUDIO_GAP:
-        if resampler is not None:
-          drain(None)
-        resampler = av.AudioResampler("fltp", frame.layout.name, rate)
-        runs.append((time, []))
-        setup, expected = format_now, time
-      expected += frame.samples / frame.sample_rate
-      drain(frame)
-    if resampler is not None:
-      drain(None)
-  joined = tuple((t, np.concatenate(x)) for t, x in runs if x)
-  for _, samples in joined:
-    if not np.isfinite(samples).all():
-      raise MediaError(path, "the audio holds values that are not finite")
-    np.clip(samples, -1.0, 1.0, out=samples)
-  return AudioTrack(joined, rate) if joined else None
-
-
 class FrameReader:
   """Iterates over a video's frames on a regular time grid, in little memory.
 
@@ -278,7 +164,7 @@ class FrameReader:
     Raises:
       MediaError: if the file is missing, damaged, or has no video.
     """
-    with _opened(self.path) as container:
+    with opened(self.path) as container:
       stream = _video_stream(self.path, container)
       rate = stream.average_rate or stream.guessed_rate or Fraction(10)
       self.fps = self.fps or float(rate)
@@ -328,33 +214,6 @@ class FrameReader:
       yield image
 
 
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike):
-  """Opens a local file and turns FFmpeg's errors into MediaError."""
-  import av
-
-  path = os.fspath(path)
-  if not os.path.exists(path):
-    raise MediaError(path, "no such file")
-  if os.path.isdir(path):
-    raise MediaError(path, "is a directory")
-  if os.path.getsize(path) == 0:
-    raise MediaError(path, "the file is empty")
-  av.logging.set_level(av.logging.PANIC)
-  try:
-    # An absolute path is never taken for a protocol, nor does a play list
-    # that poses as a video reach the network.
-    with av.open(
-      os.path.abspath(path),
-      metadata_errors="replace",
-      options={"protocol_whitelist": "file"},
-    ) as container:
-      yield container
-  except av.error.FFmpegError as error:
-    reason = error.strerror or type(error).__name__
-    raise MediaError(path, f"damaged or not a media file ({reason})") from error
-
-
 def _video_stream(path: str | os.PathLike, container):
   """The first video stream that is not a cover picture."""
   import av
@@ -390,6 +249,8 @@ def _check_complete(
   path, container, video_end: float, track: AudioTrack | None
 ) -> None:
   """Compares what was decoded with the duration that the file declares."""
+  if container.format.name == "gif" and not _has_gif_trailer(path):
+    raise MediaError(path, "truncated: the end mark of the gif is missing")
   used = 1 + bool(container.streams.audio)
   if container.duration is None or len(container.streams) != used:
     return
@@ -400,6 +261,12 @@ def _check_complete(
     raise MediaError(
       path, f"truncated: {decoded:.2f} s of {declared:.2f} s can be decoded"
     )
+
+
+def _has_gif_trailer(path: str | os.PathLike) -> bool:
+  with open(path, "rb") as file:
+    file.seek(max(0, os.path.getsize(path) - 1024))
+    return file.read().rstrip(b"\0\r\n").endswith(b";")
 
 
 def _displayed(
@@ -419,9 +286,3 @@ def _displayed(
   if quarter_turns % 2:
     height, width, aspect = width, height, 1 / aspect
   return np.rot90(image, quarter_turns), (height, width), aspect
-
-
-def _to_mono(samples: np.ndarray, channels: str) -> np.ndarray:
-  """`[C, n]` -> float32 `[n]`."""
-  mono = samples.mean(axis=0) if channels == "mean" else samples[0]
-  return np.array(mono, np.float32)
