@@ -99,7 +99,7 @@ class Condition:
       )
     for what in ("known", "mask", "noise"):
       given = getattr(self, what) or {}
-      allowed = x if what == "known" else self.known
+      allowed = self.known if what == "mask" else x
       if not set(given) <= set(allowed):
         raise ValueError(
           f"the condition's {what} names {sorted(given)}; allowed are "
@@ -114,10 +114,9 @@ class Condition:
       known[name] = jnp.where(
         mask[name], _fit(f"known[{name!r}]", value, leaf), 0
       ).astype(leaf.dtype)
-    drawn = noise_lib.normal_like(keys, x, noise_lib.KNOWN)
-    return dataclasses.replace(
-      self, known=known, mask=mask, noise={**drawn, **noise}
-    )
+    if set(noise) != set(x):
+      noise = noise_lib.normal_like(keys, dict(x), noise_lib.KNOWN) | noise
+    return dataclasses.replace(self, known=known, mask=mask, noise=noise)
 
   def known_at(self, alpha: jax.Array, sigma: jax.Array) -> Tree:
     """c_t = alpha c + sigma z, at scalar or per-sample [B] alpha, sigma."""

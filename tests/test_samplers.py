@@ -1,0 +1,365 @@
+"""What every sampler promises, and DDPM and DDIM in particular."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmdiff_jax.diffusion import make_schedule
+from mmdiff_jax.samplers import (
+  Condition,
+  condition_on_audio,
+  initial_noise,
+  make_rng,
+  make_sampler,
+)
+from tests import gaussian_data
+from tests.diffusion_golden import X, assert_close, golden, make_toy
+
+SCHEDULE = make_schedule("linear", 1000)
+KEY = jax.random.key(3)
+
+# One of each kind, cheap.
+SAMPLERS = {
+  "ddpm": {"name": "ddpm", "steps": 6},
+  "ddim": {"name": "ddim", "steps": 5},
+  "ddim-eta": {"name": "ddim", "steps": "7", "eta": 0.7},
+  "singlestep-3": {"name": "dpm_solver", "steps": 7},
+  "singlestep-2++": {"name": "dpm_solver++", "steps": 5, "order": 2},
+  "fixed-3++": {
+    "name": "dpm_solver++",
+    "method": "singlestep_fixed",
+    "steps": 8,
+    "denoise_final": True,
+  },
+  "multistep-3": {"name": "dpm_solver", "method": "multistep", "steps": 5},
+  "multistep-3-start": {
+    "name": "dpm_solver++",
+    "method": "multistep",
+    "steps": 5,
+    "singlestep_start": True,
+  },
+  "sde": {"name": "dpm_solver++", "method": "sde", "steps": 5},
+  "adaptive-2": {
+    "name": "dpm_solver",
+    "method": "adaptive",
+    "order": 2,
+    "rtol": 0.5,
+    "first_step": 1.0,
+  },
+  "adaptive-3++": {
+    "name": "dpm_solver++",
+    "method": "adaptive",
+    "rtol": 0.5,
+    "first_step": 1.0,
+    "denoise_final": True,
+  },
+}
+NFE = {
+  "ddpm": 6,
+  "ddim": 5,
+  "ddim-eta": 7,
+  "singlestep-3": 7,
+  "singlestep-2++": 5,
+  "fixed-3++": 7,
+  "multistep-3": 5,
+  "multistep-3-start": 6,
+  "sde": 5,
+}
+
+
+def build(kind, **options):
+  return make_sampler(**(SAMPLERS[kind] | options))
+
+
+def test_ddim_loop_equals_the_published_one():
+  sampler = make_sampler("ddim", steps=25)
+  x, nfe = sampler(make_toy(), SCHEDULE, X, KEY)
+  assert nfe == 25
+  assert_close(x, golden("ddim25_loop"), 1e-5)
+
+
+def test_a_respaced_schedule_is_walked_as_it_is():
+  respaced = make_schedule("linear", 1000, "ddim25")
+  for steps in (None, 25):
+    x, nfe = make_sampler("ddim", steps=steps)(make_toy(), respaced, X, KEY)
+    assert nfe == 25
+    assert_close(x, golden("ddim25_loop"), 1e-5)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_nfe_is_the_number_of_network_calls(kind):
+  calls = collections.Counter()
+
+  def denoise_fn(x, t, rng):
+    jax.debug.callback(lambda: calls.update(["network"]))
+    return make_toy()(x, t, rng)
+
+  x, nfe = jax.jit(lambda x, rng: build(kind)(denoise_fn, SCHEDULE, x, rng))(
+    X, KEY
+  )
+  jax.block_until_ready(x)
+  jax.effects_barrier()
+  assert calls["network"] == nfe
+  if kind in NFE:
+    assert nfe == NFE[kind]
+  for m in X:
+    assert x[m].shape == X[m].shape and np.isfinite(x[m]).all()
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_a_sample_depends_on_its_own_key_alone(kind):
+  # Elementwise, so that no reduction order differs between batch sizes.
+  def denoise_fn(x, t, rng):
+    shift = jax.random.uniform(rng) + t / 1000
+    return jax.tree.map(
+      lambda v: 0.9 * v + shift.reshape(-1, *(1,) * (v.ndim - 1)) * 0.1, x
+    )
+
+  @jax.jit
+  def run(indices):
+    rng = make_rng(KEY, indices)
+    x = initial_noise(rng, {"a": (3, 2), "b": (5,)}, indices.shape[0])
+    condition = Condition(
+      {"a": jnp.ones((1, 3, 2))}, {"a": jnp.eye(3, 2)[None]}
+    )
+    return build(kind)(denoise_fn, SCHEDULE, x, rng, condition)[0]
+
+  batch = run(jnp.array([4, 7, 9]))
+  others = [run(jnp.array([7, 1, 2]))]
+  if kind in ("ddpm", "sde", "adaptive-3++"):
+    others.append(run(jnp.array([7])))
+  for m in batch:
+    assert not np.allclose(batch[m][0], batch[m][1])
+    for other in others:
+      np.testing.assert_allclose(batch[m][1], other[m][0], rtol=0, atol=1e-6)
+
+
+def test_one_key_is_the_batch_counted_from_zero():
+  sampler = build("ddpm")
+  one, _ = sampler(make_toy(), SCHEDULE, X, KEY)
+  two, _ = sampler(make_toy(), SCHEDULE, X, make_rng(KEY, jnp.arange(2)))
+  assert_close(one, two, 0)
+
+
+def test_initial_noise_is_standard_normal_and_not_the_steps_noise():
+  noise = initial_noise(KEY, {"video": (40, 50)}, 2)["video"]
+  assert abs(float(noise.mean())) < 0.05
+  assert abs(float(noise.std()) - 1) < 0.05
+  assert abs(np.corrcoef(noise.reshape(2, -1))[0, 1]) < 0.1
+
+
+def test_the_window_key_changes_with_every_call_and_is_the_same_for_all():
+  keys = []
+
+  def denoise_fn(x, t, rng):
+    jax.debug.callback(
+      lambda k: keys.append(tuple(k.tolist())), jax.random.key_data(rng)
+    )
+    return x
+
+  for rng in (KEY, make_rng(KEY, jnp.array([5, 6]))):
+    x, _ = build("multistep-3")(denoise_fn, SCHEDULE, X, rng)
+    jax.block_until_ready(x)
+    jax.effects_barrier()
+  assert len(keys) == 10
+  assert len(set(keys)) == 5
+  assert sorted(keys[:5]) == sorted(keys[5:])
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "singlestep-3", "fixed-3++", "sde"])
+def test_a_trajectory_holds_x_after_every_step(kind):
+  x, nfe, steps = build(kind, keep_trajectory=True)(
+    make_toy(), SCHEDULE, X, KEY
+  )
+  expected = {"ddpm": 6, "singlestep-3": 3, "fixed-3++": 3, "sde": 5}[kind]
+  assert nfe == NFE[kind]
+  for m in X:
+    assert steps[m].shape == (expected, *X[m].shape)
+    np.testing.assert_array_equal(steps[m][-1], x[m])
+
+
+@pytest.mark.parametrize("eta", [None, 0.0, 1.0])
+def test_ancestral_samplers_reproduce_the_variance_of_gaussian_data(eta):
+  # Linear in every source of noise, so one sample per source gives the
+  # variance of the result exactly.
+  schedule = make_schedule("linear", 1000, "200")
+  denoise = gaussian_data.make_denoiser(schedule, mean=0.0)
+  index = {int(t): i for i, t in enumerate(schedule.timestep_map)}
+  lookup = jnp.array([index.get(t, 0) for t in range(1000)])
+  options = {} if eta is None else {"eta": eta}
+  sampler = make_sampler(
+    "ddpm" if eta is None else "ddim", clip_denoised=False, **options
+  )
+  sources = jnp.eye(201)
+  x, _ = sampler(
+    lambda x, t, rng: denoise(x, lookup[t], rng),
+    schedule,
+    {"x": sources[0][:, None]},
+    KEY,
+    noise_fn=lambda step: {"x": sources[step + 1][:, None]},
+  )
+  std = float(jnp.sqrt(jnp.sum(x["x"] ** 2)))
+  # The posterior's variance (eta 1) is too small for Gaussian data, the fixed
+  # large one too large; both by O(1/steps).
+  assert std == pytest.approx(gaussian_data.STD, rel=0.05)
+
+
+def test_ddim_with_eta_1_has_the_ancestral_mean():
+  quiet = lambda step: jax.tree.map(jnp.zeros_like, X)  # noqa: E731
+  ddim, _ = make_sampler("ddim", steps="6", eta=1.0)(
+    make_toy(), SCHEDULE, X, KEY, noise_fn=quiet
+  )
+  ddpm, _ = make_sampler("ddpm", steps=6)(
+    make_toy(), SCHEDULE, X, KEY, noise_fn=quiet
+  )
+  assert_close(ddim, ddpm, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "singlestep-3", "sde", "adaptive-2"])
+def test_a_learned_variance_is_dropped_where_eps_alone_is_needed(kind):
+  plain, _ = build(kind)(make_toy(), SCHEDULE, X, KEY)
+  learned, _ = build(kind, learn_sigma=True)(make_toy(True), SCHEDULE, X, KEY)
+  assert_close(plain, learned, 1e-6)
+
+
+def test_a_learned_variance_is_used_by_ddpm():
+  plain, _ = build("ddpm")(make_toy(), SCHEDULE, X, KEY)
+  learned, _ = build("ddpm", learn_sigma=True)(make_toy(True), SCHEDULE, X, KEY)
+  assert np.abs(plain["video"] - learned["video"]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  "kind", ["ddpm", "ddim", "singlestep-3", "multistep-3", "adaptive-2"]
+)
+def test_predicting_x_start_is_the_same_process(kind):
+  toy, ab = make_toy(), jnp.asarray(SCHEDULE.alphas_cumprod, jnp.float32)
+
+  def x_start_fn(x, t, rng):
+    def leaf(x, eps):
+      a = ab[t].reshape(-1, *(1,) * (x.ndim - 1))
+      return (x - jnp.sqrt(1 - a) * eps) / jnp.sqrt(a)
+
+    return jax.tree.map(leaf, x, toy(x, t, rng))
+
+  # On table entries alone: between them, DPM-Solver's alpha is not the
+  # table's, and the two predictions truly differ.
+  options = {"first_step": 100.0, "atol": 1e3} if "adaptive" in kind else {}
+  if "step" in kind:
+    options = {"grid": "time_uniform", "steps": 9}
+  a, _ = build(kind, **options)(toy, SCHEDULE, X, KEY)
+  b, _ = build(kind, prediction="x_start", **options)(
+    x_start_fn, SCHEDULE, X, KEY
+  )
+  assert_close(a, b, 1e-2 if "adaptive" in kind else 1e-3)
+
+
+def test_bfloat16_networks_are_stepped_in_float32():
+  def denoise_fn(x, t, rng):
+    return jax.tree.map(lambda v: v.astype(jnp.bfloat16), make_toy()(x, t, rng))
+
+  half = jax.tree.map(lambda v: jnp.asarray(v, jnp.bfloat16), X)
+  for kind in ("ddpm", "singlestep-3", "adaptive-2"):
+    x, _ = build(kind)(denoise_fn, SCHEDULE, half, KEY)
+    assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(x))
+
+
+def test_the_network_is_compiled_once_whatever_the_order():
+  traces = []
+
+  def denoise_fn(x, t, rng):
+    traces.append(1)
+    return x
+
+  for kind in SAMPLERS:
+    traces.clear()
+    jax.jit(
+      lambda x, kind=kind: build(kind)(denoise_fn, SCHEDULE, x, KEY)
+    ).lower(X)
+    final = "adaptive" in kind and SAMPLERS[kind].get("denoise_final", False)
+    assert len(traces) == 1 + final, kind
+
+
+@pytest.mark.parametrize(
+  ("options", "match"),
+  [
+    ({"name": "euler"}, "allowed are ddpm, ddim, dpm_solver"),
+    ({"name": "ddpm", "order": 2}, "'order' does not apply to 'ddpm'"),
+    ({"name": "ddpm", "eta": 0.5}, "'eta' does not apply to 'ddpm'"),
+    ({"name": "ddim", "eta": 2.0}, r"eta must lie in \[0, 1\]"),
+    ({"name": "dpm_solver", "eta": 1.0}, "'eta' does not apply"),
+    ({"name": "dpm_solver", "method": "sde"}, "allowed are singlestep"),
+    ({"name": "dpm_solver", "method": "euler"}, "allowed are singlestep"),
+    ({"name": "dpm_solver++", "method": "sde", "order": 3}, "order=2"),
+    ({"name": "dpm_solver", "order": 4}, "allowed are 1, 2, 3"),
+    ({"name": "dpm_solver", "grid": "karras"}, "allowed are logSNR"),
+    ({"name": "dpm_solver", "steps": 0}, "at least 1"),
+    ({"name": "dpm_solver", "steps": "ddim25"}, "whole number"),
+    (
+      {"name": "dpm_solver", "method": "singlestep_fixed", "steps": 2},
+      "at least 3",
+    ),
+    ({"name": "dpm_solver", "dynamic_thresholding": True}, r"dpm_solver\+\+"),
+    (
+      {
+        "name": "dpm_solver++",
+        "dynamic_thresholding": True,
+        "clip_denoised": True,
+      },
+      "exclude each other",
+    ),
+    ({"name": "dpm_solver", "prediction": "v"}, "allowed are eps, x_start"),
+    (
+      {"name": "dpm_solver", "method": "adaptive", "steps": 20},
+      "'steps' does not apply",
+    ),
+    (
+      {"name": "dpm_solver", "method": "adaptive", "keep_trajectory": True},
+      "'keep_trajectory' does not apply",
+    ),
+    ({"name": "dpm_solver", "method": "adaptive", "order": 1}, "2 .*and 3"),
+    ({"name": "dpm_solver", "method": "adaptive", "rtol": 0.0}, "positive"),
+    (
+      {"name": "dpm_solver", "singlestep_start": True},
+      "'multistep' of order 3",
+    ),
+  ],
+)
+def test_an_option_that_cannot_be_honoured_is_an_error(options, match):
+  with pytest.raises(ValueError, match=match):
+    make_sampler(**options)
+
+
+def test_options_that_ask_for_nothing_are_accepted_everywhere():
+  nothing = {"eta": 0.0, "dynamic_thresholding": False, "order": None}
+  for kind in ("ddpm", "singlestep-3", "sde", "adaptive-2"):
+    assert build(kind, **nothing) is not None
+
+
+def test_steps_that_the_schedule_cannot_give_are_an_error():
+  with pytest.raises(ValueError, match="at most 1000"):
+    make_sampler("ddpm", steps=1001)(make_toy(), SCHEDULE, X, KEY)
+  with pytest.raises(ValueError, match="no integer stride"):
+    make_sampler("ddim", steps=499)(make_toy(), SCHEDULE, X, KEY)
+  with pytest.raises(ValueError, match="at least 2 steps"):
+    one = make_schedule("linear", 1000, "1")
+    make_sampler("dpm_solver")(make_toy(), one, X, KEY)
+
+
+def test_keys_that_do_not_fit_the_batch_are_an_error():
+  rng = make_rng(KEY, jnp.arange(3))
+  with pytest.raises(ValueError, match="for a batch of 2"):
+    build("ddpm")(make_toy(), SCHEDULE, X, rng)
+
+
+def test_a_condition_on_what_the_sample_lacks_is_an_error():
+  with pytest.raises(ValueError, match="allowed are"):
+    build("ddpm")(
+      lambda x, t, rng: x,
+      SCHEDULE,
+      {"image": jnp.ones((2, 4, 4, 3))},
+      KEY,
+      condition_on_audio(jnp.ones((2, 64, 1))),
+    )
