@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
   config.train.learning_rate = 1e-3
   config.train.ema_decay = 0.9
   config.train.log_every = 10
-  config.train.checkpoint_every = 10
+  config.train.checkpoint_every = 50
   config.train.preview_every = 30
   config.train.preview_samples = 2
   config.train.preview_steps = 5

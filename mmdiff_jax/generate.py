@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from ml_collections import ConfigDict
 
 from mmdiff_jax import denoiser, sharding
 from mmdiff_jax.conditions import Job, load_sources, make_jobs
 from mmdiff_jax.data import media, media_writer
 from mmdiff_jax.outputs import SampleFolder
+from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.training import checkpoint
 from mmdiff_jax.upscale import Upscaler
 from mmdiff_jax.windows import WindowSampler
@@ -105,15 +105,15 @@ def sample(
   if len(todo) < len(jobs):
     _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
   clock = _Clock()
-  with tqdm.tqdm(
-    total=len(todo), unit="sample", dynamic_ncols=True
-  ) as progress:
+  with progress_bar(len(todo), "sample") as progress:
     for batch in _batches(todo, run.sample.batch_size):
       video, audio = windows(batch)
       _write(folder, batch, video, audio, upscaler)
       clock.count(windows.nfe)
       progress.update(len(batch))
-      progress.set_postfix_str(f"{clock.steps_per_second:.2f} steps/s")
+      progress.set_postfix_str(
+        f"{clock.steps_per_second:.2f} steps/s", refresh=False
+      )
       folder.write_index(clock.statistics(windows.nfe, upscaler))
   if todo:
     folder.write_grid()

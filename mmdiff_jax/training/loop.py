@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import tqdm
 from ml_collections import ConfigDict
 
 from mmdiff_jax import denoiser, models, sharding
 from mmdiff_jax.data import pipeline
 from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
+from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.training import checkpoint, metrics
 from mmdiff_jax.training.optimizer import (
   create_optimizer,
@@ -334,12 +334,8 @@ class _Report:
     self._writer = (
       metrics.MetricWriter(workdir, first_step=first_step) if main else None
     )
-    self._bar = tqdm.tqdm(
-      total=config.train.num_steps,
-      initial=first_step,
-      unit="step",
-      dynamic_ncols=True,
-      disable=not main,
+    self._bar = progress_bar(
+      config.train.num_steps, "step", initial=first_step, disable=not main
     )
     self._step = first_step
     self._started = time.perf_counter()
