@@ -1,3 +1,4 @@
+import functools
 import importlib
 import itertools
 import pathlib
@@ -31,10 +32,10 @@ TINY = {
   "dropout": 0.3,
   "dtype": "float32",
 }
-# One level: the cheapest network that has every kind of block but resampling.
+# One level: the cheapest network that has every kind of layer but resampling.
 FLAT = TINY | {
   "channel_mult": (1,),
-  "video_attention_resolutions": (1,),
+  "video_attention_resolutions": (),
   "cross_attention_resolutions": (1,),
 }
 VIDEO, AUDIO = (1, 4, 4, 4, 3), (1, 64, 1)
@@ -60,6 +61,13 @@ def tiny_apply():
   return jax.jit(apply)
 
 
+@functools.cache
+def golden_network(keys, **config):
+  """Importer and jitted network of a listing of published keys."""
+  variables = convert_checkpoint(golden.state_dict(keys), "av_unet", config)
+  return variables, jax.jit(models.create_model(config).apply)
+
+
 @pytest.mark.parametrize(
   ("name", "keys"),
   [
@@ -71,28 +79,29 @@ def tiny_apply():
 )
 def test_network_and_importer_match_golden_numbers(name, keys):
   case = golden.load_json(f"{name}.json")
-  config = golden.model_config(case)
-  variables = convert_checkpoint(golden.state_dict(keys), "av_unet", config)
-  sizes = sum(x.size for x in jax.tree.leaves(variables))
-  assert sizes == case["num_params"]
-
-  video = golden.normal(f"{name}/video", (case["batch"], *case["video_size"]))
-  audio = golden.normal(f"{name}/audio", (case["batch"], *case["audio_size"]))
-  windows_and_shifts = case["blocks_window_shift_in_forward_order"]
-  shifts = [shift for _, shift in windows_and_shifts]
-  model = models.create_model(config)
-  frames = video.shape[1]
-  assert model.max_shifts(frames) == tuple(
-    frames - window for window, _ in windows_and_shifts
-  )
-
+  # Given shifts count whether or not the network would draw its own: two
+  # cases share one compiled network.
+  config = golden.model_config(case, cross_attention_shift=True)
+  config = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
+  }
   with jax.default_matmul_precision("highest"):
-    apply = jax.jit(lambda *args: model.apply(*args, shifts))
+    variables, apply = golden_network(keys, **config)
+    assert sum(x.size for x in jax.tree.leaves(variables)) == case["num_params"]
+
+    batch = case["batch"]
+    video = golden.normal(f"{name}/video", (batch, *case["video_size"]))
+    audio = golden.normal(f"{name}/audio", (batch, *case["audio_size"]))
+    blocks = case["blocks_window_shift_in_forward_order"]
+    frames = video.shape[1]
+    limits = models.create_model(config).max_shifts(frames)
+    assert limits == tuple(frames - window for window, _ in blocks)
     video_out, audio_out = apply(
       variables,
       video.transpose(0, 1, 3, 4, 2),
       audio.swapaxes(1, 2),
       np.array(case["timesteps"]),
+      [shift for _, shift in blocks],
     )
   expected = np.load(golden.DATA / f"{name}.npz")
   video_out = np.asarray(video_out).transpose(0, 1, 4, 2, 3)
