@@ -141,8 +141,8 @@ class Table:
   def __init__(self, dtype: str):
     self.dtype = dtype
     print(
-      f"{'':28}{'GFLOP':>9}{'compile s':>11}{'(CPU s)':>9}{'wall s':>9}{'CPU s':>9}"
-      f"{'GFLOP/s':>9}{'share':>7}{'CPU share':>10}{'temp GiB':>10}"
+      f"{'':28}{'GFLOP':>9}{'compile s':>11}{'(CPU s)':>9}{'wall s':>9}"
+      f"{'CPU s':>9}{'GFLOP/s':>9}{'share':>7}{'CPU share':>10}{'temp GiB':>10}"
       f"{'peak GiB':>10}",
       flush=True,
     )
