@@ -12,6 +12,8 @@ THUMBNAIL = 16
 # that start on frames of a 10 fps video fall onto columns), and its bands.
 MEL_STEP = 5
 MEL_BANDS = 32
+# Larger than VGGish's: bands that are silent but for a codec's noise are equal.
+_MEL_OFFSET = 0.1
 
 
 def resample(wave: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
@@ -60,7 +62,7 @@ def mel_picture(wave: np.ndarray) -> np.ndarray:
     of 0.1 before the logarithm (silence stays silence).
   """
   level = np.sqrt(np.mean(np.square(wave, dtype=np.float64), -1, keepdims=True))
-  picture = mel.log_mel(wave * (0.1 / np.maximum(level, 1e-4)))
+  picture = mel.log_mel(wave * (0.1 / np.maximum(level, 1e-4)), _MEL_OFFSET)
   columns = picture.shape[1] // MEL_STEP
   picture = picture[:, : columns * MEL_STEP]
   return picture.reshape(

@@ -25,7 +25,7 @@ _PIECE = 8
 # A copy is at most this part as far as the usual nearest real video...
 _MAX_RATIO = 0.4
 # ...and as the nearest pair of different real videos (their 1 % quantile).
-_MARGIN = 0.5
+_MARGIN = 0.6
 _QUANTILE = 0.01
 # Real clips that measure what is usual; more of them cost time only.
 _MAX_REFERENCE = 512
@@ -160,7 +160,7 @@ def nearest(
 def copy_threshold(reference: np.ndarray) -> float:
   """Ratio below which a sample is called a copy.
 
-  At most 0.4 of the usual distance to the nearest other real video, and half
+  At most 0.4 of the usual distance to the nearest other real video, and 0.6
   of what the nearest 1 % of different real videos are apart: a held-out clip
   is about as far from the training set as its clips are from each other.
 
