@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -97,8 +99,6 @@ def test_imports_follow_one_direction(path):
 
 @pytest.mark.parametrize("part", LIGHT_PARTS)
 def test_maths_needs_only_the_accelerator_stack(part):
-  import sys
-
   for path in (PACKAGE / part).rglob("*.py"):
     for name in imported(path, top_level_only=True):
       top = name.split(".")[0]
@@ -115,3 +115,28 @@ def test_configs_import_only_each_other():
   for path in (ROOT / "configs").glob("*.py"):
     for name in imported(path):
       assert name.split(".")[0] in ("configs", "ml_collections"), (path, name)
+
+
+BLOCKED = """
+import sys
+
+class Block:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {
+        "av", "clu", "google_crc32c", "grain", "librosa", "PIL",
+        "scipy", "soundfile", "tensorboardX", "tqdm"}:
+      raise ModuleNotFoundError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_a_bare_accelerator_machine_can_train():
+  code = BLOCKED + (
+    "import mmdiff_jax.models, mmdiff_jax.diffusion, mmdiff_jax.samplers\n"
+    "import mmdiff_jax.training.loop, mmdiff_jax.convert\n"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr[-2000:]

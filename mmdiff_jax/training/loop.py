@@ -13,7 +13,6 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdiff_jax import denoiser, models, sharding
-from mmdiff_jax.data import pipeline
 from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.training import checkpoint, metrics
@@ -21,7 +20,7 @@ from mmdiff_jax.training.optimizer import (
   create_optimizer,
   learning_rate_schedule,
 )
-from mmdiff_jax.training.preview import make_preview
+from mmdiff_jax.training.preview import Preview, make_preview
 from mmdiff_jax.training.state import (
   TrainState,
   state_initializer,
@@ -35,7 +34,9 @@ class NonFiniteLossError(RuntimeError):
   """A loss or a gradient stopped being finite."""
 
 
-def train(config: ConfigDict, workdir: pathlib.Path | str) -> TrainState:
+def train(
+  config: ConfigDict, workdir: pathlib.Path | str, loader: Any = None
+) -> TrainState:
   """Trains, or continues the run in `workdir`, to `config.train.num_steps`.
 
   A resumed run restores state, gathered metrics and loader position from the
@@ -45,7 +46,10 @@ def train(config: ConfigDict, workdir: pathlib.Path | str) -> TrainState:
   Args:
     config: a configuration with the keys of `configs/default.py`.
     workdir: receives `checkpoints/`, `previews/`, `metrics.jsonl`,
-      `tensorboard/` and `config.json`.
+      `tensorboard/`, `config.json` and `parameters.txt`.
+    loader: an iterator over batches (see `denoiser.abstract_batch`) with
+      `get_state() -> JSON`, `set_state(state)` and `close()`; None opens
+      `config.data.source`.
 
   Returns:
     The state after the last finished step.
@@ -59,7 +63,9 @@ def train(config: ConfigDict, workdir: pathlib.Path | str) -> TrainState:
   _check_batch(config.train, mesh)
   with contextlib.ExitStack() as stack:
     program = _build(config, mesh)
-    loader = stack.enter_context(contextlib.closing(_create_loader(config)))
+    loader = stack.enter_context(
+      contextlib.closing(loader or _create_loader(config))
+    )
     checkpoints = stack.enter_context(
       checkpoint.Checkpoints(
         workdir / "checkpoints", keep_every=config.train.keep_every
@@ -71,6 +77,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | str) -> TrainState:
       _log.info("Step %d is reached already: nothing to train.", first_step)
       return state
     checkpoint.write_config(config, workdir)
+    _write_overview(state.params, workdir)
     train_step, flops = _compile(program, state)
     report = stack.enter_context(
       contextlib.closing(_Report(config, workdir, first_step, flops))
@@ -163,6 +170,9 @@ def _check_batch(settings: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
 def _create_loader(config: ConfigDict) -> Any:
   """The batches of this host: clips, or image pairs for super-resolution."""
+  # Late: training on arrays of one's own needs no grain.
+  from mmdiff_jax.data import pipeline
+
   options = dict(
     batch_size=config.train.batch_size,
     seed=config.seed,
@@ -205,6 +215,20 @@ def _empty_window(program: _Program) -> Any:
   )
 
 
+def _write_overview(params: Any, workdir: pathlib.Path) -> None:
+  """Writes a table of all parameters, where clu is installed."""
+  count = sum(x.size for x in jax.tree.leaves(params))
+  _log.info("The network has %s parameters.", f"{count:,}")
+  if jax.process_index() != 0:
+    return
+  try:
+    from clu import parameter_overview
+  except ImportError:
+    return
+  table = parameter_overview.get_parameter_overview(params, include_stats=False)
+  (workdir / "parameters.txt").write_text(table + "\n")
+
+
 def _compile(
   program: _Program, state: TrainState
 ) -> tuple[Callable[..., Any], float]:
@@ -220,7 +244,12 @@ def _compile(
   # XLA counts the body of the micro-batch loop once.
   flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
   flops *= program.config.train.microbatches
-  compiled = lowered.compile()
+  options = {}
+  if jax.default_backend() == "cpu" and program.config.model.remat != "none":
+    # Otherwise XLA:CPU recomputes early, to keep cores busy, and saves no
+    # memory.
+    options["xla_cpu_enable_concurrency_optimized_scheduler"] = False
+  compiled = lowered.compile(compiler_options=options)
   _log.info(
     "Train step compiled in %.0f s: %.4g TFLOP.",
     time.perf_counter() - started,
@@ -238,7 +267,7 @@ def _run(
   loader: Any,
   checkpoints: checkpoint.Checkpoints,
   report: "_Report",
-  preview: Callable[[Any, int], None] | None,
+  preview: Preview | None,
 ) -> TrainState:
   """Steps until the end or a signal; logs, previews and saves on the way."""
   config, settings = program.config, program.config.train
@@ -257,7 +286,8 @@ def _run(
         window = empty_window
       if _due(step, settings.preview_every):
         with report.paused():
-          preview(state.ema_params, step)
+          scalars = preview(state.ema_params, step)
+        report.add(step, scalars)
       if last or stopping or _due(step, settings.checkpoint_every):
         _check_finite(window)
         checkpoints.save(
@@ -366,6 +396,11 @@ class _Report:
     if self._writer is not None:
       self._writer.write(step, scalars)
     self._bar.set_postfix(_short(scalars), refresh=False)
+
+  def add(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Logs what a preview measured, as a record of its own."""
+    if self._writer is not None and scalars:
+      self._writer.write(step, scalars)
 
   def close(self) -> None:
     """Closes bar and logs."""

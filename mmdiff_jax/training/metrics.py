@@ -6,21 +6,38 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import metrics as clu_metrics
-
-Average = clu_metrics.Average
 
 # The value of `FirstStep` when nothing has happened.
 NEVER = np.iinfo(np.int32).max
 
 
+@flax.struct.dataclass
+class Average:
+  """A mean that can be continued: sum and number of its values."""
+
+  total: jax.Array
+  count: jax.Array
+
+  def merge(self, other: "Average") -> "Average":
+    """The mean of both sets of values."""
+    return Average(self.total + other.total, self.count + other.count)
+
+  def compute(self) -> jax.Array:
+    """The mean; NaN where there was no value."""
+    return self.total / self.count
+
+
 def average(values: jax.Array, mask: jax.Array | None = None) -> Average:
-  """Mean of `values` (any shape) where `mask`, mergeable over steps."""
-  values = jnp.atleast_1d(values)
-  return Average.from_model_output(values, mask)
+  """Mean of `values` (any shape), of those only where `mask` if given."""
+  values = jnp.asarray(values, jnp.float32)
+  mask = jnp.ones(values.shape, bool) if mask is None else mask
+  return Average(
+    jnp.where(mask, values, 0.0).sum(), mask.sum().astype(jnp.float32)
+  )
 
 
 def quarter_averages(
@@ -63,7 +80,9 @@ def merge(a: Any, b: Any) -> Any:
 def empty_like(abstract: Any) -> Any:
   """Metrics of no step, in the structure of one step's metrics."""
   return {
-    "averages": {k: Average.empty() for k in abstract["averages"]},
+    "averages": {
+      k: Average(jnp.zeros(()), jnp.zeros(())) for k in abstract["averages"]
+    },
     "nonfinite": jax.tree.map(
       lambda _: jnp.asarray(NEVER, jnp.int32), abstract["nonfinite"]
     ),
