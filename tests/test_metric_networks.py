@@ -1,48 +1,10 @@
-import json
-import pathlib
-import zlib
-
 import jax
 import numpy as np
 import pytest
 
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.evaluation import audioclip, i3d, mel, vggish
-
-DATA = pathlib.Path(__file__).parent / "data"
-
-
-def rng(name):
-  return np.random.default_rng(zlib.crc32(name.encode()))
-
-
-def published_weights(kind):
-  """Weights by the recipe of the golden data, under the published keys."""
-  shapes = json.loads((DATA / f"{kind}_keys.json").read_text())
-  return {key: golden_weight(key, shape, kind) for key, shape in shapes.items()}
-
-
-def golden_weight(key, shape, kind):
-  leaf = key.split(".")[-1]
-  if leaf == "num_batches_tracked":
-    return np.zeros((), np.int64)
-  if leaf == "window":
-    from scipy.signal.windows import blackmanharris
-
-    return blackmanharris(1654, sym=False).astype(np.float32)
-  if leaf in ("m", "fb", "fc"):
-    value = {"m": np.zeros, "fb": np.ones, "fc": np.arange}[leaf](shape[0])
-    return value.astype(np.float32)
-  z = rng(key.removeprefix("audio.")).standard_normal(shape)
-  if leaf == "running_var":
-    value = 1 + 0.1 * np.abs(z)
-  elif len(shape) > 1:
-    value = z * np.sqrt(2 / np.prod(shape[1:]))
-  elif leaf == "weight" and kind != "vggish":
-    value = 1 + 0.1 * z
-  else:
-    value = 0.1 * z
-  return value.astype(np.float32)
+from tests.metric_golden import DATA, key_shapes, published_weights, rng
 
 
 def relative(actual, wanted):
@@ -174,17 +136,21 @@ def test_vggish_says_how_much_audio_it_needs():
     vggish.embed({}, np.zeros((1, 8000)))
 
 
+def zero_weights(kind):
+  return {key: np.zeros(shape) for key, shape in key_shapes(kind).items()}
+
+
 def test_importers_list_leftovers_on_both_sides():
-  weights = published_weights("vggish")
-  weights["features.0.surprise"] = weights.pop("features.0.bias")
+  weights = zero_weights("i3d")
+  weights["logits.surprise"] = weights.pop("logits.conv3d.bias")
   with pytest.raises(ValueError) as error:
-    convert_checkpoint(weights, "vggish")
-  assert "missing (1): features.0.bias" in str(error.value)
-  assert "unexpected (1): features.0.surprise" in str(error.value)
+    convert_checkpoint(weights, "i3d")
+  assert "missing (1): logits.conv3d.bias" in str(error.value)
+  assert "unexpected (1): logits.surprise" in str(error.value)
 
 
 def test_audioclip_importer_leaves_the_other_towers_aside():
-  weights = published_weights("audioclip_audio")
+  weights = zero_weights("audioclip_audio")
   weights["visual.conv1.weight"] = np.zeros((3, 3))
   weights["transformer.resblocks.0.ln_1.bias"] = np.zeros(3)
   weights["logit_scale_ai"] = np.zeros(())

@@ -1,0 +1,106 @@
+import jax
+import numpy as np
+import pytest
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.evaluation import features
+from mmdiff_jax.evaluation.clips import open_clips
+from mmdiff_jax.evaluation.features import Extractor, FeatureStore
+
+SPEC = AVSpec(frames=2, height=8, width=8, fps=10.0, sample_rate=1000)
+
+
+def make_clips(count, changed=None):
+  """Clip i is of grey level i."""
+  video = np.zeros((count, *SPEC.video_shape), np.uint8)
+  video += np.arange(count, dtype=np.uint8)[:, None, None, None, None]
+  if changed is not None:
+    video[changed] = 255
+  audio = np.zeros((count, 200, 1), np.float32)
+  return open_clips({"video": video, "audio": audio}, SPEC)
+
+
+class Level:
+  """Feature [level, 2 level]; counts its calls and their sizes."""
+
+  def __init__(self):
+    self.sizes = []
+
+  def __call__(self, batch):
+    self.sizes.append(len(batch["video"]))
+    level = batch["video"].mean(axis=(1, 2, 3, 4))
+    return np.stack([level, 2 * level], axis=-1)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+  monkeypatch.setattr(features, "BLOCK", 5)
+
+
+def test_features_are_in_order_and_batches_have_one_size():
+  level = Level()
+  store = FeatureStore(None, batch_size=2, progress=False)
+  out = store.extract(make_clips(13), [Extractor("level", "1", level)], "")
+  np.testing.assert_array_equal(out["level"][:, 0], np.arange(13))
+  np.testing.assert_array_equal(out["level"][:, 1], 2 * np.arange(13))
+  assert set(level.sizes) == {2}
+
+
+def test_a_second_run_computes_nothing(tmp_path):
+  level = Level()
+  extractor = Extractor("level", "1", level)
+  first = FeatureStore(tmp_path, 2, False).extract(
+    make_clips(13), [extractor], ""
+  )
+  calls = len(level.sizes)
+  store = FeatureStore(tmp_path, 2, False)
+  again = store.extract(make_clips(13), [extractor], "")
+  assert len(level.sizes) == calls and store.computed == 0
+  np.testing.assert_array_equal(first["level"], again["level"])
+
+
+def test_only_the_block_of_a_changed_clip_is_computed_again(tmp_path):
+  extractor = Extractor("level", "1", Level())
+  FeatureStore(tmp_path, 2, False).extract(make_clips(13), [extractor], "")
+  store = FeatureStore(tmp_path, 2, False)
+  out = store.extract(make_clips(13, changed=7), [extractor], "")
+  assert store.computed == 5
+  assert out["level"][7, 0] == 255
+
+
+def test_other_weights_are_another_feature(tmp_path):
+  for version in ("1", "2"):
+    store = FeatureStore(tmp_path, 2, False)
+    store.extract(make_clips(6), [Extractor("level", version, Level())], "")
+    assert store.computed == 6
+
+
+def test_a_damaged_cache_file_is_computed_again(tmp_path):
+  extractor = Extractor("level", "1", Level())
+  FeatureStore(tmp_path, 2, False).extract(make_clips(5), [extractor], "")
+  (path,) = (tmp_path / "features").iterdir()
+  path.write_bytes(path.read_bytes()[:40])
+  out = FeatureStore(tmp_path, 2, False).extract(make_clips(5), [extractor], "")
+  np.testing.assert_array_equal(out["level"][:, 0], np.arange(5))
+
+
+def test_a_feature_that_is_not_finite_names_its_clip():
+  def broken(batch):
+    level = batch["video"].mean(axis=(1, 2, 3, 4))
+    return np.where(level == 3, np.nan, level)[:, None]
+
+  with pytest.raises(ValueError, match="broken of 000003 is not finite"):
+    FeatureStore(None, 2, False).extract(
+      make_clips(6), [Extractor("broken", "1", broken)], ""
+    )
+
+
+def test_batches_are_split_over_the_devices():
+  batch = {"x": np.zeros((2 * jax.local_device_count(), 3), np.float32)}
+  shards = features.shard_batch(batch)["x"].addressable_shards
+  assert {shard.data.shape for shard in shards} == {(2, 3)}
+
+
+def test_batch_size_must_be_positive():
+  with pytest.raises(ValueError, match="batch_size"):
+    FeatureStore(None, 0, False)
