@@ -172,5 +172,14 @@ def get_config() -> ConfigDict:
   sr.chunk_frames = 16
   # One noise image for all frames of a clip.
   sr.share_noise = True
+  # The sampler of super-resolution: keys as in config.sample. Unset keys are
+  # those that the super-resolution checkpoint was trained with; where another
+  # sampler is named, the sampler's own defaults.
+  sr.sample = ConfigDict()
+  sr.sample.sampler = placeholder(str)
+  for name in ("steps", "order", "method", "grid", "eta", "clip_denoised"):
+    sr.sample[name] = placeholder(sample.get_type(name))
+  for name in ("dynamic_thresholding", "denoise_final"):
+    sr.sample[name] = placeholder(bool)
 
   return config

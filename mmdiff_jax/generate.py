@@ -85,7 +85,10 @@ def sample(
   elif source:
     raise ValueError("--source is given without --condition.")
   jobs = make_jobs(num_samples, sources)
-  upscaler = Upscaler(sr_checkpoint, config, mesh) if sr_checkpoint else None
+  upscaler = None
+  if sr_checkpoint:
+    upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
+    upscaler.check_size(spec.height, spec.width)
   folder = SampleFolder(
     output,
     spec,
@@ -196,8 +199,8 @@ def upscale(
 ) -> pathlib.Path:
   """Upsamples a video file and keeps its sound.
 
-  Frames are first fitted to the model's low resolution (bicubic, black bars);
-  frame rate and sound stay those of the file.
+  Frames are taken at the file's own size. Frame rate and sound stay those of
+  the file.
 
   Args:
     config: its sections `sr` and `mesh` apply.
@@ -208,12 +211,14 @@ def upscale(
 
   Returns:
     The path of the mp4.
+
+  Raises:
+    ValueError: if the file cannot be read, or has frames of a size that the
+      network cannot take.
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  with config.unlocked():
-    config.seed = seed
-  upscaler = Upscaler(sr_checkpoint, config, mesh)
-  clip = media.read_media(source, size=upscaler.low_size)
+  upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
+  clip = media.read_media(source)
   large = upscaler(clip.video, 0)
   name = f"{pathlib.Path(source).stem}_{large.shape[1]}.mp4"
   path = pathlib.Path(output) / name

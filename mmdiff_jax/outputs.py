@@ -86,10 +86,9 @@ class SampleFolder:
     """Whether a sample and all files asked for exist already."""
     if name not in self._records:
       return False
-    return all(
-      (self._directory / file).exists()
-      for file in self._file_names(name).values()
-    )
+    files = list(self._file_names(name).values())
+    files += filter(None, [self._records[name].get("upscaled")])
+    return all((self._directory / file).exists() for file in files)
 
   def _file_names(self, name: str) -> dict[str, str]:
     suffix = {"mp4": ".mp4", "wav": ".wav", "png": ""}

@@ -12,6 +12,18 @@ from mmdiff_jax.diffusion import make_schedule
 
 SampleFn = Callable[..., tuple[dict[str, jax.Array], jax.Array]]
 
+# Keys of `config.sample` that are options of its sampler.
+OPTIONS = (
+  "steps",
+  "order",
+  "method",
+  "grid",
+  "eta",
+  "clip_denoised",
+  "dynamic_thresholding",
+  "denoise_final",
+)
+
 
 def make_configured_sampler(config: ConfigDict) -> Callable[..., Any]:
   """Builds the sampler of `config.sample` for the network of `config.model`.
@@ -20,17 +32,7 @@ def make_configured_sampler(config: ConfigDict) -> Callable[..., Any]:
     ValueError: for an option that the chosen sampler does not have.
   """
   settings = config.sample
-  names = (
-    "steps",
-    "order",
-    "method",
-    "grid",
-    "eta",
-    "clip_denoised",
-    "dynamic_thresholding",
-    "denoise_final",
-  )
-  options = {k: settings[k] for k in names if settings[k] is not None}
+  options = {k: settings[k] for k in OPTIONS if settings[k] is not None}
   return samplers.make_sampler(
     settings.sampler,
     prediction=config.diffusion.prediction,

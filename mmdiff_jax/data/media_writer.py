@@ -113,14 +113,18 @@ def write_wav(
     file.writeframes(to_pcm16(audio).tobytes())
 
 
-def write_png_frames(directory: str | os.PathLike, video: np.ndarray) -> None:
-  """Writes the frames of uint8 `[F, H, W, 3]` as `0000.png`, `0001.png` ..."""
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+  """Writes uint8 `[H, W, 3]` as a PNG file."""
   from PIL import Image
 
+  with replacing(path) as temporary:
+    Image.fromarray(image).save(temporary, format="png")
+
+
+def write_png_frames(directory: str | os.PathLike, video: np.ndarray) -> None:
+  """Writes the frames of uint8 `[F, H, W, 3]` as `0000.png`, `0001.png` ..."""
   for index, image in enumerate(_check_video(video, 1.0)):
-    name = pathlib.Path(directory) / f"{index:04d}.png"
-    with replacing(name) as temporary:
-      Image.fromarray(image).save(temporary, format="png")
+    write_png(pathlib.Path(directory) / f"{index:04d}.png", image)
 
 
 def write_gif_grid(

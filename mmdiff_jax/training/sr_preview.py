@@ -1,0 +1,121 @@
+"""Comparisons that super-resolution writes while training."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mmdiff_jax import sampling, sharding
+from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
+from mmdiff_jax.data import image_quality, media_writer, transforms
+
+# What the side-by-side pictures show, from left to right.
+PANELS = ("low", "bicubic", "ours", "truth")
+
+
+def make_sr_preview(
+  config: ConfigDict, mesh: Mesh, directory: pathlib.Path
+) -> Callable[[Any, int], Mapping[str, float]]:
+  """Returns `preview(params, step)`, which upsamples held-out images.
+
+  The images are `config.train.preview_samples` crops of the held-out videos
+  (of all videos where none are held out), the same in every preview, degraded
+  as in training. `directory/<step>/sample_<i>.png` shows `PANELS` side by
+  side.
+
+  Args:
+    config: of the run; `config.sample` says how to sample.
+    mesh: devices that share the images.
+    directory: receives a folder per preview.
+
+  Returns:
+    A function to the scalars `psnr` (dB) and `sharpness` (of the truth's), and
+    the same of bicubic upsampling with the suffix `_bicubic`.
+  """
+  wanted = config.train.preview_samples
+  count = -(-wanted // mesh.size) * mesh.size
+  truth, low = held_out_pairs(config, count)
+  height, width = truth.shape[1:3]
+  bicubic = np.stack([transforms.resize_bicubic(x, height, width) for x in low])
+  sample = sampling.make_sample_fn(config, mesh)
+  rng = jax.random.fold_in(jax.random.key(config.seed), 1)
+  split = sharding.batch_sharded(mesh)
+
+  def preview(params: Any, step: int) -> Mapping[str, float]:
+    x, _ = sample(
+      params,
+      rng,
+      jax.device_put(jnp.arange(count), split),
+      low_res=jax.device_put(uint8_to_unit(low), split),
+    )
+    x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
+    ours = unit_to_uint8(x["image"])
+    if jax.process_index() == 0:
+      folder = directory / f"{step:08d}"
+      for i in range(wanted):
+        panels = side_by_side(low[i], bicubic[i], ours[i], truth[i])
+        media_writer.write_png(folder / f"sample_{i:02d}.png", panels)
+    return {
+      name + suffix: measure(images[:wanted], truth[:wanted])
+      for name, measure in (
+        ("psnr", image_quality.psnr),
+        ("sharpness", image_quality.sharpness),
+      )
+      for suffix, images in (("", ours), ("_bicubic", bicubic))
+    }
+
+  return preview
+
+
+def held_out_pairs(
+  config: ConfigDict, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads images of the held-out videos and degrades them as in training.
+
+  Args:
+    config: its sections `data` and `sr` and its seed determine the images.
+    count: how many.
+
+  Returns:
+    uint8 `[N, H, W, 3]` and `[N, H / factor, W / factor, 3]`.
+  """
+  # Late: only the data pipeline needs grain.
+  from mmdiff_jax.data import pipeline
+
+  loader = pipeline.create_sr_loader(
+    config.data, config.sr, batch_size=count, seed=config.seed, train=False
+  )
+  with contextlib.closing(loader):
+    batch = next(loader)
+  degrade = pipeline.Degradation.from_config(config.sr)
+  rng = np.random.default_rng(config.seed)
+  low = unit_to_uint8(batch["low_res"])
+  return batch["image"], np.stack([degrade(image, rng) for image in low])
+
+
+def side_by_side(
+  low: np.ndarray, bicubic: np.ndarray, ours: np.ndarray, truth: np.ndarray
+) -> np.ndarray:
+  """Joins the `PANELS` of one image; `low` is enlarged without smoothing.
+
+  Args:
+    low: uint8 `[h, w, 3]`.
+    bicubic: uint8 `[H, W, 3]`.
+    ours: like `bicubic`.
+    truth: like `bicubic`.
+
+  Returns:
+    uint8 `[H, 4 W, 3]`.
+  """
+  rows, columns = (
+    large // small
+    for large, small in zip(truth.shape[:2], low.shape[:2], strict=True)
+  )
+  enlarged = low.repeat(rows, axis=0).repeat(columns, axis=1)
+  return np.concatenate([enlarged, bicubic, ours, truth], axis=1)
