@@ -82,6 +82,14 @@ def test_dynamic_thresholding_by_hand():
   np.testing.assert_allclose(threshold_dynamically(x), expected, rtol=1e-5)
 
 
+def test_dynamic_thresholding_of_repeated_and_of_single_values():
+  x = np.array([[1.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 2.0]], np.float32)
+  s = np.maximum(1, np.quantile(x, 0.995, axis=1, keepdims=True))
+  expected = np.clip(x, -s, s) / s
+  np.testing.assert_allclose(threshold_dynamically(x), expected, rtol=1e-6)
+  np.testing.assert_array_equal(threshold_dynamically(x[:, -1:]), [[1], [1]])
+
+
 def test_dynamic_thresholding_acts_per_sample_and_modality():
   def denoise_fn(x, t, rng):
     return {"a": 5.0 + 0 * x["a"], "b": 0.5 + 0 * x["b"]}
