@@ -1,3 +1,9 @@
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -104,3 +110,63 @@ def test_batches_are_split_over_the_devices():
 def test_batch_size_must_be_positive():
   with pytest.raises(ValueError, match="batch_size"):
     FeatureStore(None, 0, False)
+
+
+_HOST = """
+import sys
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.evaluation import features
+from mmdiff_jax.evaluation.clips import open_clips
+features.BLOCK = 4
+level = jax.jit(lambda x: x.mean(axis=(1, 2, 3))[:, :1])
+def apply(batch):
+  video = batch["video"].astype(np.float32)
+  return level(features.shard_batch({"x": video})["x"])
+# The second set is one block: the other host has nothing to do.
+for count in (11, 3):
+  video = np.zeros((count, 2, 8, 8, 3), np.uint8)
+  video += np.arange(count, dtype=np.uint8)[:, None, None, None, None]
+  audio = np.zeros((count, 200, 1), np.float32)
+  spec = AVSpec(2, 8, 8, 10.0, 1000)
+  clips = open_clips({"video": video, "audio": audio}, spec)
+  store = features.FeatureStore(None, 2, False)
+  out = store.extract(clips, [features.Extractor("x", "1", apply)], "")
+  assert out["x"].shape == (count, 1), out["x"].shape
+  assert (out["x"][:, 0] == np.arange(count)).all()
+  print(store.computed, jax.local_device_count())
+"""
+
+
+def test_hosts_share_the_work_and_all_get_all_features():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    address = f"localhost:{probe.getsockname()[1]}"
+  environment = dict(
+    os.environ,
+    JAX_PLATFORMS="cpu",
+    XLA_FLAGS="--xla_force_host_platform_device_count=2",
+  )
+  hosts = [
+    subprocess.Popen(
+      [sys.executable, "-c", _HOST, address, str(i)],
+      env=environment,
+      cwd=pathlib.Path(__file__).parents[1],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  outputs = [
+    host.communicate(timeout=120)[0].split("\n")[-3:-1] for host in hosts
+  ]
+  assert [host.returncode for host in hosts] == [0, 0]
+  assert outputs == [["7 2", "3 2"], ["4 2", "0 2"]]
