@@ -74,7 +74,10 @@ def test_a_nested_state_dict_is_found(weight_file, fake_torch, key):
 @pytest.mark.parametrize(
   "content, message",
   [
-    (RuntimeError("Weights only load failed\nmore"), "Weights only load failed"),
+    (
+      RuntimeError("Weights only load failed\nmore"),
+      "Weights only load failed",
+    ),
     ([1, 2], "holds a list"),
     ({}, "holds a dict"),
     ({"w": Tensor([1.0]), "epoch": 3}, "no tensors: .'epoch'."),

@@ -55,7 +55,7 @@ def make_conversion(
 
   Args:
     kind: "i3d", "audioclip" or "vggish".
-    model_config: must be None, these networks have one form.
+    model_config: must be None or empty, these networks have one form.
 
   Returns:
     The conversion.
@@ -63,7 +63,7 @@ def make_conversion(
   Raises:
     ValueError: if a model configuration is given.
   """
-  if model_config is not None:
+  if model_config:
     raise ValueError(f"kind={kind!r} takes no model_config: it has one form.")
   if kind == "i3d":
     return _conversion(
