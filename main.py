@@ -9,7 +9,8 @@
 
 Every key of a configuration can be set on the command line:
 --config.train.batch_size=8. `sample` takes the network from the checkpoint
-and the sections `sample` and `sr` from --config.
+and the sections `sample` and `sr` from --config; `evaluate` reads both sides
+at the geometry of config.data.
 """
 
 import difflib
@@ -69,6 +70,9 @@ _PROTOCOL = flags.DEFINE_enum(
 _METRICS = flags.DEFINE_list("metrics", [], "Metrics to compute (default all).")
 _WEIGHTS_DIR = flags.DEFINE_string(
   "weights_dir", None, "Folder of the metric networks' published weights."
+)
+_NUM_CLIPS = flags.DEFINE_integer(
+  "num_clips", 2048, "Clips of each side to evaluate.", lower_bound=2
 )
 _MEMORISATION = flags.DEFINE_bool(
   "memorisation", False, "Search training clips that samples copy."
@@ -140,6 +144,7 @@ def _upscale(config, arguments):
 
 def _evaluate(config, arguments):
   del arguments
+  from mmdiff_jax import denoiser
   from mmdiff_jax.evaluate import evaluate
 
   evaluate(
@@ -151,6 +156,8 @@ def _evaluate(config, arguments):
     memorisation=_MEMORISATION.value,
     weights_dir=_WEIGHTS_DIR.value,
     seed=config.seed,
+    num_clips=_NUM_CLIPS.value,
+    spec=denoiser.av_spec(config),
   )
 
 
