@@ -200,7 +200,7 @@ def upscale(
   """Upsamples a video file and keeps its sound.
 
   Frames are taken at the file's own size. Frame rate and sound stay those of
-  the file.
+  the file (the sound is encoded anew; more than two channels become one).
 
   Args:
     config: its sections `sr` and `mesh` apply.
@@ -218,12 +218,16 @@ def upscale(
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
-  clip = media.read_media(source)
+  clip = media.read_media(source, channels="all")
+  audio = clip.audio
+  if audio is not None and audio.shape[1] > 2:
+    _log.warning("%s: %d channels become one.", source, audio.shape[1])
+    audio = audio.mean(axis=1, keepdims=True)
   large = upscaler(clip.video, 0)
   name = f"{pathlib.Path(source).stem}_{large.shape[1]}.mp4"
   path = pathlib.Path(output) / name
   media_writer.write_mp4(
-    path, large, clip.audio, fps=clip.fps, sample_rate=clip.sample_rate
+    path, large, audio, fps=clip.fps, sample_rate=clip.sample_rate
   )
   _log.info("Wrote %s.", path)
   return path

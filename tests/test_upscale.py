@@ -254,7 +254,8 @@ def streams(path):
 def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
   video = np.random.default_rng(0).integers(0, 256, (8, 6, 8, 3), np.uint8)
   time = np.arange(8 * 1600)[:, None] / 8000
-  audio = 0.5 * np.sin(2 * np.pi * 440 * time).astype(np.float32)
+  # Stereo: another tone on each side.
+  audio = 0.5 * np.sin(2 * np.pi * time * [440, 660]).astype(np.float32)
   source = tmp_path / "ball.mp4"
   media_writer.write_mp4(source, video, audio, fps=5.0, sample_rate=8000)
   path = generate.upscale(
@@ -265,9 +266,9 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
     seed=0,
   )
   assert path == tmp_path / "out/ball_24.mp4"
-  old, new = (media.read_media(p) for p in (source, path))
+  old, new = (media.read_media(p, channels="all") for p in (source, path))
   assert new.video.shape == (8, 24, 32, 3) and new.fps == 5.0
-  assert new.audio.shape == old.audio.shape
+  assert new.audio.shape == old.audio.shape == (12800, 2)
   error = new.audio - old.audio
   assert np.sqrt(np.mean(error**2)) < 0.1 * np.sqrt(np.mean(old.audio**2))
   before, after = streams(source), streams(path)

@@ -1,4 +1,4 @@
-"""Sound of a media file as mono samples on the file's time axis."""
+"""Sound of a media file as samples on the file's time axis."""
 
 import dataclasses
 import os
@@ -8,6 +8,7 @@ import numpy as np
 from mmdiff_jax.data.container import MediaError, opened
 
 CHANNELS = ("mean", "first")
+ALL_CHANNELS = "all"
 
 # Gaps longer than this are filled with silence (seconds).
 _AUDIO_GAP = 0.05
@@ -15,10 +16,11 @@ _AUDIO_GAP = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class AudioTrack:
-  """Mono sound on the file's time axis: runs of samples without gaps.
+  """Sound on the file's time axis: runs of samples without gaps.
 
   Attributes:
-    runs: pairs of start time (seconds) and float32 samples.
+    runs: pairs of start time (seconds) and float32 samples `[n, C]`, C = 1
+      unless all channels were asked for.
     sample_rate: samples per second.
   """
 
@@ -39,14 +41,15 @@ class AudioTrack:
     """Samples `begin` to `end` after time `origin`; zero where there are none.
 
     Returns:
-      float32 `[end - begin, 1]`.
+      float32 `[end - begin, C]`.
     """
-    out = np.zeros((end - begin, 1), np.float32)
+    channels = self.runs[0][1].shape[1]
+    out = np.zeros((end - begin, channels), np.float32)
     for time, samples in self.runs:
       first = round((time - origin) * self.sample_rate) - begin
       low, high = max(first, 0), min(first + len(samples), len(out))
       if low < high:
-        out[low:high, 0] = samples[low - first : high - first]
+        out[low:high] = samples[low - first : high - first]
     return out
 
   def repairs(self, origin: float, duration: float) -> list[str]:
@@ -70,14 +73,21 @@ def read_track(
 ) -> AudioTrack | None:
   """Decodes the first audio stream; None where there is none or it is empty.
 
+  Args:
+    path: of the file.
+    sample_rate: to resample to (Hz); None keeps the file's.
+    channels: "mean" or "first" make one of several, "all" keeps them.
+
   Raises:
     MediaError: if the file is missing or damaged.
     ValueError: if an argument is out of range.
   """
   import av
 
-  if channels not in CHANNELS:
-    raise ValueError(f"channels must be one of {CHANNELS}, got {channels!r}.")
+  if channels not in (*CHANNELS, ALL_CHANNELS):
+    raise ValueError(
+      f"channels must be one of {(*CHANNELS, ALL_CHANNELS)}, got {channels!r}."
+    )
   if sample_rate is not None and sample_rate <= 0:
     raise ValueError(f"sample_rate must be positive, got {sample_rate}.")
   runs: list[tuple[float, list[np.ndarray]]] = []
@@ -90,7 +100,7 @@ def read_track(
 
     def drain(frame) -> None:
       for part in resampler.resample(frame):
-        runs[-1][1].append(_to_mono(part.to_ndarray(), channels))
+        runs[-1][1].append(_mix(part.to_ndarray(), channels))
 
     for frame in container.decode(stream):
       time = expected if frame.time is None else float(frame.time)
@@ -110,10 +120,15 @@ def read_track(
     if not np.isfinite(samples).all():
       raise MediaError(path, "the audio holds values that are not finite")
     np.clip(samples, -1.0, 1.0, out=samples)
+  if len({samples.shape[1] for _, samples in joined}) > 1:
+    raise MediaError(path, "the number of audio channels changes")
   return AudioTrack(joined, rate) if joined else None
 
 
-def _to_mono(samples: np.ndarray, channels: str) -> np.ndarray:
-  """`[C, n]` -> float32 `[n]`."""
-  mono = samples.mean(axis=0) if channels == "mean" else samples[0]
-  return np.array(mono, np.float32)
+def _mix(samples: np.ndarray, channels: str) -> np.ndarray:
+  """Planar `[C, n]` -> float32 `[n, 1]`, or `[n, C]` for "all"."""
+  if channels == "mean":
+    samples = samples.mean(axis=0, keepdims=True)
+  elif channels == "first":
+    samples = samples[:1]
+  return np.array(samples.T, np.float32)

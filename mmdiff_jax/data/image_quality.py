@@ -7,19 +7,21 @@ STATIC_CHANGE = 4
 
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
-  """Peak signal-to-noise ratio, 10 log10(255² / MSE), mean over images.
+  """Peak signal-to-noise ratio, 10 log10(255² / MSE), of a set of images.
+
+  The error is averaged over the whole set: the mean of the images' own ratios
+  would be ruled by black ones, which any method reproduces exactly.
 
   Args:
     image: uint8 `[N, H, W, 3]`.
     truth: like `image`.
 
   Returns:
-    Decibels; infinite where an image equals the truth.
+    Decibels; infinite where all images equal the truth.
   """
   _check_pair(image, truth)
-  error = (image.astype(np.float64) - truth) ** 2
-  with np.errstate(divide="ignore"):
-    return float(np.mean(10 * np.log10(255.0**2 / error.mean((1, 2, 3)))))
+  error = np.mean((image.astype(np.float64) - truth) ** 2)
+  return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
 def sharpness(image: np.ndarray, truth: np.ndarray) -> float:

@@ -59,7 +59,8 @@ class Media:
 
   Attributes:
     video: uint8 `[F, H, W, 3]`.
-    audio: float32 `[L, 1]` in [-1, 1], or None where the file has none.
+    audio: float32 `[L, 1]` in [-1, 1] (`[L, C]` where all channels were asked
+      for), or None where the file has none.
     fps: frames per second of `video`.
     sample_rate: samples per second of `audio`, or None.
     repairs: what had to be padded or cut, in words.
@@ -90,7 +91,7 @@ def read_media(
     fps: frames per second to resample to; None keeps the file's average.
     size: height and width (or one number for both); None keeps the file's.
     sample_rate: audio rate to resample to (Hz); None keeps the file's.
-    channels: "mean" of all channels or "first" channel.
+    channels: "mean" of all channels or "first" channel; "all" keeps them.
 
   Raises:
     MediaError: if the file is missing, damaged, or has no video.
