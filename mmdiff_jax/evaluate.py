@@ -166,7 +166,7 @@ def _choose_metrics(
       for kind in metric.features:
         if kind in networks.WEIGHT_FILES and kind not in found:
           raise FileNotFoundError(
-            f"{metric.name} needs {networks.missing_weights(kind, folder)}"
+            f"{metric.name}: {networks.missing_weights(kind, folder)}"
           )
   else:
     wanted = ["fvd", "kvd", "prdc"]

@@ -308,12 +308,11 @@ def _compute_pairs(
     return float(values.mean()), float(values.std() / np.sqrt(len(values)))
 
   value, error = summary(fake, real)
-  real_value, real_error = summary(real, None)
+  real_value, _ = summary(real, None)
   return {
     "value": value,
     "stderr": error,
     "real": real_value,
-    "real_stderr": real_error,
     "real_n": len(next(iter(real.values()))),
   }
 
