@@ -129,16 +129,19 @@ class AdaptiveDPMSolver(DPMOptions):
     self, problem: Problem, continuous: ContinuousSchedule, x: Tree
   ) -> _Progress:
     leaf = jax.tree.leaves(x)[0]
-    full = lambda value: jnp.full(leaf.shape[:1], value, leaf.dtype)  # noqa: E731
     start, end = continuous.lambda_span
+
+    def full(value: float, dtype: Any = leaf.dtype) -> jax.Array:
+      return jnp.full(leaf.shape[:1], value, dtype)
+
     return _Progress(
       x=x,
       x_prev=x,
       lambda_=full(start),
       h=full(min(self.first_step, end - start)),
       stretch_start=full(start),
-      stretch_steps=full(0).astype(jnp.int32),
-      repeats_left=full(_repeats(problem)).astype(jnp.int32),
+      stretch_steps=full(0, jnp.int32),
+      repeats_left=full(_repeats(problem), jnp.int32),
       attempts=jnp.int32(0),
     )
 
@@ -167,11 +170,16 @@ class AdaptiveDPMSolver(DPMOptions):
     target = jnp.where(h >= rest, end, state.lambda_ + h)
     calls, low_weights = self._calls(continuous, state, target)
 
-    move = guided_step if problem.uses("gradient") else advance
-    one_call = lambda state, call: self._one_call(problem, state, call)  # noqa: E731
+    def one_call(state: State, call: Call) -> State:
+      return self._one_call(problem, state, call)
+
     zeros = jax.tree.map(jnp.zeros_like, state.x)
-    carry = (state.x, (zeros,) * self.order)
-    x, (x_s, outputs) = move(problem, one_call, (state.x, carry), calls)
+    before = (state.x, (state.x, (zeros,) * self.order))
+    if problem.uses("gradient"):
+      after = guided_step(problem, one_call, before, calls)
+    else:
+      after = advance(one_call, before, calls)
+    x, (x_s, outputs) = after
     terms = (x_s, *outputs)
     high, low = combine(calls.update[-1], terms), combine(low_weights, terms)
     error = self._error(problem, high, low, state.x_prev)

@@ -229,8 +229,10 @@ def sample(
     return x, carry
 
   def one_step(state: State, calls: Call) -> tuple[State, Tree]:
-    move = guided_step if guided else advance
-    state = move(problem, one_call, state, calls)
+    if guided:
+      state = guided_step(problem, one_call, state, calls)
+    else:
+      state = advance(one_call, state, calls)
     return state, state[0] if solver.keep_trajectory else None
 
   table = stack_calls(steps, jax.tree.leaves(x_init)[0].dtype)
@@ -244,13 +246,9 @@ def sample(
 
 
 def advance(
-  problem: Problem,
-  one_call: Callable[[State, Call], State],
-  state: State,
-  calls: Call,
+  one_call: Callable[[State, Call], State], state: State, calls: Call
 ) -> State:
   """Makes the calls of one step, stacked on their leading axis."""
-  del problem
   if calls.t.shape[0] == 1:
     return one_call(state, jax.tree.map(lambda leaf: leaf[0], calls))
 
@@ -280,7 +278,7 @@ def guided_step(
   x = problem.replace(x, first)
 
   def misfit(x: Tree) -> tuple[jax.Array, State]:
-    state = advance(problem, one_call, (x, carry), calls)
+    state = advance(one_call, (x, carry), calls)
     error = problem.condition.misfit(
       state[0], first.alpha_next, first.sigma_next
     )
