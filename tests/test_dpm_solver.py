@@ -184,7 +184,9 @@ def _adaptive_error(order, **options):
       {"x": jnp.asarray(start)},
       KEY,
     )
-  return np.abs(np.asarray(x["x"]) - gaussian_data.flow(schedule, start)).max(), int(nfe)
+  return np.abs(
+    np.asarray(x["x"]) - gaussian_data.flow(schedule, start)
+  ).max(), int(nfe)
 
 
 @pytest.mark.parametrize("order", [2, 3])
