@@ -67,10 +67,10 @@ class Seconds:
 
 
 def measure(call: Callable[[], Any], least: float = 1.0) -> Seconds:
-  """Mean time of a call, over `least` seconds or two calls."""
+  """Mean time of a call, over at least one call and `least` seconds."""
   jax.block_until_ready(call())
   count, wall, cpu = 0, time.perf_counter(), time.process_time()
-  while count < 2 or time.perf_counter() - wall < least:
+  while count < 1 or time.perf_counter() - wall < least:
     jax.block_until_ready(call())
     count += 1
   return Seconds(
@@ -108,10 +108,11 @@ def counted_gflop(function: Callable, *args: Any) -> float:
 def _count(jaxpr: Any) -> float:
   total = 0.0
   for eqn in jaxpr.eqns:
+    repeats = eqn.params.get("length", 1)  # Of a scan.
     for value in eqn.params.values():
       inner = getattr(value, "jaxpr", value)
       if hasattr(inner, "eqns"):
-        total += _count(inner)
+        total += repeats * _count(inner)
     if eqn.primitive.name not in ("dot_general", "conv_general_dilated"):
       continue
     outputs = np.prod(eqn.outvars[0].aval.shape)

@@ -54,6 +54,22 @@ def test_attention_matches_its_definition(scale):
   np.testing.assert_allclose(out, expected, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_tiles_change_neither_attention_nor_its_gradient(monkeypatch, rows):
+  q, k, v = (normal(3, t, 2, 8, seed=t) for t in (5, 7, 7))
+
+  def loss(*qkv):
+    return jnp.sum(jnp.sin(layers.attend(*qkv)))
+
+  whole = jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+  # Six products of 5 x 7 scores, `rows` at once: 4 leaves a remainder.
+  monkeypatch.setattr(layers, "_CPU_TILE", rows * 5 * 7)
+  tiled = jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+  assert "scan" in str(jax.make_jaxpr(loss)(q, k, v))
+  for a, b in zip(*map(jax.tree.leaves, (whole, tiled)), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_cudnn_where_it_cannot_run_is_refused():
   x = normal(1, 4, 1, 8)
   with pytest.raises(ValueError, match="needs a GPU.*'auto' or 'xla'"):

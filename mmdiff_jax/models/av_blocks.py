@@ -20,14 +20,16 @@ class VideoConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, F, H, W, C]` to `[B, F, H, W, features]`."""
-    batch, frames, height, width, _ = x.shape
-    # Frames folded into the batch, and pixels below: a 2-D and a 1-D
-    # convolution are up to 3x faster on CPU than their 3-D forms.
-    x = x.reshape(batch * frames, height, width, -1)
+    shape = (*x.shape[:-1], self.features)
+    # Frames folded into the batch, then pixels into one axis beside time: two
+    # 2-D convolutions are up to 3x faster on CPU than 3-D ones.
+    x = x.reshape(-1, *x.shape[2:])
     x = layers.Conv(self.features, (3, 3), dtype=self.dtype, name="spatial")(x)
-    x = pixels_first(x.reshape(batch, frames, height, width, -1))
-    x = layers.Conv(self.features, (3,), dtype=self.dtype, name="temporal")(x)
-    return frames_first(x, (batch, frames, height, width, -1))
+    x = x.reshape(*shape[:2], -1, self.features)
+    temporal = layers.Conv(
+      self.features, (3,), dtype=self.dtype, name="temporal"
+    )
+    return temporal(x).reshape(shape)
 
 
 def pixels_first(x: jax.Array) -> jax.Array:

@@ -15,6 +15,8 @@ from jax.typing import DTypeLike
 GROUPS = 32
 _CUDNN_TYPES = (jnp.bfloat16, jnp.float16)
 _CUDNN_MAX_WIDTH = 128
+# Attention scores that are computed at once on a CPU: 4 MiB.
+_CPU_TILE = 2**20
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -45,7 +47,10 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-  """Same-size convolution, zero padded, over all axes between batch and C."""
+  """Same-size convolution, zero padded, over the first axes after the batch.
+
+  Axes between those and the channels are left alone.
+  """
 
   features: int
   kernel_size: tuple[int, ...]
@@ -64,15 +69,17 @@ class Conv(nn.Module):
     )
     kernel = self.param("kernel", init, shape).astype(self.dtype)
     bias = self.param("bias", init, shape[-1:]).astype(self.dtype)
-    spatial = "DHW"[-len(self.kernel_size) :]
-    layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    # Axes left alone take part as convolved ones with a single tap.
+    untouched = x.ndim - 2 - len(self.kernel_size)
+    sizes = self.kernel_size + (1,) * untouched
+    spatial = "DHW"[-len(sizes) :]
     y = jax.lax.conv_general_dilated(
       x.astype(self.dtype),
-      kernel,
-      window_strides=(1,) * len(spatial),
-      padding=[((k - 1) // 2 * self.dilation,) * 2 for k in self.kernel_size],
-      rhs_dilation=(self.dilation,) * len(spatial),
-      dimension_numbers=layout,
+      kernel.reshape(*sizes, *shape[-2:]),
+      window_strides=(1,) * len(sizes),
+      padding=[((k - 1) // 2 * self.dilation,) * 2 for k in sizes],
+      rhs_dilation=(self.dilation,) * len(sizes),
+      dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
     )
     return y + bias
 
@@ -222,19 +229,36 @@ def attend(
     )
   if kernel != "xla" and not obstacle:
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-  # Heads ahead of tokens, and the division after the second product, on T x D
-  # instead of T x S elements: half the time and temporaries on CPU.
-  q = (q * width**-0.25).transpose(0, 2, 1, 3)
-  k = (k * width**-0.25).transpose(0, 2, 3, 1)
-  v = v.transpose(0, 2, 1, 3)
-  scores = jnp.matmul(q, k, preferred_element_type=jnp.float32)
+  # Heads ahead of tokens: every head of every element is one matrix product.
+  q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+  n, heads, queries, _ = q.shape
+  rows = max(1, _CPU_TILE // (queries * k.shape[2]))
+  if jax.default_backend() != "cpu" or n * heads <= rows:
+    return _softmax_average((q, k, v)).swapaxes(1, 2)
+  # On a CPU the scores must stay in the cache, which makes this 3x faster; the
+  # backward pass computes them again rather than read them from memory.
+  tile = jax.checkpoint(_softmax_average)
+  parts = tuple(x.reshape(n * heads, *x.shape[2:]) for x in (q, k, v))
+  out = jax.lax.map(tile, parts, batch_size=rows)
+  return out.reshape(q.shape).swapaxes(1, 2)
+
+
+def _softmax_average(qkv: tuple[jax.Array, ...]) -> jax.Array:
+  """`softmax(q k^T / sqrt(D)) v` of matrices `[..., T, D]`."""
+  q, k, v = qkv
+  scale = q.shape[-1] ** -0.25
+  scores = jnp.matmul(
+    q * scale, (k * scale).mT, preferred_element_type=jnp.float32
+  )
   peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
   weights = jnp.exp(scores - peak)
+  # The division comes after the second product: T x D instead of T x S
+  # elements.
   total = weights.sum(-1, keepdims=True)
   out = jnp.matmul(
     weights.astype(v.dtype), v, preferred_element_type=jnp.float32
   )
-  return (out / total).astype(v.dtype).transpose(0, 2, 1, 3)
+  return (out / total).astype(v.dtype)
 
 
 class SelfAttention(nn.Module):
