@@ -53,13 +53,15 @@ def centre(video: np.ndarray, size: int) -> np.ndarray:
 
 
 def make_upscaler(
-  checkpoint: str, steps: int | None, share_noise: bool = True
+  flags: argparse.Namespace, steps: int | None, share_noise: bool = True
 ) -> Upscaler:
   settings = default.get_config()
   settings.sr.chunk_frames = 4
   settings.sr.share_noise = share_noise
-  settings.sr.sample.steps = steps
-  return Upscaler(checkpoint, settings, sharding.make_mesh(), seed=0)
+  settings.sr.sample.update(
+    sampler=flags.sampler, order=flags.order, steps=steps
+  )
+  return Upscaler(flags.checkpoint, settings, sharding.make_mesh(), seed=0)
 
 
 def held_out_clips(
@@ -87,7 +89,7 @@ def quality_table(
   degraded = np.stack([degrade(image, rng) for image in clean])
   height, width = truth.shape[1:3]
   print(
-    f"\n{'input':10}{'method':10}{'PSNR':>7}{'':8}{'sharpness':>11}{'wins':>9}"
+    f"\n{'input':10}{'method':16}{'PSNR':>7}{'':8}{'sharpness':>11}{'wins':>9}"
   )
   for name, low in (("degraded", degraded), ("clean", clean)):
     bicubic = resize(low, height, width)
@@ -115,7 +117,7 @@ def print_quality(
 
   wins = f"{np.sum(each(images) > each(bicubic))}/{len(truth)}"
   print(
-    f"{name:10}{method:10}{image_quality.psnr(images, truth):7.2f}"
+    f"{name:10}{method:16}{image_quality.psnr(images, truth):7.2f}"
     f" ({each(images).mean():5.2f})"
     f"{image_quality.sharpness(images, truth):11.2f}"
     f"{'' if method == 'bicubic' else wins:>9}",
@@ -157,15 +159,17 @@ def main() -> None:
   add("--videos", required=True, help="folder of videos")
   add("--size", type=int, default=256, help="pixels of a frame [256]")
   add("--crop", type=int, help="take the centre, so many pixels [all]")
-  add("--steps", type=int, nargs="*", help="steps of its sampler [its own]")
-  add("--clips", type=int, default=8, help="videos of table 2 [8]")
+  add("--sampler", help="name of the sampler [its own]")
+  add("--order", type=int, help="of DPM-Solver")
+  add("--steps", type=int, nargs="*", help="numbers of steps [its own]")
+  add("--clips", type=int, default=8, help="videos of table 2, 0 for none [8]")
   add("--frames", type=int, default=8, help="frames of table 2 [8]")
   add("--pictures", type=pathlib.Path, help="folder for comparisons")
   flags = parser.parse_args()
 
   upscalers = {}
   for steps in flags.steps or [None]:
-    upscaler = make_upscaler(flags.checkpoint, steps)
+    upscaler = make_upscaler(flags, steps)
     sample = upscaler.config.sample
     upscalers[f"{sample.sampler} {sample.steps}"] = upscaler
   data = upscaler.config.data
@@ -185,11 +189,13 @@ def main() -> None:
     >= MIN_STATIC_PIXELS
   }
   chosen = dict(list(still.items())[: flags.clips])
+  if not chosen:
+    return
   steps = flags.steps[0] if flags.steps else None
   flicker_table(
     {
-      "shared": make_upscaler(flags.checkpoint, steps),
-      "apart": make_upscaler(flags.checkpoint, steps, share_noise=False),
+      "shared": make_upscaler(flags, steps),
+      "apart": make_upscaler(flags, steps, share_noise=False),
     },
     chosen,
   )
