@@ -1,6 +1,7 @@
 """A tiny super-resolution model, with weights that do something."""
 
 import jax
+import numpy as np
 
 from configs import superres
 from mmdiff_jax import denoiser
@@ -36,14 +37,20 @@ def make_tiny_sr_config():
 
 
 def random_params(config):
-  """Parameters without zero-initialised layers."""
-  params = jax.jit(denoiser.make_init_params(config))(jax.random.key(0))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return tree.unflatten(
-    leaf + 0.03 * jax.random.normal(key, leaf.shape)
-    for key, leaf in zip(keys, leaves, strict=True)
+  """Parameters without zero-initialised layers; nothing is compiled."""
+  rng = np.random.default_rng(0)
+  abstract = jax.eval_shape(
+    denoiser.make_init_params(config), jax.random.key(0)
   )
+
+  def leaf(path, x):
+    if path[-1].key == "scale":
+      return np.ones(x.shape, x.dtype)
+    # Kernels are scaled by their inputs, biases are small.
+    fan_in = np.prod(x.shape[:-1]) if x.ndim > 1 else 100
+    return rng.normal(0.0, fan_in**-0.5, x.shape).astype(x.dtype)
+
+  return jax.tree_util.tree_map_with_path(leaf, abstract)
 
 
 def save_random(config, workdir):
