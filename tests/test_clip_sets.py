@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -169,3 +171,11 @@ def test_bad_folders_are_named(tmp_path):
   (tmp_path / "broken.mp4").write_bytes(b"not a video")
   with pytest.raises(ValueError, match="broken.mp4: damaged"):
     open_clips(tmp_path, SPEC)
+
+
+def test_upsampled_copies_of_samples_are_left_out(folder):
+  write_video(folder / "a_64.mp4", 4, height=64, width=64)
+  samples = [{"file": "a.mp4", "upscaled": "a_64.mp4"}, {"file": "b.mp4"}]
+  (folder / "samples.json").write_text(json.dumps({"samples": samples}))
+  sources = {clip.source for clip in open_clips(folder, SPEC).ids}
+  assert sources == {"a.mp4", "below/b.mp4"}

@@ -7,6 +7,7 @@ them. Windows are decoded one by one, when asked for.
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -215,13 +216,21 @@ def _array_clips(
 
 
 def _media_clips(folder: pathlib.Path, spec: AVSpec) -> ClipSet:
-  """Windows of the videos below a folder."""
+  """Windows of the videos below a folder.
+
+  Of a folder that sampling wrote, the upsampled copies are left out.
+  """
+  listing, copies = folder / "samples.json", set()
+  if listing.exists():
+    samples = json.loads(listing.read_text())["samples"]
+    copies = {sample.get("upscaled") for sample in samples}
   below = (path.relative_to(folder) for path in folder.rglob("*"))
   names = sorted(
     str(path)
     for path in below
     if path.suffix.lower() in MEDIA_SUFFIXES
     and not any(part.startswith(".") for part in path.parts)
+    and str(path) not in copies
   )
   if not names:
     raise ValueError(
