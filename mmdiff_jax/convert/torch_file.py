@@ -36,11 +36,10 @@ def load_torch_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   try:
     content = torch.load(path, map_location="cpu", weights_only=True)
   except Exception as error:
-    reason = str(error).strip().splitlines()[:1]
+    # Not torch's own words: they recommend loading it unsafely.
     raise ValueError(
-      f"{path} is not a plain PyTorch weight file "
-      f"({type(error).__name__}: {''.join(reason)}); download it again, or "
-      "re-save it as a state dict if you trust its source."
+      f"{path} is not a plain PyTorch weight file ({type(error).__name__}); "
+      "download it again, or re-save its state dict alone."
     ) from error
   return state_dict_to_numpy(content, str(path))
 
