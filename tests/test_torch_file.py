@@ -76,7 +76,7 @@ def test_a_nested_state_dict_is_found(weight_file, fake_torch, key):
   [
     (
       RuntimeError("Weights only load failed\nmore"),
-      "Weights only load failed",
+      "not a plain PyTorch weight file .RuntimeError.",
     ),
     ([1, 2], "holds a list"),
     ({}, "holds a dict"),
