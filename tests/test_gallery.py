@@ -4,7 +4,6 @@ import html.parser
 import json
 import shutil
 
-import browser
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +11,7 @@ from PIL import Image
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media, synthetic
 from mmdiff_jax.gallery import make_gallery, picture
+from tests import browser
 
 SPEC = AVSpec(16, 32, 32, 10.0, 4000)
 LOSSES = [0.2, 0.1, 0.3]

@@ -1,6 +1,5 @@
 """The training loop as a whole: resuming, signals, sharding, errors."""
 
-import json
 import os
 import pathlib
 import signal
@@ -12,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from mmdiff_jax import denoiser, sharding
 from mmdiff_jax.training import checkpoint, loop, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -160,17 +158,24 @@ def test_senseless_settings_are_one_clear_line(
 
 
 DEVICES = """
-import json, sys
+import sys
 from tests.conftest import make_tiny_config
-import jax, numpy as np
-from mmdiff_jax.training import loop, metrics
+import jax, numpy as np, optax
+from mmdiff_jax import denoiser
+from mmdiff_jax.training import loop
 config = make_tiny_config()
 config.train.batch_size = 8
 config.mesh.data, config.mesh.fsdp = int(sys.argv[2]), int(sys.argv[3])
+start = denoiser.make_init_params(config)(
+  jax.random.split(jax.random.key(config.seed))[0])
 state = loop.train(config, sys.argv[1])
-sharded = sum(not x.sharding.is_fully_replicated
-              for x in jax.tree.leaves(state.params))
-print(json.dumps([jax.device_count(), sharded]))
+moments = optax.tree_utils.tree_get(state.opt_state, "mu")
+flat = lambda tree: np.concatenate(
+  [np.ravel(jax.device_get(x)) for x in jax.tree.leaves(tree)])
+split = sum(not x.sharding.is_fully_replicated
+            for x in jax.tree.leaves(state.params))
+np.savez(sys.argv[1] + "/result.npz", devices=jax.device_count(), split=split,
+         start=flat(start), params=flat(state.params), moments=flat(moments))
 """
 
 
@@ -187,9 +192,10 @@ def run_on_devices(workdir, count, data, fsdp):
     text=True,
   )
   assert result.returncode == 0, result.stderr[-3000:]
-  devices, sharded = json.loads(result.stdout.splitlines()[-1])
-  assert devices == count
-  assert (sharded > 0) == (fsdp > 1)
+  values = np.load(workdir / "result.npz")
+  assert values["devices"] == count
+  assert (values["split"] > 0) == (fsdp > 1)
+  return values
 
 
 @pytest.fixture(scope="module")
@@ -201,23 +207,16 @@ def one_device(tmp_path_factory):
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), (4, 2)])
 def test_eight_devices_train_as_one(one_device, tmp_path, data, fsdp):
-  run_on_devices(tmp_path, 8, data, fsdp)
+  eight = run_on_devices(tmp_path, 8, data, fsdp)
+  one = np.load(one_device / "result.npz")
   for ours, theirs in zip(log_of(tmp_path), log_of(one_device), strict=True):
     for name, value in theirs.items():
       np.testing.assert_allclose(ours[name], value, rtol=2e-4, err_msg=name)
-  config = checkpoint.load_config(one_device)
-  abstract = jax.eval_shape(
-    denoiser.make_init_params(config), jax.random.key(0)
-  )
-  here = jax.tree.map(
-    lambda _: sharding.replicated(sharding.make_mesh()), abstract
-  )
-  abstract = sharding.with_shardings(abstract, here)
-  one, eight = (
-    checkpoint.load_params(path, abstract, ema=False)
-    for path in (one_device, tmp_path)
-  )
-  # Adam turns rounding of near-zero gradients into whole steps: what is
-  # compared is the distance travelled, not each element.
-  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
-    assert np.sqrt(np.mean((a - b) ** 2)) < 1e-4
+
+  def apart(name):
+    return np.linalg.norm(eight[name] - one[name])
+
+  assert apart("moments") < 1e-3 * np.linalg.norm(one["moments"])
+  # Adam turns the rounding of gradients that are zero (of biases ahead of a
+  # norm) into whole steps: what counts is the distance travelled by all.
+  assert apart("params") < 0.05 * np.linalg.norm(one["params"] - one["start"])
