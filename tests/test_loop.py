@@ -59,7 +59,7 @@ def test_sigterm_saves_and_the_rerun_continues_in_the_middle_of_a_log_window(
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop._Report, "tick", tick)
+    patch.setattr(loop.Report, "tick", tick)
     stopped = loop.train(tiny_config, tmp_path)
   assert int(stopped.step) == 3
   assert checkpoint.find_checkpoint(tmp_path).name == "3"

@@ -6,7 +6,7 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,13 +14,10 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import denoiser, models, sharding
 from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
-from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.training import checkpoint, metrics
-from mmdiff_jax.training.optimizer import (
-  create_optimizer,
-  learning_rate_schedule,
-)
+from mmdiff_jax.training.optimizer import create_optimizer
 from mmdiff_jax.training.preview import Preview, make_preview
+from mmdiff_jax.training.report import Report
 from mmdiff_jax.training.state import (
   TrainState,
   state_initializer,
@@ -80,7 +77,7 @@ def train(
     _write_overview(state.params, workdir)
     train_step, flops = _compile(program, state)
     report = stack.enter_context(
-      contextlib.closing(_Report(config, workdir, first_step, flops))
+      contextlib.closing(Report(config, workdir, first_step, flops))
     )
     return _run(
       program,
@@ -266,7 +263,7 @@ def _run(
   *,
   loader: Any,
   checkpoints: checkpoint.Checkpoints,
-  report: "_Report",
+  report: Report,
   preview: Preview | None,
 ) -> TrainState:
   """Steps until the end or a signal; logs, previews and saves on the way."""
@@ -345,70 +342,3 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
   finally:
     for signum, old in previous.items():
       signal.signal(signum, old)
-
-
-class _Report:
-  """Progress bar, logs and rates of a run."""
-
-  def __init__(
-    self,
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    first_step: int,
-    flops: float,
-  ):
-    self._batch_size = config.train.batch_size
-    self._flops = flops
-    self._learning_rate = learning_rate_schedule(config.train)
-    main = jax.process_index() == 0
-    self._writer = (
-      metrics.MetricWriter(workdir, first_step=first_step) if main else None
-    )
-    self._bar = progress_bar(
-      config.train.num_steps, "step", initial=first_step, disable=not main
-    )
-    self._step = first_step
-    self._started = time.perf_counter()
-
-  def tick(self) -> None:
-    """Counts one step."""
-    self._bar.update()
-
-  @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Keeps the time spent within it out of the rates."""
-    before = time.perf_counter()
-    yield
-    self._started += time.perf_counter() - before
-
-  def write(self, step: int, window: Any) -> None:
-    """Logs the averages and the rates since the last call."""
-    scalars = metrics.compute(window)
-    now = time.perf_counter()
-    rate = (step - self._step) / max(now - self._started, 1e-9)
-    self._step, self._started = step, now
-    scalars |= {
-      "learning_rate": float(self._learning_rate(step - 1)),
-      "steps_per_second": rate,
-      "clips_per_second": rate * self._batch_size,
-      "tflops_per_second": rate * self._flops / 1e12,
-    }
-    if self._writer is not None:
-      self._writer.write(step, scalars)
-    self._bar.set_postfix(_short(scalars), refresh=False)
-
-  def add(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Logs what a preview measured, as a record of its own."""
-    if self._writer is not None and scalars:
-      self._writer.write(step, scalars)
-
-  def close(self) -> None:
-    """Closes bar and logs."""
-    self._bar.close()
-    if self._writer is not None:
-      self._writer.close()
-
-
-def _short(scalars: Mapping[str, float]) -> dict[str, str]:
-  names = ("loss", "video_mse", "audio_mse", "image_mse")
-  return {n: f"{scalars[n]:.4f}" for n in names if n in scalars}

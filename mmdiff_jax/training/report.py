@@ -1,0 +1,89 @@
+"""Progress bar, logs and rates of a training run."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mmdiff_jax.progress import progress_bar
+from mmdiff_jax.training import metrics
+from mmdiff_jax.training.optimizer import learning_rate_schedule
+
+
+class Report:
+  """Progress bar, logs and rates of a run."""
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    first_step: int,
+    flops: float,
+  ):
+    """Opens the logs of a run.
+
+    Args:
+      config: of the run.
+      workdir: receives the logs.
+      first_step: number of steps that are finished already.
+      flops: floating-point operations of one step.
+    """
+    self._batch_size = config.train.batch_size
+    self._flops = flops
+    self._learning_rate = learning_rate_schedule(config.train)
+    main = jax.process_index() == 0
+    self._writer = (
+      metrics.MetricWriter(workdir, first_step=first_step) if main else None
+    )
+    self._bar = progress_bar(
+      config.train.num_steps, "step", initial=first_step, disable=not main
+    )
+    self._step = first_step
+    self._started = time.perf_counter()
+
+  def tick(self) -> None:
+    """Counts one step."""
+    self._bar.update()
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Keeps the time spent within it out of the rates."""
+    before = time.perf_counter()
+    yield
+    self._started += time.perf_counter() - before
+
+  def write(self, step: int, window: Any) -> None:
+    """Logs the averages and the rates since the last call."""
+    scalars = metrics.compute(window)
+    now = time.perf_counter()
+    rate = (step - self._step) / max(now - self._started, 1e-9)
+    self._step, self._started = step, now
+    scalars |= {
+      "learning_rate": float(self._learning_rate(step - 1)),
+      "steps_per_second": rate,
+      "clips_per_second": rate * self._batch_size,
+      "tflops_per_second": rate * self._flops / 1e12,
+    }
+    if self._writer is not None:
+      self._writer.write(step, scalars)
+    self._bar.set_postfix(_short(scalars), refresh=False)
+
+  def add(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Logs what a preview measured, as a record of its own."""
+    if self._writer is not None and scalars:
+      self._writer.write(step, scalars)
+
+  def close(self) -> None:
+    """Closes bar and logs."""
+    self._bar.close()
+    if self._writer is not None:
+      self._writer.close()
+
+
+def _short(scalars: Mapping[str, float]) -> dict[str, str]:
+  names = ("loss", "video_mse", "audio_mse", "image_mse")
+  return {n: f"{scalars[n]:.4f}" for n in names if n in scalars}
