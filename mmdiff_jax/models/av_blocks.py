@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models import layers
+from mmdiff_jax.models.convolution import convolve
 
 VIDEO_FACTORS = (1, 2, 2)
 AUDIO_FACTORS = (4,)
@@ -67,13 +68,8 @@ class VideoHead(nn.Module):
     kernel = self.param("kernel", nn.initializers.zeros, shape)
     bias = self.param("bias", nn.initializers.zeros, shape[-1:])
     kernel = kernel.transpose(1, 2, 3, 0, 4).reshape(3, 3, channels, -1)
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype).reshape(-1, height, width, channels),
-      kernel.astype(self.dtype),
-      window_strides=(1, 1),
-      padding="SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    x = x.astype(self.dtype).reshape(-1, height, width, channels)
+    y = convolve(x, kernel.astype(self.dtype))
     y = y.reshape(batch, frames, height, width, 3, self.features)
     y = jnp.pad(y, [(0, 0), (1, 1)] + [(0, 0)] * 4)
     taps = [y[:, i : i + frames, :, :, i] for i in range(3)]

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from mmdiff_jax.models.convolution import convolve
+
 GROUPS = 32
 _CUDNN_TYPES = (jnp.bfloat16, jnp.float16)
 _CUDNN_MAX_WIDTH = 128
@@ -69,18 +71,7 @@ class Conv(nn.Module):
     )
     kernel = self.param("kernel", init, shape).astype(self.dtype)
     bias = self.param("bias", init, shape[-1:]).astype(self.dtype)
-    # Axes left alone take part as convolved ones with a single tap.
-    untouched = x.ndim - 2 - len(self.kernel_size)
-    sizes = self.kernel_size + (1,) * untouched
-    spatial = "DHW"[-len(sizes) :]
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.reshape(*sizes, *shape[-2:]),
-      window_strides=(1,) * len(sizes),
-      padding=[((k - 1) // 2 * self.dilation,) * 2 for k in sizes],
-      rhs_dilation=(self.dilation,) * len(sizes),
-      dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-    )
+    y = convolve(x.astype(self.dtype), kernel, self.dilation)
     return y + bias
 
 

@@ -1,0 +1,100 @@
+"""Same-size convolutions, in the formulation that suits the backend.
+
+Accelerators get one plain convolution. XLA:CPU turns the gradient of a kernel
+into a convolution whose window is as large as the image, which reaches 3 to
+15 % of the rate of a matrix product with two spatial axes and 35 to 75 % with
+one; so on a CPU the work is cast as one-dimensional convolutions where it can
+be.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def convolve(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+  """Convolves the first axes after the batch, zero padded to the same size.
+
+  Args:
+    x: `[N, D1, ..., C]`; axes between the convolved ones and the channels are
+      left alone.
+    kernel: `[k1, ..., C, features]` with odd sizes; as many axes are convolved
+      as it has sizes.
+    dilation: distance of the taps, on every convolved axis.
+
+  Returns:
+    `[N, D1, ..., features]`.
+  """
+  axes = kernel.ndim - 2
+  untouched = x.shape[1 + axes : -1]
+  if jax.default_backend() != "cpu":
+    # Axes left alone take part as convolved ones with a single tap.
+    sizes = kernel.shape[:axes] + (1,) * len(untouched)
+    return _convolve(x, kernel.reshape(*sizes, *kernel.shape[axes:]), dilation)
+  if axes == 1 and untouched:
+    # With those axes folded into the convolved one, its neighbours stand as
+    # far apart as there were elements in them.
+    inner = 1
+    for size in untouched:
+      inner *= size
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    y = _convolve(flat, kernel, dilation * inner)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+  if axes == 2 and not untouched and dilation == 1:
+    return _convolve_images(x, kernel)
+  return _convolve(x, kernel, dilation)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+  """`convolve` of all axes, as one XLA convolution."""
+  sizes = kernel.shape[:-2]
+  spatial = "DHW"[-len(sizes) :]
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(1,) * len(sizes),
+    padding=[((k - 1) // 2 * dilation,) * 2 for k in sizes],
+    rhs_dilation=(dilation,) * len(sizes),
+    dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+  )
+
+
+@jax.custom_vjp
+def _convolve_images(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolves images `[N, H, W, C]`; its kernel's gradient is fast on a CPU."""
+  return _convolve(x, kernel, 1)
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
+  return _convolve(x, kernel, 1), (x, kernel)
+
+
+def _backward(
+  residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Gradients of the images and of the kernel `[kh, kw, C, features]`.
+
+  In images whose rows are padded and then laid end to end, the taps of one
+  kernel column stand a row apart: each column's gradient is that of a dilated
+  convolution along one axis.
+  """
+  x, kernel = residuals
+  _, x_vjp = jax.vjp(lambda x: _convolve(x, kernel, 1), x)
+  columns = kernel.shape[1]
+  halo = (columns - 1) // 2
+  row = x.shape[2] + 2 * halo
+
+  def lines(images: jax.Array, left: int, right: int) -> jax.Array:
+    images = jnp.pad(images, ((0, 0), (0, 0), (left, right), (0, 0)))
+    return images.reshape(images.shape[0], -1, images.shape[-1])
+
+  x_lines = lines(x, halo, halo)
+
+  def column_gradient(j: int) -> jax.Array:
+    _, vjp = jax.vjp(lambda k: _convolve(x_lines, k, row), kernel[:, j])
+    return vjp(lines(grad, j, columns - 1 - j))[0]
+
+  kernel_grad = [column_gradient(j) for j in range(columns)]
+  return x_vjp(grad)[0], jnp.stack(kernel_grad, 1)
+
+
+_convolve_images.defvjp(_forward, _backward)
