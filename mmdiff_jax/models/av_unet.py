@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdiff_jax.models import av_blocks, checks, layers, rs_mma
+from mmdiff_jax.models import av_blocks, backward, checks, layers, rs_mma
 from mmdiff_jax.models.plan import Layer, Plan, make_plan
 
 
@@ -122,8 +122,16 @@ class AVUNet(nn.Module):
 
     def run(layer: Layer, h: tuple) -> tuple:
       if layer.kind == "attention":
-        return self._cross(layer, frames)(*h, next(shifts))
-      return self._block(layer, train)(*h, emb)
+        block, args = self._cross(layer, frames), h
+        options = {"shift": next(shifts)}
+        remat = self.remat != "none"
+      else:
+        block, args = self._block(layer, train), (*h, emb)
+        options = {}
+        remat = self.remat == "blocks"
+      if train:
+        return backward.in_turn(block, *args, remat=remat, **options)
+      return block(*args, **options)
 
     h = self._stem(video, audio)
     skips = [h]

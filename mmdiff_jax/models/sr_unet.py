@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mmdiff_jax.models import checks, layers
+from mmdiff_jax.models import backward, checks, layers
 from mmdiff_jax.models.plan import Layer, Plan, make_plan
 
 _FACTORS = (2, 2)
@@ -149,10 +149,21 @@ class SRUNet(nn.Module):
     emb = layers.TimeEmbedding(width, 4 * width, name="time_embedding")(t)
 
     def run(layer: Layer, h: jax.Array) -> jax.Array:
+      shape = h.shape
       if layer.kind == "attention":
-        tokens = h.reshape(h.shape[0], -1, h.shape[-1])
-        return self._attention(layer)(tokens).reshape(h.shape)
-      return self._block(layer, train)(h, emb)
+        block, args = (
+          self._attention(layer),
+          (h.reshape(shape[0], -1, shape[-1]),),
+        )
+        remat = self.remat != "none"
+      else:
+        block, args = self._block(layer, train), (h, emb)
+        remat = self.remat == "blocks"
+      if train:
+        h = backward.in_turn(block, *args, remat=remat)
+      else:
+        h = block(*args)
+      return h.reshape(shape) if layer.kind == "attention" else h
 
     layout, skips = self.plan(), [h]
     for cell in layout.down:
