@@ -5,6 +5,7 @@
   main.py upscale --sr_checkpoint=DIR --source=FILE --output=DIR
   main.py evaluate --real=DIR --fake=DIR --output=report.json
   main.py import_checkpoint --source=FILE.pt --workdir=DIR
+  main.py export_checkpoint --checkpoint=DIR --output=DIR
   main.py gallery DIR
 
 Every key of a configuration can be set on the command line:
@@ -36,7 +37,9 @@ _SR_CHECKPOINT = flags.DEFINE_string(
   "sr_checkpoint", None, "Checkpoint of a super-resolution model."
 )
 _OUTPUT = flags.DEFINE_string(
-  "output", None, "Directory (sample, upscale) or report file (evaluate)."
+  "output",
+  None,
+  "Directory (sample, upscale, export_checkpoint) or report file (evaluate).",
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
   "num_samples", 16, "Samples to generate.", lower_bound=1
@@ -168,6 +171,15 @@ def _import_checkpoint(config, arguments):
   import_checkpoint(config, source=_need(_SOURCE), workdir=_need(_WORKDIR))
 
 
+def _export_checkpoint(config, arguments):
+  del config, arguments
+  from mmdiff_jax.training import checkpoint
+
+  if len(_need(_CHECKPOINT)) > 1:
+    raise ValueError("export_checkpoint takes one --checkpoint.")
+  print(checkpoint.export_params(_CHECKPOINT.value[0], _need(_OUTPUT)))
+
+
 def _gallery(config, arguments):
   del config
   from mmdiff_jax.gallery import make_gallery
@@ -183,6 +195,7 @@ _COMMANDS = {
   "upscale": _upscale,
   "evaluate": _evaluate,
   "import_checkpoint": _import_checkpoint,
+  "export_checkpoint": _export_checkpoint,
   "gallery": _gallery,
 }
 

@@ -228,3 +228,53 @@ def save_params(
     custom_metadata={"config": config_to_json(config), "loader": {}},
   )
   return path
+
+
+def export_params(
+  source: os.PathLike, directory: os.PathLike, dtype: str = "float16"
+) -> pathlib.Path:
+  """Writes the averaged parameters of a checkpoint alone, to hand on.
+
+  Sampling reads the result like any checkpoint, and training can start from
+  it (`config.train.init_from`); a run cannot be continued from it.
+
+  Args:
+    source: see `find_checkpoint`.
+    directory: becomes the checkpoint; must not exist.
+    dtype: in which they are stored; what loads them asks for float32.
+
+  Returns:
+    The path of the checkpoint.
+
+  Raises:
+    FileExistsError: if `directory` exists.
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if a parameter is too large for `dtype`.
+  """
+  target = pathlib.Path(directory).absolute()
+  if target.exists():
+    raise FileExistsError(f"{directory} exists; give another --output.")
+  path = find_checkpoint(source)
+  saved = ocp.checkpointables_metadata(path).metadata["state"]["ema_params"]
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  params = load_params(
+    path,
+    jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved
+    ),
+  )
+  params = jax.tree.map(lambda x: x.astype(dtype), params)
+  if not all(
+    bool(jax.numpy.isfinite(x).all()) for x in jax.tree.leaves(params)
+  ):
+    raise ValueError(
+      f"A parameter of {path} is not finite in {dtype}; choose float32."
+    )
+  ocp.save_checkpointables(
+    target,
+    {"state": {"ema_params": params}},
+    custom_metadata={"config": config_to_json(load_config(path)), "loader": {}},
+  )
+  # Says where on this machine it was written; nothing reads it.
+  (target / "commit_success.txt").unlink(missing_ok=True)
+  return target
