@@ -47,6 +47,17 @@ def page(samples, tmp_path_factory):
   return make_gallery(samples, output, onsets=True, title="Shapes & sounds")
 
 
+def test_subfolders_of_samples_are_shown_together(samples, tmp_path):
+  for name in ("audio_to_video", "joint"):
+    shutil.copytree(samples, tmp_path / name)
+  page = make_gallery(tmp_path).read_text(encoding="utf-8")
+  for name in ("audio_to_video", "joint"):
+    assert f'src="{name}/sample_000000.mp4"' in page
+    assert f"{name}: seed" in page
+  assert page.count("<li class") == 2 * len(LOSSES)
+  assert "<option>run</option>" in page
+
+
 class _Parser(html.parser.HTMLParser):
   def __init__(self, text):
     super().__init__()

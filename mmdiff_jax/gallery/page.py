@@ -55,7 +55,9 @@ def make_gallery(
   Args:
     directory: output of `sample`, or any folder of mp4 and wav files. Its
       `samples.json` ({"settings": {...}, "samples": [{"file", ...}]}) gives
-      settings, order and facts; without it all files are shown by name.
+      settings, order and facts; without it all files are shown by name. A
+      folder without clips shows those of its subfolders that are outputs of
+      `sample`, one after the other.
     output: folder to write to; the media are copied there, so that it can be
       moved alone. By default the page is written into `directory`.
     onsets: mark the impacts that `evaluation.sync` sees and hears (made for
@@ -72,6 +74,8 @@ def make_gallery(
   if not directory.is_dir():
     raise ValueError(f"{directory} is not a directory; name one with clips.")
   settings, items, warnings = _read_samples(directory)
+  if not items:
+    settings, items, warnings = _read_subfolders(directory)
   if not items:
     raise ValueError(
       f"{directory} has no mp4 or wav file; expected the output of `sample`."
@@ -127,6 +131,23 @@ def _read_samples(
   if not items:
     items = [_Item(name, {}) for name in _media_names(directory)]
   return _flatten(settings or {}), items, warnings
+
+
+def _read_subfolders(
+  directory: pathlib.Path,
+) -> tuple[dict, list[_Item], list[str]]:
+  """`_read_samples` of every subfolder that has a `samples.json`."""
+  settings, items, warnings = {}, [], []
+  for listing in sorted(directory.glob("*/samples.json")):
+    name = listing.parent.name
+    inner_settings, inner_items, inner_warnings = _read_samples(listing.parent)
+    settings |= {f"{name}: {key}": v for key, v in inner_settings.items()}
+    warnings += [f"{name}: {line}" for line in inner_warnings]
+    for item in inner_items:
+      item.file = f"{name}/{item.file}"
+      item.facts = {"run": name, **item.facts}
+    items += inner_items
+  return settings, items, warnings
 
 
 def _is_inside(directory: pathlib.Path, file: str) -> bool:
