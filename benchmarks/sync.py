@@ -26,7 +26,14 @@ SPECS = (
 HEADER = ("clips", "F1", "chance", "F1 corr.", "error ms", "attr.", "corr.")
 
 
+def print_header() -> None:
+  """Prints the head of a table of `row`s."""
+  print("| clips of | " + " | ".join(HEADER) + " |")
+  print("|" + " --- |" * (len(HEADER) + 1), flush=True)
+
+
 def row(name: str, report: dict) -> str:
+  """A table's line of a `sync_report`."""
   error = report["timing_error_ms"]
   cells = [
     str(report["clips"]),
@@ -114,8 +121,7 @@ def main() -> None:
     "--samples", type=pathlib.Path, nargs="+", help="folders of mp4 files"
   )
   flags = parser.parse_args()
-  print("| clips of | " + " | ".join(HEADER) + " |")
-  print("|" + " --- |" * (len(HEADER) + 1))
+  print_header()
   for directory in flags.samples or ():
     samples(directory)
   if not flags.samples:

@@ -1,0 +1,148 @@
+"""How synchronous are a model's sounding shapes, given what, sampled how?
+
+  python -m benchmarks.shapes [--checkpoint=DIR] [--count=64] [--batch=32]
+    [--split=eval|tune] [--rows="NAME;..."]
+
+Samples a checkpoint that was trained on the sounding shapes: jointly, audio
+given the video, and video given the audio, with several samplers and guidance
+scales. What is given are clips of the split that training never sees. Prints
+the figures of docs/synthetic.md, between those of truth (1) and of shuffled
+pairs (0).
+"""
+
+import argparse
+import dataclasses
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import sync as sync_rows
+from mmdiff_jax import denoiser, sharding
+from mmdiff_jax.av import AVSpec, uint8_to_unit
+from mmdiff_jax.conditions import Job, Source
+from mmdiff_jax.data import synthetic
+from mmdiff_jax.evaluation import sync
+from mmdiff_jax.training import checkpoint
+from mmdiff_jax.windows import WindowSampler
+
+SHIPPED = "mmdiff_jax/assets/shapes/checkpoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A way to sample.
+
+  Attributes:
+    given: "" (joint), "audio" or "video".
+    sample: keys of `config.sample`; the others are unset.
+  """
+
+  given: str
+  sample: Mapping[str, Any]
+
+
+_DDIM = {"sampler": "ddim", "steps": 50}
+_SOLVER = {
+  "sampler": "dpm_solver++",
+  "method": "multistep",
+  "order": 2,
+  "steps": 20,
+}
+ROWS = {
+  "joint, ddim 50": Row("", _DDIM),
+  "joint, ddpm 100": Row("", {"sampler": "ddpm", "steps": 100}),
+  "joint, dpm_solver++ 20": Row("", _SOLVER),
+}
+for _given, _name in (("audio", "audio->video"), ("video", "video->audio")):
+  ROWS[f"{_name}, ddim 50, replacement"] = Row(_given, _DDIM)
+  for _scale in (0.3, 1.0, 3.0):
+    ROWS[f"{_name}, ddim 50, gradient {_scale:g}"] = Row(
+      _given,
+      _DDIM | {"condition_method": "gradient", "guidance_scale": _scale},
+    )
+  ROWS[f"{_name}, ddim 50, resampling 4x5"] = Row(
+    _given, _DDIM | {"condition_method": "resampling"}
+  )
+# The settings in which models are compared with each other.
+MAIN_ROWS = tuple(
+  name for name in ROWS if name.endswith(("joint, ddim 50", "replacement"))
+)
+
+
+def make_jobs(given: str, count: int, split: str, spec: AVSpec) -> list[Job]:
+  """One sample per clip of the split; `given` is the clip's known stream."""
+  if not given:
+    return [Job(f"{i}", i) for i in range(count)]
+  jobs = []
+  for i in range(count):
+    clip = synthetic.make_clip(synthetic.split_seed(split, i), spec)
+    streams = {"video": uint8_to_unit(clip.video), "audio": clip.audio}
+    source = Source(f"{i}", f"{split}/{i}", {given: streams[given]}, ())
+    jobs.append(Job(f"{i}", i, source))
+  return jobs
+
+
+def sample(
+  path: str | os.PathLike, row: Row, count: int, split: str, batch: int
+) -> tuple[list[np.ndarray], list[np.ndarray], AVSpec]:
+  """Samples a checkpoint; returns uint8 videos, audios and their geometry."""
+  directory = checkpoint.find_checkpoint(path)
+  config = checkpoint.load_config(directory)
+  unset = dict.fromkeys(config.sample, None)
+  config.sample = ConfigDict(
+    unset | {"condition_method": "replacement"} | dict(row.sample)
+  )
+  config.sample.batch_size = batch
+  spec = denoiser.av_spec(config)
+  sampler = WindowSampler(config, directory, sharding.make_mesh(), seed=0)
+  jobs = make_jobs(row.given, count, split, spec)
+  videos, audios = [], []
+  for start in range(0, count, batch):
+    video, audio = sampler(jobs[start : start + batch])
+    videos += list(video)
+    audios += list(audio)
+  return videos, audios, spec
+
+
+def figures(
+  path: str | os.PathLike,
+  name: str,
+  count: int,
+  split: str = "eval",
+  batch: int = 32,
+) -> dict:
+  """`sync_report` of the row `name` of `ROWS`, and the seconds it took."""
+  start = time.perf_counter()
+  report = sync.sync_report(*sample(path, ROWS[name], count, split, batch))
+  return report | {"seconds": time.perf_counter() - start}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.shapes", description=__doc__.split("\n\n")[0]
+  )
+  add = parser.add_argument
+  add("--checkpoint", default=SHIPPED)
+  add("--count", type=int, default=64, help="samples per row")
+  add("--batch", type=int, default=32)
+  add("--split", choices=("eval", "tune"), default="eval")
+  add("--rows", help=f"separated by ; among: {'; '.join(ROWS)}")
+  flags = parser.parse_args(argv)
+  names = flags.rows.split(";") if flags.rows else list(ROWS)
+  unknown = sorted(set(names) - set(ROWS))
+  if unknown:
+    parser.error(f"--rows: unknown {unknown[0]!r}")
+  sync_rows.print_header()
+  for name in names:
+    report = figures(
+      flags.checkpoint, name, flags.count, flags.split, flags.batch
+    )
+    print(sync_rows.row(name, report), flush=True)
+
+
+if __name__ == "__main__":
+  main()
