@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-DEMO := demo_output
+DEMO := demo
+MODEL := mmdiff_jax/assets/shapes/checkpoint
+SHAPES := --config=configs/shapes.py
 
 .PHONY: help demo test lint format bench clean
 
 help:
-	@echo "make demo   train, sample and look at a tiny model   (5 minutes)"
+	@echo "make demo   sample, train, evaluate and look at a small model (5 minutes)"
 	@echo "make test   run the test suite"
 	@echo "make lint   check style    make format   apply it"
 	@echo "make bench  print the benchmark tables"
@@ -24,19 +26,32 @@ $(STAMP): pyproject.toml constraints.txt
 	  -c constraints.txt -e ".[test,dev,tfds]"
 	@touch $(STAMP)
 
-# The main job on synthetic clips. A second run continues where it stands.
+# The main job on sounding shapes, with the model that comes with the project.
+# A second run continues where it stands.
 demo: $(STAMP)
-	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/videos \
-	  --count 64 --frames 16 --size 64 --sample_rate 16000
+	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/videos --count 48
+	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/given --split eval --count 8
 	$(BIN)/python -m data_prep.videos_to_tfrecord --input $(DEMO)/videos \
-	  --output $(DEMO)/records --size 16 --sample_rate 2000 --clip_frames 8
-	$(BIN)/python main.py train --config=configs/smoke.py \
+	  --output $(DEMO)/records --size 16 --sample_rate 2000
+	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
+	  --output=$(DEMO)/joint --num_samples=8
+	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
+	  --output=$(DEMO)/audio_to_video --num_samples=1 \
+	  --condition=audio --source=$(DEMO)/given
+	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
+	  --output=$(DEMO)/video_to_audio --num_samples=1 \
+	  --condition=video --source=$(DEMO)/given
+	$(BIN)/python main.py train $(SHAPES) --config.train.init_from=$(MODEL) \
 	  --workdir=$(DEMO)/run --config.data.source=tfrecord:$(DEMO)/records \
-	  --config.train.num_steps=200
-	$(BIN)/python main.py sample --config=configs/smoke.py \
-	  --checkpoint=$(DEMO)/run --output=$(DEMO)/samples --num_samples=8
-	$(BIN)/python main.py gallery $(DEMO)/samples
-	@echo "Samples, with sound: $(DEMO)/samples/index.html"
+	  --config.train.learning_rate=1e-4 --config.train.num_steps=10 \
+	  --config.train.log_every=5
+	$(BIN)/python main.py evaluate $(SHAPES) --real=$(DEMO)/records \
+	  --fake=$(DEMO)/joint --metrics=fad_mel,av_gap --output=$(DEMO)/report.json
+	@echo "Do picture and sound belong together? 1: as in the truth, 0: chance."
+	$(BIN)/python -m benchmarks.sync --samples $(DEMO)/joint \
+	  $(DEMO)/audio_to_video $(DEMO)/video_to_audio
+	$(BIN)/python main.py gallery $(DEMO) --onsets
+	@echo "Players, waveforms and spectrograms: $(DEMO)/index.html"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS)

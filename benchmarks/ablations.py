@@ -1,13 +1,15 @@
 """What does RS-MMA buy? Variants of one model, trained on the same budget.
 
   python -m benchmarks.ablations --workdir=DIR [--steps=2000] [--count=64]
-    [--batch_size=N] [--variants="NAME;..."]
+    [--batch_size=N] [--init_from=DIR] [--variants="NAME;..."]
 
 Trains every variant of configs/shapes.py for the same number of steps (a
 rerun continues), samples it jointly and in both directions of conditioning,
 and prints the figures of synchrony (docs/synthetic.md). "no coupling" has no
 cross-modal attention at all: two models of one stream each, which share
-nothing but the time step.
+nothing but the time step. With --init_from all start from one checkpoint of the
+full model (whose parameters do not depend on windows and shifts), at a tenth
+of the learning rate and without warm-up; "no coupling" cannot.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from mmdiff_jax.training.loop import train
 
 VARIANTS: dict[str, dict[str, Any]] = {
   "windows 1,4,8": {},
-  "windows 1,4,8, no shift": {"cross_attention_shift": False},
+  "windows 1,4,8, random shift": {"cross_attention_shift": True},
   "windows 1,1,1": {"cross_attention_windows": (1, 1, 1)},
   "windows 4,4,4": {"cross_attention_windows": (4, 4, 4)},
   "no coupling": {
@@ -41,11 +43,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--workdir", type=pathlib.Path, required=True)
   add("--steps", type=int, default=2000)
   add("--batch_size", type=int, help="of training; default: the config's")
+  add("--init_from", default="", help="checkpoint that all start from")
   add("--count", type=int, default=64, help="samples per figure")
   add("--split", choices=("eval", "tune"), default="eval")
-  add("--variants", default=";".join(VARIANTS), help="separated by ;")
+  add("--variants", help=f"separated by ;, among: {'; '.join(VARIANTS)}")
   flags = parser.parse_args(argv)
-  names = flags.variants.split(";")
+  names = flags.variants.split(";") if flags.variants else list(VARIANTS)
+  if flags.init_from and not flags.variants:
+    names.remove("no coupling")
   unknown = sorted(set(names) - set(VARIANTS))
   if unknown:
     parser.error(f"--variants: unknown {unknown[0]!r}")
@@ -54,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     config.model.update(VARIANTS[name])
     config.train.num_steps = flags.steps
     config.train.preview_every = 0
+    if flags.init_from:
+      config.train.init_from = flags.init_from
+      config.train.learning_rate /= 10
+      config.train.warmup_steps = 0
     if flags.batch_size:
       config.train.batch_size = flags.batch_size
     train(config, flags.workdir / _folder(name))

@@ -1,0 +1,64 @@
+"""The model that comes with the project is as its config and log say."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from configs import shapes
+from mmdiff_jax import denoiser, sharding
+from mmdiff_jax.conditions import Job
+from mmdiff_jax.evaluation import sync
+from mmdiff_jax.training import checkpoint, metrics
+from mmdiff_jax.windows import WindowSampler
+
+FOLDER = pathlib.Path(__file__).parents[1] / "mmdiff_jax" / "assets" / "shapes"
+PATH = FOLDER / "checkpoint"
+
+
+def test_its_config_is_the_one_of_the_project():
+  stored, config = checkpoint.load_config(PATH), shapes.get_config()
+  for section in ("model", "diffusion", "data"):
+    assert stored[section].to_dict() == config[section].to_dict()
+
+
+def test_it_is_small_and_names_no_place():
+  files = [file for file in FOLDER.rglob("*") if file.is_file()]
+  assert sum(file.stat().st_size for file in files) < 10e6
+  home = str(pathlib.Path.home()).encode()
+  assert not any(home in file.read_bytes() for file in files)
+
+
+def test_its_log_tells_of_a_falling_loss():
+  log = metrics.read_jsonl(FOLDER / "metrics.jsonl")
+  assert log[-1]["step"] == shapes.get_config().train.num_steps
+  assert log[-1]["loss"] < 0.3 * log[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def samples():
+  config = checkpoint.load_config(PATH)
+  config.sample.update(
+    sampler="dpm_solver++", method="multistep", order=2, steps=15
+  )
+  config.sample.batch_size = 16
+  sampler = WindowSampler(config, PATH, sharding.make_mesh(), seed=3)
+  return (
+    *sampler([Job(str(i), i) for i in range(16)]),
+    denoiser.av_spec(config),
+  )
+
+
+def test_its_sounds_belong_to_its_pictures(samples):
+  """Far beyond chance; the figures proper are in docs/synthetic.md."""
+  report = sync.sync_report(*samples)
+  assert report["events_a"] >= 16 and report["events_b"] >= 16
+  assert report["onset_f1_corrected"] > 0.25
+
+
+def test_its_clips_differ(samples):
+  video, audio, _ = samples
+  flat = video.reshape(len(video), -1).astype(np.float32)
+  distances = ((flat[:, None] - flat[None]) ** 2).mean(-1)
+  assert np.median(distances[~np.eye(len(flat), dtype=bool)]) > 10
+  assert np.isfinite(audio).all()
