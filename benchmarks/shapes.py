@@ -58,6 +58,7 @@ ROWS = {
   "joint, dpm_solver++ 20": Row("", _SOLVER),
 }
 for _given, _name in (("audio", "audio->video"), ("video", "video->audio")):
+  ROWS[f"{_name}, dpm_solver++ 20, replacement"] = Row(_given, _SOLVER)
   ROWS[f"{_name}, ddim 50, replacement"] = Row(_given, _DDIM)
   for _scale in (0.3, 1.0, 3.0):
     ROWS[f"{_name}, ddim 50, gradient {_scale:g}"] = Row(
@@ -68,9 +69,7 @@ for _given, _name in (("audio", "audio->video"), ("video", "video->audio")):
     _given, _DDIM | {"condition_method": "resampling"}
   )
 # The settings in which models are compared with each other.
-MAIN_ROWS = tuple(
-  name for name in ROWS if name.endswith(("joint, ddim 50", "replacement"))
-)
+MAIN_ROWS = tuple(name for name, row in ROWS.items() if row.sample is _SOLVER)
 
 
 def make_jobs(given: str, count: int, split: str, spec: AVSpec) -> list[Job]:
