@@ -151,10 +151,8 @@ class SRUNet(nn.Module):
     def run(layer: Layer, h: jax.Array) -> jax.Array:
       shape = h.shape
       if layer.kind == "attention":
-        block, args = (
-          self._attention(layer),
-          (h.reshape(shape[0], -1, shape[-1]),),
-        )
+        block = self._attention(layer)
+        args = (h.reshape(shape[0], -1, shape[-1]),)
         remat = self.remat != "none"
       else:
         block, args = self._block(layer, train), (h, emb)
