@@ -85,7 +85,19 @@ _TRACEBACK = flags.DEFINE_bool(
   "traceback", False, "Show where in the code an error arose."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "Join the other hosts of a pod before the work."
+  "distributed",
+  False,
+  "Join the other hosts before the work (train, evaluate). TPU pods, SLURM "
+  "and Kubernetes tell who they are; elsewhere give the three flags below.",
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "With --distributed: HOST:PORT of the first host."
+)
+_NUM_HOSTS = flags.DEFINE_integer(
+  "num_hosts", None, "With --distributed: number of hosts.", lower_bound=1
+)
+_HOST = flags.DEFINE_integer(
+  "host", None, "With --distributed: number of this one, from 0.", lower_bound=0
 )
 
 
@@ -189,6 +201,38 @@ def _gallery(config, arguments):
   print(make_gallery(arguments[0], onsets=_ONSETS.value))
 
 
+def _join_hosts(command):
+  """Makes the processes of all hosts one run, whose devices share the work."""
+  ours = (_COORDINATOR, _NUM_HOSTS, _HOST)
+  given = [flag for flag in ours if flag.value is not None]
+  if given and (not _DISTRIBUTED.value or len(given) < len(ours)):
+    names = ", ".join(f"--{flag.name}" for flag in ours)
+    raise ValueError(
+      f"--{given[0].name}: {names} go together, with --distributed."
+    )
+  if not _DISTRIBUTED.value:
+    return
+  if command not in _DISTRIBUTED_COMMANDS:
+    raise ValueError(
+      f"--distributed: {command} runs on one host, only "
+      f"{' and '.join(_DISTRIBUTED_COMMANDS)} on several; leave the flag out."
+    )
+  if given and _HOST.value >= _NUM_HOSTS.value:
+    raise ValueError(
+      f"--host={_HOST.value} must be below --num_hosts={_NUM_HOSTS.value}."
+    )
+  import jax
+
+  try:
+    jax.distributed.initialize(*(flag.value for flag in ours))
+  except ValueError as error:
+    names = ", ".join(f"--{flag.name}" for flag in ours)
+    raise ValueError(
+      f"--distributed: no cluster manager was found; give {names}. ({error})"
+    ) from error
+
+
+_DISTRIBUTED_COMMANDS = ("train", "evaluate")
 _COMMANDS = {
   "train": _train,
   "sample": _sample,
@@ -214,11 +258,8 @@ def _main(argv: list[str]) -> None:
   if arguments and name != "gallery":
     sys.exit(f"error: unexpected argument {arguments[0]!r}.")
   _set_up_logging()
-  if _DISTRIBUTED.value:
-    import jax
-
-    jax.distributed.initialize()
   try:
+    _join_hosts(name)
     _COMMANDS[name](_CONFIG.value, arguments)
   except (ValueError, OSError, RuntimeError) as error:
     if _TRACEBACK.value:

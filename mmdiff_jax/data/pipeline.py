@@ -214,17 +214,40 @@ def _iterate(
     .seed(seed)
     .shuffle()
     .repeat(num_epochs, reseed_each_epoch=True)
-    # Before the slice, so that an element's randomness goes by its global
-    # index, whatever the number of hosts.
+    # Before the hosts part, so that an element's randomness goes by its
+    # global index, whatever their number.
     .random_map(transform)
-    .slice(slice(process_index, None, process_count))
-    .batch(batch_size // process_count, drop_remainder=True)
   )
+  dataset = _HostShare(dataset, batch_size, process_index, process_count)
+  dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
   options = grain.ReadOptions(
     num_threads=data.num_threads,
     prefetch_buffer_size=max(data.prefetch, data.num_threads),
   )
   return iter(dataset.to_iter_dataset(options))
+
+
+class _HostShare(grain.MapDataset):
+  """The elements of one host: consecutive ones of each global batch.
+
+  The hosts' batches, one after another, are then the batch of a single host
+  in its order, and training is the same on any number of them.
+  """
+
+  def __init__(
+    self, parent: grain.MapDataset, batch_size: int, host: int, hosts: int
+  ):
+    super().__init__(parent)
+    self._batch_size = batch_size
+    self._share = batch_size // hosts
+    self._first = host * self._share
+
+  def __len__(self) -> int:
+    return len(self._parent) // self._batch_size * self._share
+
+  def __getitem__(self, index: int) -> dict:
+    batch, place = divmod(index, self._share)
+    return self._parent[batch * self._batch_size + self._first + place]
 
 
 def _check_spec(prepared: AVSpec, wanted: AVSpec, source: str) -> None:

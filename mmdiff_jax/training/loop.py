@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import denoiser, models, sharding
@@ -275,7 +276,7 @@ def _run(
       state, step_metrics = train_step(state, batch)
       window = metrics.merge(window, step_metrics)
       report.tick()
-      stopping = stop_requested()
+      stopping = stop_requested(step)
       last = step == settings.num_steps
       if last or _due(step, settings.log_every):
         _check_finite(window)
@@ -325,8 +326,16 @@ def _check_finite(window: Any) -> None:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-  """Within it, SIGTERM and SIGINT only raise a flag; a second one acts."""
+def _stop_on_signals() -> Iterator[Callable[[int], bool]]:
+  """Yields `stop_requested(step)`: is this the step to save and stop at?
+
+  Within it, SIGTERM and SIGINT only raise a flag; a second one acts. Several
+  hosts get a signal (SIGTERM; one of them is enough) at different steps, but
+  save together: JAX's preemption service lets them agree on a step.
+  """
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
+    return
   received = []
   previous = {}
 
@@ -338,7 +347,7 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
   for signum in (signal.SIGTERM, signal.SIGINT):
     previous[signum] = signal.signal(signum, handler)
   try:
-    yield lambda: bool(received)
+    yield lambda step: bool(received)
   finally:
     for signum, old in previous.items():
       signal.signal(signum, old)
