@@ -37,7 +37,9 @@ demo: $(STAMP)
 	  --output=$(DEMO)/joint --num_samples=8
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/audio_to_video --num_samples=1 \
-	  --condition=audio --source=$(DEMO)/given
+	  --condition=audio --source=$(DEMO)/given --config.sample.steps=20 \
+	  --config.sample.condition_method=gradient \
+	  --config.sample.guidance_scale=20
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/video_to_audio --num_samples=1 \
 	  --condition=video --source=$(DEMO)/given

@@ -4,8 +4,8 @@
     [--batch_size=N] [--init_from=DIR] [--variants="NAME;..."]
 
 Trains every variant of configs/shapes.py for the same number of steps (a
-rerun continues), samples it jointly and in both directions of conditioning,
-and prints the figures of synchrony (docs/synthetic.md). "no coupling" has no
+rerun continues), samples it jointly and given the video, and prints the
+figures of synchrony (docs/synthetic.md). "no coupling" has no
 cross-modal attention at all: two models of one stream each, which share
 nothing but the time step. With --init_from all start from one checkpoint of the
 full model (whose parameters do not depend on windows and shifts), at a tenth

@@ -41,15 +41,13 @@ def get_config() -> ConfigDict:
   config.diffusion.prediction = "x_start"
   config.diffusion.schedule = "cosine"
 
-  config.train.num_steps = 2500
+  config.train.num_steps = 2000
   config.train.batch_size = 8
   config.train.learning_rate = 1e-3
   config.train.warmup_steps = 100
   config.train.anneal = "cosine"
   config.train.gradient_clip = 1.0
   config.train.ema_decay = 0.995
-  # The variance of the sound is a tenth of that of the pictures.
-  config.train.audio_loss_weight = 5.0
   config.train.log_every = 25
   config.train.checkpoint_every = 100
   config.train.preview_every = 500

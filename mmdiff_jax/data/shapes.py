@@ -25,8 +25,8 @@ EXTENTS = {"disc": (1.0, 1.0), "square": (0.88, 0.88), "triangle": (1.0, 0.8)}
 FLOOR = 0.9
 _BACKGROUND = 0.06
 _FLOOR_GREY = 0.35
-# Amplitude of the loudest tone.
-_PEAK = 0.9
+# Amplitude of the loudest tone, and the share of its length in which it fades.
+_PEAK, _FADE = 0.9, 0.25
 
 
 def background(
@@ -82,7 +82,7 @@ def paint(
 def sound(
   audio: np.ndarray, sample_rate: int, shape: dict, time: float, gain: float
 ) -> None:
-  """Adds a decaying tone that starts at `time` (s), with phase 0 there.
+  """Adds a tone that starts at `time` (s), with phase 0, and fades at its end.
 
   Args:
     audio: `[L]`, changed in place.
@@ -94,12 +94,12 @@ def sound(
   first = int(np.ceil(time * sample_rate))
   last = min(len(audio), int((time + shape["tone_length"]) * sample_rate) + 1)
   since = np.arange(first, last) / sample_rate - time
-  part = np.maximum(1 - since / shape["tone_length"], 0.0)
+  left = np.maximum(1 - since / shape["tone_length"], 0.0)
   wave, total = 0.0, 0.0
   for number, weight in enumerate(TIMBRES[shape["kind"]], start=1):
     frequency = number * shape["pitch"]
     if weight and frequency < 0.45 * sample_rate:
       wave = wave + weight * np.sin(2 * np.pi * frequency * since)
       total += weight
-  decay = part * np.exp(3 * (part - 1))
-  audio[first:last] += _PEAK * gain / total * decay * wave
+  level = np.minimum(left / _FADE, 1.0)
+  audio[first:last] += _PEAK * gain / total * level * wave

@@ -38,7 +38,7 @@ from mmdiff_jax.data.shapes import (
 # not show it: seconds after the start, before the end, and past the end.
 _START_MARGIN, _END_MARGIN, _PAST_END = 0.05, 0.08, 0.03
 # An impact before the clip lies this far back: its tone is over.
-_SILENT_LEAD = 0.15
+_SILENT_LEAD = 0.35
 
 _SPLIT_SIZE = 1_000_000_000
 SPLITS = ("train", "tune", "eval")
@@ -216,7 +216,7 @@ def _draw_attributes(
     "color": color,
     "pitch": PITCHES[color],
     "radius": low + (high - low) * size,
-    "tone_length": 0.08 + 0.07 * size,
+    "tone_length": 0.15 + 0.2 * size,
   }
 
 

@@ -28,10 +28,12 @@ _CONTACT, _REBOUND, _REBOUND_TIME = 0.08, 0.05, 0.25
 # add up to this area (squared frame heights), in this share of the frames.
 _MIN_COVERAGE, _MIN_AREA, _MIN_PRESENCE = 0.2, 0.008, 1 / 3
 # Audio: the band in Hz that holds all pitches, seconds over which the level
-# before and after an instant is taken, its least rise (absolute, in medians of
-# the level, and as a factor), seconds between onsets and of the spectrum.
+# before and after an instant is taken, its least rise (absolute, in levels of
+# the background, and as a factor), seconds between onsets and of the spectrum;
+# the background is the level that this share of the clip stays below.
 _BAND = (240.0, 960.0)
-_LEVEL_TIME, _MIN_RISE, _MIN_MEDIANS, _MIN_FACTOR = 0.02, 0.08, 2.0, 1.5
+_LEVEL_TIME, _MIN_RISE, _MIN_FLOORS, _MIN_FACTOR = 0.02, 0.08, 2.0, 1.5
+_FLOOR_SHARE = 0.2
 _ONSET_GAP, _PITCH_TIME = 0.15, 0.06
 
 
@@ -186,7 +188,8 @@ def analyse_audio(audio: np.ndarray, spec: AVSpec) -> Events:
   level = np.sqrt(np.maximum(power[window:] - power[:-window], 0) / window)
   before, after = level[: wave.size], level[window:][: wave.size]
   rise = np.where(after > _MIN_FACTOR * before, after - before, 0.0)
-  enough = max(_MIN_RISE, _MIN_MEDIANS * float(np.median(level)))
+  floor = float(np.quantile(level, _FLOOR_SHARE))
+  enough = max(_MIN_RISE, _MIN_FLOORS * floor)
   onsets: list[int] = []
   while rise.max() > enough:
     onset = int(rise.argmax())
