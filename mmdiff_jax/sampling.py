@@ -51,12 +51,18 @@ def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
   Returns:
     A function to `(x, nfe)`: a dict of `[B, ...]` samples in [-1, 1] and the
     number of network evaluations.
+
+  Raises:
+    ValueError: for options that the sampler does not have, or a number of
+      steps that the schedule cannot give.
   """
   model = models.create_model(config.model)
   schedule = make_schedule(
     config.diffusion.schedule, config.diffusion.num_timesteps
   )
   sampler = make_configured_sampler(config)
+  # Not only when the first samples are asked for: fails for impossible steps.
+  sampler.respace(schedule)
   shapes = denoiser.sample_shapes(config)
   split = sharding.batch_sharded(mesh)
 

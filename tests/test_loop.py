@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,43 @@ def test_run_can_start_from_the_parameters_of_another(
   jax.tree.map(np.testing.assert_array_equal, new.params, state.ema_params)
 
 
+def test_a_run_does_not_continue_as_another_model(
+  uninterrupted, tiny_config, tmp_path, caplog
+):
+  workdir = shutil.copytree(uninterrupted[1], tmp_path / "run")
+  tiny_config.train.num_steps = 5
+  for section, key, value in (
+    ("diffusion", "prediction", "eps"),
+    ("model", "model_channels", 64),
+  ):
+    old = tiny_config[section][key]
+    tiny_config[section][key] = value
+    with pytest.raises(ValueError, match=f"{key} was {old} .* is {value} now"):
+      loop.train(tiny_config, workdir)
+    tiny_config[section][key] = old
+  # What a run that diverges is told to do works, and is noted.
+  tiny_config.train.gradient_clip = 1.0
+  with caplog.at_level("WARNING", "mmdiff_jax"):
+    assert int(loop.train(tiny_config, workdir).step) == 5
+  assert "config.train.gradient_clip was 0.0" in caplog.text
+  assert "num_steps" not in caplog.text
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(
+  uninterrupted, tiny_config, tmp_path
+):
+  workdir = shutil.copytree(uninterrupted[1], tmp_path / "run")
+  (workdir / "checkpoints" / "7").mkdir()  # Not a checkpoint at all.
+  data = max(
+    (workdir / "checkpoints" / "4").rglob("d/*"), key=lambda p: p.stat().st_size
+  )
+  data.write_bytes(data.read_bytes()[:100])
+  tiny_config.train.num_steps = 8
+  with pytest.raises(ValueError, match="4 cannot be read .*delete") as error:
+    loop.train(tiny_config, workdir)
+  assert "\n" not in str(error.value)
+
+
 def test_divergence_stops_with_step_term_and_cure(tiny_config, tmp_path):
   tiny_config.train.learning_rate = 1e30
   with pytest.raises(
@@ -141,6 +179,9 @@ def test_divergence_stops_with_step_term_and_cure(tiny_config, tmp_path):
   [
     ("train", "microbatches", 3, "microbatches=3 must divide"),
     ("train", "anneal", "step", "anneal='step'"),
+    ("train", "ema_decay", 1.5, "ema_decay=1.5 must be at least 0 and below 1"),
+    ("train", "learning_rate", float("nan"), "learning_rate=nan must be"),
+    ("train", "preview_samples", 0, "preview_samples=0 must be at least 1"),
     ("diffusion", "schedule", "cubic", "cubic.*linear"),
     ("diffusion", "timestep_sampler", "even", "even.*uniform"),
     ("diffusion", "loss", "mae", "mae.*mse"),

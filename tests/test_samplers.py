@@ -342,10 +342,22 @@ def test_steps_that_the_schedule_cannot_give_are_an_error():
   with pytest.raises(ValueError, match="at most 1000"):
     make_sampler("ddpm", steps=1001)(make_toy(), SCHEDULE, X, KEY)
   with pytest.raises(ValueError, match="no integer stride"):
-    make_sampler("ddim", steps=499)(make_toy(), SCHEDULE, X, KEY)
+    make_sampler("ddim", steps="ddim499")(make_toy(), SCHEDULE, X, KEY)
+  with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    make_sampler("ddim", steps=0)
   with pytest.raises(ValueError, match="at least 2 steps"):
     one = make_schedule("linear", 1000, "1")
     make_sampler("dpm_solver")(make_toy(), one, X, KEY)
+
+
+@pytest.mark.parametrize("steps", [25, 60, 499])
+def test_ddim_takes_any_number_of_steps(steps):
+  """An integer stride where one fits, else even spacing."""
+  respaced = make_sampler("ddim", steps=steps).respace(SCHEDULE)
+  kept = respaced.timestep_map
+  assert len(kept) == steps
+  strides = set(np.diff(kept).tolist())
+  assert strides == {40} if steps == 25 else max(strides) - min(strides) == 1
 
 
 def test_keys_that_do_not_fit_the_batch_are_an_error():

@@ -163,15 +163,22 @@ def respaced_indices(num_timesteps: int, respacing: str) -> np.ndarray:
   return _section_indices(num_timesteps, counts)
 
 
-def _strided_indices(num_timesteps: int, count: int) -> np.ndarray:
+def integer_stride(num_timesteps: int, count: int) -> int | None:
+  """The first stride from step 0 that takes `count` steps, or None."""
   for stride in range(1, num_timesteps + 1):
-    kept = np.arange(0, num_timesteps, stride)
-    if kept.size == count:
-      return kept
-  raise ValueError(
-    f"respacing 'ddim{count}': no integer stride takes exactly {count} of "
-    f"{num_timesteps} steps; use the section count '{count}' or another N."
-  )
+    if len(range(0, num_timesteps, stride)) == count:
+      return stride
+  return None
+
+
+def _strided_indices(num_timesteps: int, count: int) -> np.ndarray:
+  stride = integer_stride(num_timesteps, count)
+  if stride is None:
+    raise ValueError(
+      f"respacing 'ddim{count}': no integer stride takes exactly {count} of "
+      f"{num_timesteps} steps; use the section count '{count}' or another N."
+    )
+  return np.arange(0, num_timesteps, stride)
 
 
 def _section_indices(num_timesteps: int, counts: list[int]) -> np.ndarray:

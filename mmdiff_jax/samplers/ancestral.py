@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.diffusion import gaussian
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.schedule import Schedule, integer_stride
 from mmdiff_jax.samplers.base import Call, Plan, Sampler, State
 
 Tree = Any
@@ -35,18 +35,22 @@ class _TableSampler(Sampler):
   prediction: str = "eps"
   keep_trajectory: bool = False
 
-  # Put before a number of steps to make a respacing text.
-  _respacing = ""
+  # Whether a number of steps asks for an integer stride, where one gives it.
+  _strided = False
 
   def __post_init__(self):
     gaussian.validate_prediction(self.prediction)
+    if isinstance(self.steps, int) and self.steps < 1:
+      raise ValueError(f"steps must be at least 1, got {self.steps}.")
 
   def respace(self, schedule: Schedule) -> Schedule:
     if self.steps is None:
       return schedule
-    if isinstance(self.steps, str):
-      return schedule.respace(self.steps)
-    return schedule.respace(f"{self._respacing}{self.steps}")
+    text = str(self.steps)
+    if self._strided and isinstance(self.steps, int):
+      if integer_stride(schedule.num_timesteps, self.steps):
+        text = f"ddim{text}"
+    return schedule.respace(text)
 
   def plan(self, schedule: Schedule) -> Plan:
     count = schedule.num_timesteps
@@ -128,7 +132,7 @@ class DDIM(_TableSampler):
 
   eta: float = 0.0
 
-  _respacing = "ddim"
+  _strided = True
 
   def __post_init__(self):
     super().__post_init__()

@@ -5,10 +5,11 @@ since they were last logged and, as JSON, the configuration and the position
 of the data loader.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -57,11 +58,12 @@ class Checkpoints:
 
   def __init__(self, directory: os.PathLike, *, keep_every: int = 0):
     """Opens (and where needed creates) a directory of checkpoints."""
+    self._directory = pathlib.Path(directory).absolute()
     policies = [_preservation.LatestN(1)]
     if keep_every > 0:
       policies.append(_preservation.EveryNSteps(keep_every))
     self._checkpointer = _training.Checkpointer(
-      epath.Path(os.path.abspath(directory)),
+      epath.Path(self._directory),
       # The loop decides when to save; every step is allowed.
       save_decision_policy=_decisions.FixedIntervalPolicy(1),
       preservation_policy=_preservation.AnyPreservationPolicy(policies),
@@ -81,8 +83,12 @@ class Checkpoints:
   @property
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint, or None."""
-    latest = self._checkpointer.latest
-    return None if latest is None else latest.step
+    steps = [
+      checkpoint.step
+      for checkpoint in self._checkpointer.checkpoints
+      if _is_checkpoint(self._directory / str(checkpoint.step))
+    ]
+    return max(steps, default=None)
 
   def save(
     self,
@@ -106,6 +112,10 @@ class Checkpoints:
     if response is None:
       raise RuntimeError(f"The checkpoint of step {step} was not accepted.")
 
+  def config(self, step: int) -> ConfigDict:
+    """The configuration that a checkpoint was written with."""
+    return load_config(self._directory / str(step))
+
   def restore(
     self, step: int, abstract_state: Any, abstract_metrics: Any
   ) -> tuple[Any, Any, dict[str, Any]]:
@@ -119,12 +129,34 @@ class Checkpoints:
 
     Returns:
       State, metrics and the state of the data loader.
+
+    Raises:
+      ValueError: if it is damaged, or that of another network.
     """
-    loaded = self._checkpointer.load_checkpointables(
-      step, {"state": abstract_state, "window": abstract_metrics}
-    )
-    loader = self._checkpointer.metadata(step).custom_metadata["loader"]
-    return loaded["state"], loaded["window"], loader
+    with _reading(self._directory / str(step)):
+      loaded = self._checkpointer.load_checkpointables(
+        step, {"state": abstract_state, "window": abstract_metrics}
+      )
+      loader = self._checkpointer.metadata(step).custom_metadata["loader"]
+      return loaded["state"], loaded["window"], loader
+
+
+def _is_checkpoint(path: pathlib.Path) -> bool:
+  return (path / "_CHECKPOINT_METADATA").is_file()
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+  """Turns whatever orbax raises for a damaged checkpoint into one line."""
+  try:
+    yield
+  except Exception as error:
+    what = str(error).strip().split("\n")[0][:120]
+    raise ValueError(
+      f"The checkpoint {path} cannot be read ({type(error).__name__}: {what}). "
+      "If it is damaged, delete this directory: the same command then goes on "
+      "from the checkpoint before it, or starts anew."
+    ) from error
 
 
 def find_checkpoint(path: os.PathLike) -> pathlib.Path:
@@ -138,11 +170,13 @@ def find_checkpoint(path: os.PathLike) -> pathlib.Path:
     FileNotFoundError: if there is none.
   """
   path = pathlib.Path(path).absolute()
-  if (path / "_CHECKPOINT_METADATA").exists():
+  if _is_checkpoint(path):
     return path
   for parent in (path, path / "checkpoints"):
     if parent.is_dir():
-      steps = [p for p in parent.iterdir() if p.name.isdigit()]
+      steps = [
+        p for p in parent.iterdir() if p.name.isdigit() and _is_checkpoint(p)
+      ]
       if steps:
         return max(steps, key=lambda p: int(p.name))
   raise FileNotFoundError(
@@ -152,9 +186,16 @@ def find_checkpoint(path: os.PathLike) -> pathlib.Path:
 
 
 def load_config(path: os.PathLike) -> ConfigDict:
-  """The configuration stored in a checkpoint."""
-  metadata = ocp.checkpointables_metadata(find_checkpoint(path))
-  return config_from_json(metadata.custom_metadata["config"])
+  """The configuration stored in a checkpoint.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if it is damaged.
+  """
+  directory = find_checkpoint(path)
+  with _reading(directory):
+    metadata = ocp.checkpointables_metadata(directory)
+    return config_from_json(metadata.custom_metadata["config"])
 
 
 def load_params(
@@ -168,15 +209,17 @@ def load_params(
     ema: the moving average (True) or the raw parameters.
 
   Raises:
-    ValueError: if the checkpoint belongs to a network of other shapes.
+    ValueError: if the checkpoint is damaged, or belongs to a network of other
+      shapes.
   """
   name = "ema_params" if ema else "params"
   directory = find_checkpoint(path)
-  saved = ocp.checkpointables_metadata(directory).metadata["state"][name]
+  with _reading(directory):
+    saved = ocp.checkpointables_metadata(directory).metadata["state"][name]
   _check_shapes(saved, abstract_params, directory)
   context = ocp.Context()
   context.pytree.loading.partial_load = True
-  with context:
+  with context, _reading(directory):
     loaded = ocp.load_checkpointables(
       directory, {"state": {name: abstract_params}}
     )
@@ -249,13 +292,18 @@ def export_params(
   Raises:
     FileExistsError: if `directory` exists.
     FileNotFoundError: if there is no checkpoint.
+    OSError: if `directory` cannot be made.
     ValueError: if a parameter is too large for `dtype`.
   """
   target = pathlib.Path(directory).absolute()
   if target.exists():
     raise FileExistsError(f"{directory} exists; give another --output.")
   path = find_checkpoint(source)
-  saved = ocp.checkpointables_metadata(path).metadata["state"]["ema_params"]
+  # Orbax does not come back from a place that it cannot write to.
+  target.mkdir(parents=True)
+  target.rmdir()
+  with _reading(path):
+    saved = ocp.checkpointables_metadata(path).metadata["state"]["ema_params"]
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   params = load_params(
     path,

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -58,7 +60,11 @@ def train(
   """
   workdir = pathlib.Path(workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  _check_settings(config.train)
   _check_batch(config.train, mesh)
+  preview = None
+  if config.train.preview_every > 0:
+    preview = make_preview(config, mesh, workdir / "previews")
   with contextlib.ExitStack() as stack:
     program = _build(config, mesh)
     loader = stack.enter_context(
@@ -88,11 +94,7 @@ def train(
       loader=loader,
       checkpoints=checkpoints,
       report=report,
-      preview=(
-        make_preview(config, mesh, workdir / "previews")
-        if config.train.preview_every > 0
-        else None
-      ),
+      preview=preview,
     )
 
 
@@ -153,6 +155,34 @@ def _build(config: ConfigDict, mesh: jax.sharding.Mesh) -> _Program:
   )
 
 
+# What a setting of `config.train` must be at least, and what it must be below.
+_RANGES = {
+  "learning_rate": (0.0, math.inf),
+  "weight_decay": (0.0, math.inf),
+  "adam_b1": (0.0, 1.0),
+  "adam_b2": (0.0, 1.0),
+  "ema_decay": (0.0, 1.0),
+  "gradient_clip": (0.0, math.inf),
+  "warmup_steps": (0, math.inf),
+  "log_every": (0, math.inf),
+  "checkpoint_every": (0, math.inf),
+  "preview_every": (0, math.inf),
+  "keep_every": (0, math.inf),
+  "preview_samples": (1, math.inf),
+  "preview_steps": (1, math.inf),
+}
+
+
+def _check_settings(settings: ConfigDict) -> None:
+  for name, (least, bound) in _RANGES.items():
+    if not least <= settings[name] < bound:
+      below = "" if bound == math.inf else f" and below {bound:g}"
+      raise ValueError(
+        f"config.train.{name}={settings[name]} must be at least {least:g}"
+        f"{below}."
+      )
+
+
 def _check_batch(settings: ConfigDict, mesh: jax.sharding.Mesh) -> None:
   if settings.microbatches < 1 or settings.batch_size % settings.microbatches:
     raise ValueError(
@@ -188,6 +218,7 @@ def _start_or_resume(
   """Returns state and metrics of the newest checkpoint, or of step 0."""
   latest = checkpoints.latest_step
   if latest is not None:
+    _compare_configs(checkpoints.config(latest), program.config)
     state, window, loader_state = checkpoints.restore(
       latest, program.abstract_state, program.abstract_metrics
     )
@@ -204,6 +235,45 @@ def _start_or_resume(
     )
     _log.info("Parameters start from %s.", init_from)
   return state, _empty_window(program)
+
+
+# Settings that a run may change on the way: what the network is, was learnt
+# and has seen does not depend on them.
+_FREE_SETTINGS = re.compile(
+  r"mesh\.|sample\.|sr\.(sample|chunk)|data\.(num_threads|prefetch)"
+  r"|train\.(num_steps|init_from|preview_|\w+_every$)"
+)
+# Those that would make another model of it.
+_FIXED_SETTINGS = re.compile(
+  r"diffusion\.(schedule|num_timesteps|prediction|timestep_sampler)"
+  r"|model\.(?!remat|attention$|dtype|dropout)"
+)
+
+
+def _compare_configs(stored: ConfigDict, config: ConfigDict) -> None:
+  """Refuses to continue as another model; tells what else has changed."""
+  before, now = (_flatten(c.to_dict()) for c in (stored, config))
+  for key in sorted(before.keys() & now.keys()):
+    if before[key] == now[key] or _FREE_SETTINGS.match(key):
+      continue
+    change = (
+      f"config.{key} was {before[key]} when this run was saved and is "
+      f"{now[key]} now"
+    )
+    if _FIXED_SETTINGS.match(key):
+      raise ValueError(f"{change}; set it back, or take another --workdir.")
+    _log.warning("%s: the run goes on with it.", change)
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested settings by their dotted names."""
+  flat = {}
+  for name, value in settings.items():
+    if isinstance(value, Mapping):
+      flat |= _flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
 
 
 def _empty_window(program: _Program) -> Any:

@@ -42,6 +42,8 @@ def create_optimizer(train: ConfigDict) -> optax.GradientTransformation:
     b2=train.adam_b2,
     weight_decay=train.weight_decay,
   )
-  if train.gradient_clip <= 0:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(train.gradient_clip), adamw)
+  # The state has one structure, so that clipping can be turned on in mid-run.
+  clip = optax.identity()
+  if train.gradient_clip > 0:
+    clip = optax.clip_by_global_norm(train.gradient_clip)
+  return optax.chain(clip, adamw)
