@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep.command_line import bounded, one_line
 from data_prep.videos_to_tfrecord import summary
 from mmdiff_jax.data.clips import Manifest
 from mmdiff_jax.data.media_writer import replacing
@@ -118,9 +119,7 @@ def contact_sheet(
       window.video(), window.audio(), source.spec.sample_rate, _WIDTH
     )
     tile = Image.new("RGB", (_WIDTH, picture.height + _LABEL), _PAPER)
-    # A name may hold bytes that are no text.
-    label = window.label().encode("utf-8", "replace").decode()
-    ImageDraw.Draw(tile).text((2, 2), label, _INK)
+    ImageDraw.Draw(tile).text((2, 2), one_line(window.label()), _INK)
     tile.paste(picture, (0, _LABEL))
     tiles.append(tile)
   cell = (_WIDTH + _GAP, tiles[0].height + _GAP)
@@ -136,6 +135,13 @@ def contact_sheet(
     sheet.save(temporary, format="png")
 
 
+def _check_sheet(path: str) -> None:
+  if os.path.isdir(path):
+    raise ValueError(f"--output {path} is a folder; name a .png file.")
+  if not path.lower().endswith(".png"):
+    raise ValueError(f"--output must be a .png file, got {path}.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program; returns its exit status: 1 if anything is wrong."""
   parser = argparse.ArgumentParser(
@@ -145,24 +151,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
   )
   add = parser.add_argument
   add("directory", metavar="DIR", help="prepared data set")
-  add("--clips", type=int, default=12, help="clips on the contact sheet [12]")
+  add(
+    "--clips",
+    type=bounded(int, 1),
+    default=12,
+    help="clips on the contact sheet [12]",
+  )
   add("--output", metavar="PNG", help=f"contact sheet [DIR/{SHEET}]")
   flags = parser.parse_args(arguments)
-  if flags.clips < 1:
-    parser.error(f"--clips must be at least 1, got {flags.clips}")
+  output = flags.output or os.path.join(flags.directory, SHEET)
   try:
+    _check_sheet(output)
     print(describe(flags.directory))
     problems = verify(flags.directory)
     if problems:
       for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {one_line(problem)}", file=sys.stderr)
       return 1
     print("all records read; all CRCs are right")
-    output = flags.output or os.path.join(flags.directory, SHEET)
     contact_sheet(flags.directory, output, clips=flags.clips)
-    print(f"contact sheet: {output}")
+    print(one_line(f"contact sheet: {output}"))
   except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     return 1
   return 0
 

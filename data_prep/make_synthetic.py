@@ -9,6 +9,7 @@ The folder goes through the ordinary preparation like any folder of videos;
 import argparse
 from collections.abc import Sequence
 
+from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import synthetic
 
@@ -21,20 +22,23 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   add = parser.add_argument
   add("directory", help="output folder, made if absent")
-  add("--count", type=int, default=100, help="number of videos")
+  add("--count", type=bounded(int, 1), default=100, help="number of videos")
   add("--first", type=int, default=0, help="index of the first one")
   add("--split", default="train", help=f"seeds of: {synthetic.SPLITS}")
   add("--frames", type=int, default=16)
   add("--size", type=int, default=64, help="height and width in pixels")
-  add("--fps", type=float, default=10.0)
-  add("--sample_rate", type=int, default=16000, help="audio, Hz")
+  add("--fps", type=bounded(float, *FPS), default=10.0)
+  add(
+    "--sample_rate",
+    type=bounded(int, *SAMPLE_RATE),
+    default=16000,
+    help="audio, Hz",
+  )
   add("--num_shapes", type=int, default=1)
   add("--clutter", type=int, default=0, help="grey rectangles behind")
   add("--walls", action="store_true", help="side walls that sound")
   flags = parser.parse_args(argv)
   try:
-    if flags.count < 1:
-      raise ValueError(f"--count must be at least 1, got {flags.count}.")
     path = synthetic.write_folder(
       flags.directory,
       [
@@ -48,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
       clutter=flags.clutter,
       walls=flags.walls,
     )
-  except ValueError as error:
-    parser.error(str(error))
-  print(f"Wrote {flags.count} videos and {path}.")
+  except (ValueError, OSError) as error:
+    parser.exit(1, f"error: {one_line(error)}\n")
+  print(f"Wrote {flags.count} videos and {one_line(path)}.")
 
 
 if __name__ == "__main__":

@@ -98,16 +98,22 @@ def _run_pool(
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def run_beam(tasks: Sequence[ClipTask], workers: int, advance: Advance) -> None:
-  """Prepares all tasks in a Beam pipeline; the parts carry the results."""
+def check_beam() -> None:
+  """Raises ValueError where Apache Beam is not installed."""
   try:
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    import apache_beam  # noqa: F401
   except ImportError as error:
     raise ValueError(
       "--runner=beam needs Apache Beam: pip install 'mmdiff-jax[beam]', or"
       " use --runner=processes."
     ) from error
+
+
+def run_beam(tasks: Sequence[ClipTask], workers: int, advance: Advance) -> None:
+  """Prepares all tasks in a Beam pipeline; the parts carry the results."""
+  import apache_beam as beam
+  from apache_beam.options.pipeline_options import PipelineOptions
+
   # DirectRunner by name: the default one downloads a program.
   mode = "in_memory" if workers == 1 else "multi_processing"
   options = PipelineOptions(

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from data_prep.command_line import one_line
 from mmdiff_jax.data.clips import FRAME_FORMATS, Manifest
 from mmdiff_jax.data.codec import Feature, decode_example
 from mmdiff_jax.data.tfrecord import read_records
@@ -144,11 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     count = build(flags.input, flags.name, flags.tfds_dir)
   except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     return 1
   print(
     f"{count} examples; train with data.source=tfds:{flags.name} and"
-    f" data.tfds_dir={flags.tfds_dir}"
+    f" data.tfds_dir={one_line(flags.tfds_dir)}"
   )
   return 0
 

@@ -19,10 +19,23 @@ from collections.abc import Sequence
 
 from data_prep import clip_task, runners
 from data_prep.clip_task import ClipOptions, ClipTask
+from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.clips import FRAME_FORMATS, MANIFEST, Clip, Manifest
+from mmdiff_jax.data.clips import (
+  FRAME_FORMATS,
+  MANIFEST,
+  Clip,
+  Manifest,
+  segments,
+)
 from mmdiff_jax.data.media import CHANNELS
-from mmdiff_jax.data.tfrecord import TFRecordWriter, read_records
+from mmdiff_jax.data.tfrecord import (
+  CorruptRecordError,
+  TFRecordWriter,
+  index_path,
+  read_index,
+  read_records,
+)
 
 EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif")
 PARTS = ".parts"
@@ -51,7 +64,8 @@ def prepare(
     workers: processes; the result does not depend on it.
     shards: number of shards, at most one per video; 0 takes one per 64.
     runner: "processes", or "beam" for Apache Beam's DirectRunner.
-    overwrite: replace a data set that is there.
+    overwrite: replace a data set that is there; it stays until the new one
+      is ready.
 
   Returns:
     What dataset.json holds.
@@ -61,6 +75,7 @@ def prepare(
     MissingAudioError: if a video has no sound and that is an error.
   """
   output = pathlib.Path(output_dir)
+  _check_output(output)
   files, duplicates = find_videos(source_dir)
   if not files:
     raise ValueError(
@@ -81,12 +96,19 @@ def prepare(
   finished = _finished(output, fingerprint, overwrite)
   if finished is not None:
     return finished
-  parts.mkdir(parents=True, exist_ok=True)
+  if runner == "beam":
+    runners.check_beam()
   run = runners.run_beam if runner == "beam" else runners.run_processes
-  with runners.progress(len(tasks)) as advance:
-    run(tasks, workers, advance)
+  parts.mkdir(parents=True, exist_ok=True)
   try:
+    with runners.progress(len(tasks)) as advance:
+      run(tasks, workers, advance)
     manifest = _assemble(output, tasks, duplicates, shards, fingerprint)
+  except clip_task.MissingAudioError:
+    # What is done serves once that video is gone or has sound.
+    with contextlib.suppress(OSError):
+      parts.rmdir()
+    raise
   except ValueError:
     # Nothing usable, or a damaged part: the next run looks afresh.
     shutil.rmtree(parts)
@@ -137,6 +159,15 @@ def find_videos(
   return videos, duplicates
 
 
+def _check_output(output: pathlib.Path) -> None:
+  there = next(p for p in (output, *output.parents) if os.path.lexists(p))
+  if not there.is_dir():
+    raise ValueError(
+      f"--output {output}: {there} is no folder; choose another --output, it"
+      " is made if absent."
+    )
+
+
 def _fingerprint(
   tasks: Sequence[ClipTask],
   duplicates: Sequence[tuple[str, str]],
@@ -153,20 +184,41 @@ def _finished(
   """The data set that is there if it is the wanted one."""
   if not (output / MANIFEST).exists():
     return None
-  with contextlib.suppress(ValueError):
+  if overwrite:
+    return None
+  try:
     manifest = Manifest.load(output)
-    complete = all((output / name).exists() for name, _ in manifest.shards)
-    if manifest.fingerprint == fingerprint and complete and not overwrite:
-      print(f"{output} is already prepared; nothing to do.")
-      return manifest
-    if manifest.fingerprint == fingerprint:
-      overwrite = True
-  if not overwrite:
+  except ValueError:
+    manifest = None
+  if manifest is None or manifest.fingerprint != fingerprint:
     raise ValueError(
       f"{output} holds a data set of other videos or options; choose another"
       " --output, or give --overwrite to replace it."
     )
-  (output / MANIFEST).unlink()
+  problem = _damage(output, manifest)
+  if problem is not None:
+    print(one_line(f"{problem}; preparing the videos again."))
+    return None
+  print(one_line(f"{output} is already prepared; nothing to do."))
+  return manifest
+
+
+def _damage(output: pathlib.Path, manifest: Manifest) -> str | None:
+  """What sizes alone tell of a shard that is not whole."""
+  first = 0
+  for name, count in manifest.shards:
+    path = output / name
+    clips = manifest.clips[first : first + count]
+    first += count
+    wanted = sum(len(segments(c.frames, manifest.spec.frames)) for c in clips)
+    if not path.exists():
+      return f"{path}: the shard is missing"
+    try:
+      found = len(read_index(path))
+    except CorruptRecordError as error:
+      return f"{path}: {error.reason}"
+    if found != wanted:
+      return f"{path}: {found} records of {wanted} are there"
   return None
 
 
@@ -193,17 +245,22 @@ def _assemble(
       f"{'; ...' if len(skipped) > 5 else ''})."
     )
   count = min(shards or -(-len(used) // _CLIPS_PER_SHARD), len(used))
-  for old in [*output.glob("clips-*.tfrecord"), *output.glob("clips-*.idx")]:
-    old.unlink()
   table = []
   for shard in range(count):
     group = used[shard * len(used) // count : (shard + 1) * len(used) // count]
     name = f"clips-{shard:05d}-of-{count:05d}.tfrecord"
-    with TFRecordWriter(output / name) as writer:
+    with TFRecordWriter(output / PARTS / name) as writer:
       for task, _ in group:
         for record in read_records(task.part):
           writer.write(record)
     table.append((name, len(group)))
+  # All is written: only now the old data set goes.
+  (output / MANIFEST).unlink(missing_ok=True)
+  for old in [*output.glob("clips-*.tfrecord"), *output.glob("clips-*.idx")]:
+    old.unlink()
+  for name, _ in table:
+    for part in (index_path(output / PARTS / name), output / PARTS / name):
+      os.replace(part, output / part.name)
   options = tasks[0].options
   manifest = Manifest(
     spec=options.spec,
@@ -232,7 +289,10 @@ def _parser() -> argparse.ArgumentParser:
   add("--input", required=True, metavar="DIR", help="folder of videos")
   add("--output", required=True, metavar="DIR", help="folder of the data set")
   add(
-    "--fps", type=_positive(float), default=10.0, help="frames per second [10]"
+    "--fps",
+    type=bounded(float, *FPS),
+    default=10.0,
+    help="frames per second [10]",
   )
   add(
     "--size",
@@ -243,25 +303,25 @@ def _parser() -> argparse.ArgumentParser:
   )
   add(
     "--sample_rate",
-    type=_positive(int),
+    type=bounded(int, *SAMPLE_RATE),
     default=16000,
     help="audio samples per second [16000]",
   )
   add(
     "--clip_frames",
-    type=_positive(int),
+    type=bounded(int, 1),
     default=16,
     help="frames of a window [16]",
   )
   add(
     "--workers",
-    type=_positive(int),
+    type=bounded(int, 1),
     default=os.cpu_count() or 1,
     help="processes; does not change the result [one per core]",
   )
   add(
     "--shards",
-    type=_positive(int),
+    type=bounded(int, 1),
     default=0,
     help="number of shards, at most one per video [one per 64 videos]",
   )
@@ -284,7 +344,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add(
     "--jpeg_quality",
-    type=_quality,
+    type=bounded(int, 1, 100),
     help="1-100, for --frame_format=jpeg [95]",
   )
   add(
@@ -302,28 +362,16 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _positive(kind):
-  def parse(text: str):
-    value = kind(text)
-    if not 0 < value < float("inf"):
-      raise argparse.ArgumentTypeError(f"must be positive, got {text}")
-    return value
-
-  parse.__name__ = f"positive {kind.__name__}"
-  return parse
-
-
 def _size(text: str) -> tuple[int, int]:
-  numbers = [int(number) for number in text.lower().split("x")]
+  try:
+    numbers = [int(side) for side in text.lower().split("x")]
+  except ValueError:
+    numbers = []
   if len(numbers) not in (1, 2) or min(numbers) < 1:
-    raise argparse.ArgumentTypeError(f"must be N or HxW, got {text}")
+    raise argparse.ArgumentTypeError(
+      f"must be N or HxW, such as 64 or 48x64, got {text}"
+    )
   return numbers[0], numbers[-1]
-
-
-def _quality(text: str) -> int:
-  if not 1 <= int(text) <= 100:
-    raise argparse.ArgumentTypeError(f"must be 1 to 100, got {text}")
-  return int(text)
 
 
 def _options(flags: argparse.Namespace) -> ClipOptions:
@@ -354,7 +402,7 @@ def summary(manifest: Manifest) -> str:
     for clip in manifest.clips
     if clip.repaired
   ]
-  return "\n".join(lines)
+  return "\n".join(map(one_line, lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -372,12 +420,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
   except clip_task.MissingAudioError as error:
     print(
-      f"error: {error}; choose --missing_audio=skip or silence.",
+      f"error: {one_line(error)}; choose --missing_audio=skip or silence, or"
+      " remove the file: the same command continues.",
       file=sys.stderr,
     )
     return 1
   except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
     print("interrupted; the same command continues.", file=sys.stderr)

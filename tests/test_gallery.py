@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import shutil
 
 import numpy as np
@@ -175,6 +176,21 @@ def test_damaged_files_and_wavs(samples, tmp_path):
   values = [json.loads(a["data-values"]) for a in parsed.all("li")]
   good = next(v for v in values if v["file"] == "good.mp4")
   assert good["impacts heard"] == 0 < good["impacts seen"]
+
+
+def test_names_that_are_no_text(samples, tmp_path):
+  from urllib.parse import unquote_to_bytes
+
+  folder = tmp_path / os.fsdecode(b"f\xff")
+  folder.mkdir()
+  for name in (b"z\xff.mp4", b"a\n<b>.mp4"):
+    shutil.copyfile(samples / "sample_000000.mp4", folder / os.fsdecode(name))
+  parsed = parse(make_gallery(folder))
+  sources = [a["src"] for a in parsed.all("video") + parsed.all("img")]
+  assert len(sources) == 4
+  for source in sources:
+    assert (folder / os.fsdecode(unquote_to_bytes(source))).is_file()
+  assert "z\\udcff.mp4" in parsed.text
 
 
 def test_a_folder_without_clips_is_refused(tmp_path):

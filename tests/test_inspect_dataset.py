@@ -1,8 +1,12 @@
+import dataclasses
+import os
+
 import numpy as np
 import pytest
 
 from data_prep import inspect_dataset
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.clips import Manifest
 from tests.prepared_fixtures import write_dataset
 
 SPEC = AVSpec(4, 8, 8, 10.0, 4000)
@@ -51,3 +55,29 @@ def test_surplus_records_are_found(dataset, capsys):
   shards[0].write_bytes(shards[0].read_bytes() + shards[1].read_bytes())
   assert inspect_dataset.main([str(dataset)]) == 1
   assert "dataset.json describes" in capsys.readouterr().err
+
+
+def test_any_file_name_is_shown_in_one_line(dataset, tmp_path, capsysbinary):
+  manifest = Manifest.load(dataset)
+  names = (("z\udcff.mp4", "bad"), ("a\nall is well", "bad"))
+  dataclasses.replace(manifest, skipped=names).save(dataset)
+  moved = dataset.rename(tmp_path / os.fsdecode(b"d\xff"))
+  assert inspect_dataset.main([str(moved), "--clips=1"]) == 0
+  output = capsysbinary.readouterr().out
+  assert b"skipped z\\udcff.mp4: bad\nskipped a\\nall is well: bad" in output
+
+
+def test_the_sheet_is_a_png_file(dataset, tmp_path, capsys):
+  for output, words in (
+    (tmp_path, "is a folder"),
+    (tmp_path / "sheet.jpg", "must be a .png file"),
+  ):
+    assert inspect_dataset.main([str(dataset), f"--output={output}"]) == 1
+    error = capsys.readouterr().err
+    assert words in error and str(output) in error
+    assert error.count("\n") == 1
+  assert not (tmp_path / "sheet.jpg").exists()
+  sheet = tmp_path / "made" / "sheet.PNG"
+  flags = ["--clips=1", f"--output={sheet}"]
+  assert inspect_dataset.main([str(dataset), *flags]) == 0
+  assert sheet.stat().st_size > 0

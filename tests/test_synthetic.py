@@ -205,3 +205,50 @@ def test_command_writes_videos_and_their_truth(tmp_path, capsys):
   with pytest.raises(SystemExit):
     make_synthetic.main([str(tmp_path), "--split=test"])
   assert "choose one of" in capsys.readouterr().err
+
+
+def test_a_folder_is_never_mixed_with_other_clips(tmp_path):
+  spec = AVSpec(4, 16, 16, 10.0, 2000)
+  synthetic.write_folder(tmp_path, [0, 1], spec)
+  before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+  synthetic.write_folder(tmp_path, [0, 1], spec)
+  assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+  with pytest.raises(ValueError, match="holds 1 other clips, such as clip_"):
+    synthetic.write_folder(tmp_path, [0], spec)
+  with pytest.raises(ValueError, match="other clips"):
+    synthetic.write_folder(tmp_path, [2, 3], spec)
+  with pytest.raises(ValueError, match="clips of other settings"):
+    synthetic.write_folder(tmp_path, [0, 1], spec, clutter=2)
+  assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+  (tmp_path / "truth.json").unlink()  # as an interrupted call leaves it
+  (tmp_path / "clip_0000000001.mp4").unlink()
+  synthetic.write_folder(tmp_path, [0, 1], spec)
+  assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("--fps=nan", "from 0.01 to 1000"),
+    ("--fps=1e9", "from 0.01 to 1000"),
+    ("--count=0", "at least 1"),
+    ("--frames=0", "AVSpec.frames must be positive"),
+  ],
+)
+def test_command_checks_its_flags(tmp_path, capsys, flag, words):
+  with pytest.raises(SystemExit):
+    make_synthetic.main([str(tmp_path / "x"), flag])
+  assert words in capsys.readouterr().err
+  assert not (tmp_path / "x").exists()
+
+
+def test_command_names_an_output_that_is_no_folder(tmp_path, capsys):
+  path = tmp_path / "file"
+  path.touch()
+  for output in (path, path / "below"):
+    with pytest.raises(SystemExit) as status:
+      make_synthetic.main([str(output), "--count=1"])
+    assert status.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(output) in error
+    assert error.count("\n") == 1

@@ -19,7 +19,8 @@ from mmdiff_jax.data import media
 from mmdiff_jax.data.clips import Manifest
 from mmdiff_jax.data.codec import decode_example
 from mmdiff_jax.data.sources import PreparedSource
-from mmdiff_jax.data.tfrecord import TFRecordSource, read_records
+from mmdiff_jax.data.tfrecord import TFRecordSource, index_path, read_records
+from mmdiff_jax.evaluation.clips import open_clips
 from tests.media_fixtures import click_track, flash_frames, write
 
 RATE = 8000
@@ -215,6 +216,114 @@ def test_a_finished_run_is_not_repeated(videos, prepared, capsys, tmp_path):
   ]
 
 
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["--clip_frames=1000000"], "none of the"),
+    (["--runner=beam"], "needs Apache Beam"),
+    (["--missing_audio=error"], "has no audio"),
+  ],
+)
+def test_a_failed_run_leaves_the_old_data_set(
+  videos, prepared, tmp_path, capsys, monkeypatch, flags, words
+):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  output, source = tmp_path / "data", tmp_path / "in"
+  shutil.copytree(prepared, output)
+  source.mkdir()
+  shutil.copy(videos / "mute.webm", source)
+  assert run(source, output, "--overwrite", *flags) == 1
+  assert words in capsys.readouterr().err
+  assert_same_files(prepared, output)
+
+
+def test_the_old_data_set_stays_until_the_new_one_is_written(
+  videos, prepared, tmp_path, monkeypatch
+):
+  output = tmp_path / "data"
+  shutil.copytree(prepared, output)
+
+  def full_disk(path):
+    raise OSError(f"{path}: no space")
+
+  monkeypatch.setattr(videos_to_tfrecord, "read_records", full_disk)
+  flags = ["--shards=1", "--overwrite"]
+  assert run(videos, output, *flags) == 1
+  # The work that is done serves the next run.
+  assert len(list((output / videos_to_tfrecord.PARTS).glob("*.json"))) > 3
+  equal, *different = filecmp.cmpfiles(
+    prepared, output, os.listdir(prepared), shallow=False
+  )
+  assert different == [[], []]
+  monkeypatch.undo()
+  assert run(videos, output, *flags) == 0
+  assert run(videos, tmp_path / "new", "--shards=1") == 0
+  assert_same_files(output, tmp_path / "new")
+
+
+def test_damaged_shards_are_prepared_again(videos, prepared, tmp_path, capsys):
+  output = tmp_path / "data"
+  shutil.copytree(prepared, output)
+  flags = ["--missing_audio=silence", "--shards=3"]
+  first, second, third = sorted(output.glob("*.tfrecord"))
+  for damage, words in (
+    (lambda: os.truncate(first, first.stat().st_size - 9), "truncated"),
+    (lambda: os.truncate(second, 0), "truncated"),
+    (third.unlink, "the shard is missing"),
+    (
+      lambda: [
+        shutil.copy(a, b)
+        for a, b in ((first, third), (index_path(first), index_path(third)))
+      ],
+      "2 records of 5",
+    ),
+  ):
+    damage()
+    assert run(videos, output, *flags) == 0
+    text = capsys.readouterr().out
+    assert words in text and "preparing the videos again" in text
+    assert "nothing to do" not in text
+    assert_same_files(prepared, output)
+
+
+def test_a_run_stopped_for_missing_audio_continues(videos, tmp_path, capsys):
+  source, output = tmp_path / "in", tmp_path / "out"
+  source.mkdir()
+  for name in ("a.mp4", "mute.webm"):
+    shutil.copy(videos / name, source)
+  assert run(source, output, "--missing_audio=error") == 1
+  assert "the same command continues" in capsys.readouterr().err
+  (source / "mute.webm").unlink()
+  assert run(source, output, "--missing_audio=error") == 0
+  assert not (output / videos_to_tfrecord.PARTS).exists()
+
+
+def test_any_file_name_is_shown_in_one_line(videos, tmp_path, capsysbinary):
+  folder = tmp_path / "in"
+  folder.mkdir()
+  for name in (b"z\xff.mp4", b"x\xff.mp4", b"a\nskipped b.mp4"):
+    path = folder / os.fsdecode(name)
+    path.write_bytes(b"")
+    assert run(folder, tmp_path / "none") == 1
+  shutil.copy(videos / "a.mp4", folder / os.fsdecode(b"z\xff.mp4"))
+  assert run(folder, tmp_path / "out") == 0
+  out, err = capsysbinary.readouterr()
+  assert b"\nskipped b.mp4" not in out + err
+  assert b"\nskipped a\\nskipped b.mp4: the file is empty\n" in out
+  assert b"skipped x\\udcff.mp4: " in out
+  assert Manifest.load(tmp_path / "out").clips[0].source == "z\udcff.mp4"
+
+
+def test_the_evaluation_skips_what_cannot_be_read(videos, caplog):
+  clips = open_clips(videos, AVSpec(4, 16, 16, 10.0, RATE))
+  assert {clip.source for clip in clips.ids} >= set(GOOD)
+  reasons = dict(clips.skipped)
+  assert "damaged" in reasons["empty.mp4"]
+  assert "damaged" in reasons["garbage.AVI"]
+  assert reasons["sound only.mp4"] == "has no video"
+  assert f"{videos / 'empty.mp4'}: damaged" in caplog.text
+
+
 def test_missing_audio_can_skip_or_stop(videos, tmp_path, capsys):
   assert run(videos, tmp_path / "skip") == 0
   skipped = dict(Manifest.load(tmp_path / "skip").skipped)
@@ -274,17 +383,33 @@ def test_larger_frames_are_png_by_default(videos, tmp_path):
 def test_flags_are_checked(videos, tmp_path, capsys):
   assert run(videos, tmp_path, "--jpeg_quality=5") == 1
   assert "goes with --frame_format=jpeg" in capsys.readouterr().err
-  for flag in (
-    "--fps=0",
-    "--size=0",
-    "--size=1x2x3",
-    "--workers=-1",
-    "--fps=x",
+  for flag, words in (
+    ("--fps=0", "from 0.01 to 1000"),
+    ("--fps=1e9", "from 0.01 to 1000"),
+    ("--fps=nan", "from 0.01 to 1000"),
+    ("--fps=x", "a number"),
+    ("--sample_rate=5", "from 1000 to 192000"),
+    ("--size=0", "N or HxW"),
+    ("--size=1x2x3", "N or HxW"),
+    ("--size=axb", "N or HxW, such as"),
+    ("--workers=-1", "at least 1"),
+    ("--jpeg_quality=x", "from 1 to 100"),
   ):
     with pytest.raises(SystemExit) as status:
       run(videos, tmp_path, flag)
     assert status.value.code == 2
-    assert flag.split("=")[0] in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert flag.split("=")[0] in error and words in error
+
+
+def test_an_output_that_is_a_file_is_refused(videos, tmp_path, capsys):
+  path = tmp_path / "file"
+  path.touch()
+  for output in (path, path / "below"):
+    assert run(videos, output) == 1
+    error = capsys.readouterr().err
+    assert f"--output {output}: {path} is no folder" in error
+    assert error.count("\n") == 1
 
 
 def crashing_work(task):
@@ -316,6 +441,7 @@ def test_beam_is_optional(videos, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "apache_beam", None)
   assert run(videos, tmp_path, "--runner=beam") == 1
   assert "pip install 'mmdiff-jax[beam]'" in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
 
 
 def test_beam_makes_the_same_bytes(videos, prepared, tmp_path):

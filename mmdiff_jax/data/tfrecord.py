@@ -29,6 +29,7 @@ class CorruptRecordError(ValueError):
 
   def __init__(self, path: str | os.PathLike, record: int, reason: str):
     super().__init__(f"{os.fspath(path)}#{record}: {reason}; {_CURE}.")
+    self.reason = reason
     self._args = (os.fspath(path), record, reason)
 
   def __reduce__(self):

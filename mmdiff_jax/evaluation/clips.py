@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media, transforms
 from mmdiff_jax.data.clips import MANIFEST, Manifest, Segment, segments
 from mmdiff_jax.data.tfrecord import TFRecordSource
+
+_log = logging.getLogger(__name__)
 
 MEDIA_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
@@ -68,10 +71,12 @@ class ClipSet:
     ]
     self.available = len(self.ids)
     if not self.ids:
-      reason = f": {self.skipped[0][0]} has {self.skipped[0][1]}"
+      reason = ""
+      if self.skipped:
+        reason = " ({}: {})".format(*self.skipped[0])
       raise ValueError(
         f"{name} holds no clip of {spec.frames} frames at {spec.fps:g} fps"
-        f"{reason if self.skipped else ''}; give longer videos."
+        f"{reason}; give longer videos."
       )
 
   def __len__(self) -> int:
@@ -218,7 +223,11 @@ def _array_clips(
 def _media_clips(folder: pathlib.Path, spec: AVSpec) -> ClipSet:
   """Windows of the videos below a folder.
 
-  Of a folder that sampling wrote, the upsampled copies are left out.
+  Files that cannot be read are skipped; the upsampled copies in a folder that
+  sampling wrote are left out.
+
+  Raises:
+    ValueError: if there is no video, or none that can be read.
   """
   listing, copies = folder / "samples.json", set()
   if listing.exists():
@@ -259,9 +268,23 @@ def _media_clips(folder: pathlib.Path, spec: AVSpec) -> ClipSet:
     return content.video[clip.start : clip.start + spec.frames], sound
 
   file_hash = functools.cache(lambda name: file_sha256(folder / name))
-  lengths = {name: _frames_in_file(folder / name, spec.fps) for name in names}
+  lengths: dict[str, int] = {}
+  skipped: list[tuple[str, str]] = []
+  for name in names:
+    try:
+      lengths[name] = _frames_in_file(folder / name, spec.fps)
+    except media.MediaError as error:
+      if len(skipped) + 1 == len(names):
+        raise
+      _log.warning("skipped: %s", error)
+      skipped.append((name, error.reason))
   return ClipSet(
-    str(folder), spec, lengths, load, lambda clip: file_hash(clip.source)
+    str(folder),
+    spec,
+    lengths,
+    load,
+    lambda clip: file_hash(clip.source),
+    skipped,
   )
 
 
@@ -279,9 +302,10 @@ def _frames_in_file(path: pathlib.Path, fps: float) -> int:
         seconds = float(streams[0].duration * streams[0].time_base)
         return int(seconds * fps + 0.1)
   except av.error.FFmpegError as error:
-    raise ValueError(
-      f"{path}: damaged or not a media file ({error.strerror}); remove it or "
-      "write it again."
+    raise media.MediaError(
+      path,
+      f"damaged or not a media file ({error.strerror}); remove it or write it "
+      "again",
     ) from error
   return sum(1 for _ in media.FrameReader(path, fps))
 

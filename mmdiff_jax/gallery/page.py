@@ -92,7 +92,8 @@ def make_gallery(
     title or directory.resolve().name, settings, items, warnings, onsets
   )
   path = target / "index.html"
-  path.write_text(page, encoding="utf-8")
+  # Names may hold bytes that are no text.
+  path.write_text(page, encoding="utf-8", errors="backslashreplace")
   return path
 
 
@@ -327,7 +328,7 @@ def _url(file: str) -> str:
   """Relative address of a file; names may hold any character."""
   from urllib.parse import quote
 
-  return quote(pathlib.PurePath(file).as_posix())
+  return quote(os.fsencode(pathlib.PurePath(file).as_posix()))
 
 
 def _words(value: object) -> str:
