@@ -17,6 +17,7 @@ at the geometry of config.data.
 import difflib
 import logging
 import os
+import pathlib
 import sys
 
 from absl import app, flags
@@ -116,15 +117,15 @@ def _train(config, arguments):
 
 def _sample(config, arguments):
   del arguments
-  from mmdiff_jax import generate
+  runs = _sampling_runs(_need(_CHECKPOINT), _seeds(config), _need(_OUTPUT))
+  try:
+    from mmdiff_jax import generate
 
-  for checkpoint in _need(_CHECKPOINT):
-    for seed in [int(s) for s in _SEEDS.value] or [config.seed]:
-      several = len(_CHECKPOINT.value) > 1 or len(_SEEDS.value) > 1
+    for output, (checkpoint, seed) in runs.items():
       generate.sample(
         config,
         checkpoint_path=checkpoint,
-        output=_run_directory(checkpoint, seed, several),
+        output=output,
         num_samples=_NUM_SAMPLES.value,
         seed=seed,
         formats=_FORMATS.value,
@@ -134,14 +135,49 @@ def _sample(config, arguments):
         overlap=_OVERLAP.value,
         sr_checkpoint=_SR_CHECKPOINT.value,
       )
+  except KeyboardInterrupt:
+    print("Interrupted: the same command continues.", file=sys.stderr)
+    sys.exit(130)  # As shells report a SIGINT.
 
 
-def _run_directory(checkpoint, seed, several):
-  output = _need(_OUTPUT)
-  if not several:
-    return output
-  name = os.path.basename(os.path.normpath(checkpoint))
-  return os.path.join(output, f"{name}-seed{seed}")
+def _seeds(config):
+  try:
+    seeds = [int(text) for text in _SEEDS.value]
+  except ValueError:
+    seeds = [-1]
+  if any(not 0 <= seed < 2**32 for seed in seeds):
+    raise ValueError(
+      f"--seeds={','.join(_SEEDS.value)}: give integers from 0 to 2**32 - 1."
+    )
+  return seeds or [config.seed]
+
+
+def _sampling_runs(checkpoints, seeds, output):
+  """Output directory -> (checkpoint, seed), all of them distinct."""
+  if len(checkpoints) == len(seeds) == 1:
+    return {output: (checkpoints[0], seeds[0])}
+  runs = {}
+  for checkpoint in checkpoints:
+    for seed in seeds:
+      run = os.path.join(output, f"{_run_name(checkpoint)}-seed{seed}")
+      if run in runs:
+        raise ValueError(
+          f"--checkpoint={checkpoint} --seeds={seed} would be written to "
+          f"{run}, as would --checkpoint={runs[run][0]}; sample it apart, "
+          "into another --output."
+        )
+      runs[run] = checkpoint, seed
+  return runs
+
+
+def _run_name(checkpoint):
+  """runs/a, runs/a/checkpoints -> "a"; runs/a/checkpoints/50 -> "a-50"."""
+  path, step = pathlib.Path(os.path.abspath(checkpoint)), ""
+  if path.name.isdigit():
+    path, step = path.parent, f"-{path.name}"
+  if path.name in ("checkpoint", "checkpoints"):
+    path = path.parent
+  return path.name + step
 
 
 def _upscale(config, arguments):
@@ -232,7 +268,47 @@ def _join_hosts(command):
     ) from error
 
 
+def _check_flags(command):
+  """Raises ValueError for a flag that only other commands take."""
+  for flag in sorted(set().union(*_FLAGS.values()) - set(_FLAGS[command])):
+    if flags.FLAGS[flag].present:
+      takers = ", ".join(name for name in _FLAGS if flag in _FLAGS[name])
+      raise ValueError(
+        f"--{flag} is a flag of {takers}, not of {command}; leave it out."
+      )
+
+
 _DISTRIBUTED_COMMANDS = ("train", "evaluate")
+# The flags that only some commands take.
+_FLAGS = {
+  "train": ["workdir"],
+  "sample": [
+    "checkpoint",
+    "sr_checkpoint",
+    "output",
+    "num_samples",
+    "seeds",
+    "formats",
+    "condition",
+    "source",
+    "duration",
+    "overlap",
+  ],
+  "upscale": ["sr_checkpoint", "source", "output"],
+  "evaluate": [
+    "real",
+    "fake",
+    "output",
+    "protocol",
+    "metrics",
+    "weights_dir",
+    "num_clips",
+    "memorisation",
+  ],
+  "import_checkpoint": ["source", "workdir"],
+  "export_checkpoint": ["checkpoint", "output"],
+  "gallery": ["onsets"],
+}
 _COMMANDS = {
   "train": _train,
   "sample": _sample,
@@ -259,9 +335,10 @@ def _main(argv: list[str]) -> None:
     sys.exit(f"error: unexpected argument {arguments[0]!r}.")
   _set_up_logging()
   try:
+    _check_flags(name)
     _join_hosts(name)
     _COMMANDS[name](_CONFIG.value, arguments)
-  except (ValueError, OSError, RuntimeError) as error:
+  except (ValueError, OSError, RuntimeError, ImportError) as error:
     if _TRACEBACK.value:
       raise
     sys.exit(f"error: {error}")
@@ -288,7 +365,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return arguments
   except flags.Error as error:
     sys.exit(f"error: {error}\nmain.py --help lists the flags.")
-  except (AttributeError, KeyError, TypeError, OSError) as error:
+  except SyntaxError as error:
+    sys.exit(f"error: --config: {error}; give a file of configs/.")
+  except (AttributeError, KeyError, TypeError, OSError, ImportError) as error:
     message = str(error.args[0] if error.args else error)
     message = " ".join(message.replace("\\n", " ").split())
     sys.exit(f"error: --config: {message}")

@@ -1,7 +1,9 @@
 """The user's media as conditions: read, checked and repaired."""
 
 import dataclasses
+import hashlib
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -28,12 +30,14 @@ class Source:
     path: where it was read from.
     known: modality -> values in [-1, 1], `[F', H, W, 3]` and `[L', 1]`.
     repairs: what was done to make it fit, in words.
+    digest: hash of the file's bytes.
   """
 
   name: str
   path: str
   known: dict[str, np.ndarray]
   repairs: tuple[str, ...]
+  digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +58,25 @@ class Job:
 def make_jobs(
   num_samples: int, sources: Sequence[Source] | None = None
 ) -> list[Job]:
-  """Lists the samples of a run: `num_samples`, or as many of each source."""
+  """Lists the samples of a run: `num_samples`, or as many of each source.
+
+  The index of a source's sample follows from the source's name and the
+  sample's number alone: neither more samples nor other sources change it.
+  """
   if sources is None:
     return [Job(f"sample_{i:06d}", i) for i in range(num_samples)]
   return [
-    Job(f"{source.name}_{k:03d}", number * num_samples + k, source)
-    for number, source in enumerate(sources)
+    Job(f"{source.name}_{k:03d}", _source_index(source.name, k), source)
+    for source in sources
     for k in range(num_samples)
   ]
+
+
+def _source_index(name: str, k: int) -> int:
+  """An index in [0, 2**31) (int32 on the device), distinct for every k."""
+  digest = hashlib.sha256(os.fsencode(name)).digest()
+  start = int.from_bytes(digest[:4], "big")
+  return (start + k) % 2**31
 
 
 def load_sources(
@@ -105,7 +120,7 @@ def load_sources(
   sources = []
   for file in files:
     name = "_".join(file.relative_to(path).with_suffix("").parts)
-    if any(s.name == name for s in sources):
+    while any(s.name == name for s in sources):
       name += file.suffix.replace(".", "_")
     try:
       sources.append(_load(condition, file, name, spec, known_frames))
@@ -149,7 +164,9 @@ def _load(
   if "audio" in known and np.abs(known["audio"]).max() < SILENCE:
     repairs.append("silent")
     _log.warning("%s is silent: as a condition it says little.", path)
-  return Source(name, str(path), known, tuple(repairs))
+  with path.open("rb") as content:
+    digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+  return Source(name, str(path), known, tuple(repairs), digest)
 
 
 def _too_short(path: pathlib.Path, has: float, needs: float) -> ValueError:

@@ -1,5 +1,6 @@
 """From checkpoints to media files: sampling, conditioning, the cascade."""
 
+import hashlib
 import logging
 import pathlib
 import resource
@@ -14,13 +15,16 @@ from ml_collections import ConfigDict
 from mmdiff_jax import denoiser, sharding
 from mmdiff_jax.conditions import Job, load_sources, make_jobs
 from mmdiff_jax.data import media, media_writer
-from mmdiff_jax.outputs import SampleFolder
+from mmdiff_jax.outputs import SampleFolder, check_directory
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.training import checkpoint
 from mmdiff_jax.upscale import Upscaler
-from mmdiff_jax.windows import WindowSampler
+from mmdiff_jax.windows import WindowSampler, condition_options
 
 _log = logging.getLogger(__name__)
+
+# Up to this size a checkpoint's files count with their bytes.
+_SMALL_FILE = 2**20
 
 
 def sample(
@@ -39,8 +43,9 @@ def sample(
 ) -> dict[str, Any]:
   """Generates samples and writes them to `output`.
 
-  Sample i depends on the seed and i alone. Samples that `output` holds
-  already are not made again.
+  Sample i depends on the seed and i alone; sample i of a source on the seed,
+  the source and its name, and i. Samples that `output` holds already are not
+  made again.
 
   Args:
     config: its sections `sample`, `sr` and `mesh` say how to sample; the
@@ -61,9 +66,12 @@ def sample(
     The statistics that `samples.json` records.
 
   Raises:
-    ValueError: for settings that do not fit together.
+    ValueError: for settings that do not fit together or have no effect, and
+      if `output` holds samples that were made otherwise.
     FileNotFoundError: for a missing checkpoint or source.
+    NotADirectoryError: if `output` is a file.
   """
+  check_directory(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   directory = checkpoint.find_checkpoint(checkpoint_path)
   run = checkpoint.load_config(directory)
@@ -73,6 +81,7 @@ def sample(
       "model here, and this one as --sr_checkpoint."
     )
   run.update(sample=config.sample, sr=config.sr, mesh=config.mesh)
+  _check_effect(run.sample, condition, duration, overlap)
   spec = denoiser.av_spec(run)
   windows = WindowSampler(run, directory, mesh, seed, duration, overlap)
   sources = None
@@ -85,26 +94,31 @@ def sample(
   elif source:
     raise ValueError("--source is given without --condition.")
   jobs = make_jobs(num_samples, sources)
+  overlaps = condition == "continue" or windows.total_frames > spec.frames
+  settings = {
+    "checkpoint_fingerprint": _fingerprint(directory),
+    "seed": seed,
+    "condition": condition,
+    "frames": windows.total_frames,
+    "overlap_frames": windows.overlap_frames if overlaps else None,
+    "sample": checkpoint.config_to_json(run.sample),
+  }
+  # The samples do not depend on these.
+  information = {
+    "checkpoint": str(directory),
+    "batch_size": settings["sample"].pop("batch_size"),
+  }
   upscaler = None
   if sr_checkpoint:
-    upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
+    sr_directory = checkpoint.find_checkpoint(sr_checkpoint)
+    upscaler = Upscaler(sr_directory, config, mesh, seed)
     upscaler.check_size(spec.height, spec.width)
-  folder = SampleFolder(
-    output,
-    spec,
-    formats,
-    {
-      "checkpoint": str(directory),
-      "sr_checkpoint": sr_checkpoint,
-      "seed": seed,
-      "condition": condition,
-      "frames": windows.total_frames,
-      "overlap_frames": windows.overlap_frames,
-      "sample": checkpoint.config_to_json(run.sample),
-      "sr": checkpoint.config_to_json(run.sr) if sr_checkpoint else None,
-    },
-  )
-  todo = [job for job in jobs if not folder.done(job.name)]
+    settings["sr_checkpoint_fingerprint"] = _fingerprint(sr_directory)
+    settings["sr_share_noise"] = run.sr.share_noise
+    settings["sr_sample"] = checkpoint.config_to_json(run.sr.sample)
+    information["sr_checkpoint"] = str(sr_directory)
+  folder = SampleFolder(output, spec, formats, settings, information)
+  todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
   if len(todo) < len(jobs):
     _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
   clock = _Clock()
@@ -123,6 +137,59 @@ def sample(
   return clock.statistics(windows.nfe, upscaler)
 
 
+def _check_effect(
+  settings: ConfigDict,
+  condition: str | None,
+  duration: float | None,
+  overlap: float | None,
+) -> None:
+  """Raises ValueError for options that would change nothing."""
+  condition_options(settings)
+  if overlap is not None and duration is None and condition != "continue":
+    raise ValueError(
+      f"--overlap={overlap} has no effect without --duration or "
+      "--condition=continue."
+    )
+  if condition is not None or duration is not None:
+    return
+  unset = {
+    "condition_method": "replacement",
+    "guidance_scale": None,
+    "resample_repeats": None,
+    "resample_jump": None,
+  }
+  for name, value in unset.items():
+    if settings[name] != value:
+      raise ValueError(
+        f"config.sample.{name}={settings[name]} has no effect without "
+        "--condition or --duration."
+      )
+
+
+def _fingerprint(directory: pathlib.Path) -> str:
+  """Tells checkpoints apart wherever they lie, without reading the arrays.
+
+  The small files count with their bytes (among them the time of saving),
+  the others with their names, which are random, and sizes.
+  """
+  digest = hashlib.sha256()
+  for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    size = path.stat().st_size
+    name = path.relative_to(directory).as_posix()
+    digest.update(f"{name} {size}\n".encode())
+    if size <= _SMALL_FILE:
+      digest.update(path.read_bytes())
+  return digest.hexdigest()[:16]
+
+
+def _identity(job: Job) -> dict[str, Any]:
+  """What tells a sample from another one of its name."""
+  identity: dict[str, Any] = {"index": job.index}
+  if job.source is not None:
+    identity["source_sha256"] = job.source.digest
+  return identity
+
+
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
   for start in range(0, len(jobs), size):
     yield jobs[start : start + size]
@@ -137,7 +204,7 @@ def _write(
 ) -> None:
   """Writes a batch; an upsampled clip goes beside as `<name>_<height>`."""
   for i, job in enumerate(jobs):
-    record = {"index": job.index}
+    record = _identity(job)
     if job.source is not None:
       record |= {
         "source": job.source.path,
@@ -215,7 +282,9 @@ def upscale(
   Raises:
     ValueError: if the file cannot be read, or has frames of a size that the
       network cannot take.
+    NotADirectoryError: if `output` is a file.
   """
+  check_directory(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
   clip = media.read_media(source, channels="all")

@@ -10,12 +10,23 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.nested import flatten
 
 _log = logging.getLogger(__name__)
 
 FORMATS = ("mp4", "wav", "png", "gif")
 # Clips shown by the gif grid.
 GRID_SAMPLES = 16
+
+
+def check_directory(path: str | pathlib.Path) -> None:
+  """Raises NotADirectoryError if a file is in the way of an output folder."""
+  path = pathlib.Path(path)
+  for parent in (path, *path.parents):
+    if parent.exists() and not parent.is_dir():
+      raise NotADirectoryError(
+        f"--output={path}: {parent} is a file; give a folder."
+      )
 
 
 class SampleFolder:
@@ -32,6 +43,7 @@ class SampleFolder:
     spec: AVSpec,
     formats: Sequence[str],
     settings: Mapping[str, Any],
+    information: Mapping[str, Any] | None = None,
   ):
     """Opens a folder of samples.
 
@@ -40,10 +52,12 @@ class SampleFolder:
       spec: frame and sampling rate of the clips.
       formats: of `FORMATS`; the gif is a grid made from the mp4 files.
       settings: what determines the samples, as JSON values.
+      information: written beside the settings, but free to change: what the
+        samples do not depend on.
 
     Raises:
-      ValueError: for an unknown format, or if the folder holds samples that
-        were made with other settings.
+      ValueError: for an unknown format, a damaged `samples.json`, or if the
+        folder holds samples that were made with other settings.
     """
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
@@ -57,6 +71,7 @@ class SampleFolder:
     self._formats = tuple(formats)
     # Through JSON, so that it compares equal to what is read back.
     self._settings = json.loads(json.dumps(settings))
+    self._information = dict(information or {})
     self._records = self._read()
 
   @property
@@ -66,28 +81,46 @@ class SampleFolder:
   def _read(self) -> dict[str, dict]:
     if not self._index_path.exists():
       return {}
-    content = json.loads(self._index_path.read_text())
-    old = content["settings"]
-    differing = sorted(
-      key
-      for key in old.keys() | self._settings.keys()
-      if old.get(key) != self._settings.get(key)
-    )
-    if differing:
-      key = differing[0]
+    try:
+      content = json.loads(self._index_path.read_text())
+      old = dict(content["settings"])
+      records = {record["name"]: dict(record) for record in content["samples"]}
+    except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
-        f"{self._directory} holds samples made with other settings ({key}: "
-        f"{old.get(key)!r}, now {self._settings.get(key)!r}); give another "
-        "--output, or remove it."
+        f"{self._index_path} is no listing of samples ({error!r}); give "
+        "another --output, or remove the file to make the samples again."
+      ) from error
+    for key in self._information:
+      old.pop(key, None)
+    changes = _changes(flatten(old), flatten(self._settings))
+    if changes:
+      raise ValueError(
+        f"{self._directory} holds samples made with other settings "
+        f"({changes}); give another --output, or remove it."
       )
-    return {record["name"]: record for record in content["samples"]}
+    return records
 
-  def done(self, name: str) -> bool:
-    """Whether a sample and all files asked for exist already."""
+  def done(self, name: str, identity: Mapping[str, Any]) -> bool:
+    """Whether a sample and all files asked for exist already.
+
+    Args:
+      name: of the sample.
+      identity: the part of its record that tells it from others of its name.
+
+    Raises:
+      ValueError: if there is another sample of that name.
+    """
     if name not in self._records:
       return False
+    record = self._records[name]
+    changes = _changes({key: record.get(key) for key in identity}, identity)
+    if changes:
+      raise ValueError(
+        f"{self._directory} holds another {name} ({changes}), made from a "
+        "source of the same name; choose another --output."
+      )
     files = list(self._file_names(name).values())
-    files += filter(None, [self._records[name].get("upscaled")])
+    files += filter(None, [record.get("upscaled")])
     return all((self._directory / file).exists() for file in files)
 
   def _file_names(self, name: str) -> dict[str, str]:
@@ -133,7 +166,7 @@ class SampleFolder:
   def write_index(self, statistics: Mapping[str, Any]) -> None:
     """Writes `samples.json`: settings, statistics of the run, samples."""
     content = {
-      "settings": self._settings,
+      "settings": self._settings | self._information,
       "statistics": dict(statistics),
       "samples": [self._records[name] for name in sorted(self._records)],
     }
@@ -155,3 +188,12 @@ class SampleFolder:
     media_writer.write_gif_grid(
       self._directory / "grid.gif", np.stack(videos), fps=self._spec.fps
     )
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+  """Names the keys that differ, with both values."""
+  return "; ".join(
+    f"{key}: {old.get(key)!r}, now {new.get(key)!r}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+  )

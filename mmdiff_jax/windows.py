@@ -1,5 +1,6 @@
 """Batches of samples of any length, with or without something given."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -52,15 +53,16 @@ class WindowSampler:
       overlap: seconds; None is half a clip.
 
     Raises:
-      ValueError: for lengths that do not fit the model's clip.
+      ValueError: for lengths that do not fit the model's clip, or options of
+        conditioning that do not fit together.
     """
     self.spec = spec = denoiser.av_spec(config)
     self.total_frames = spec.frames
     if duration is not None:
-      self.total_frames = round(duration * spec.fps)
+      self.total_frames = _to_frames("duration", duration, spec.fps)
     self.overlap_frames = spec.frames // 2
     if overlap is not None:
-      self.overlap_frames = round(overlap * spec.fps)
+      self.overlap_frames = _to_frames("overlap", overlap, spec.fps)
     if self.total_frames < spec.frames:
       raise ValueError(
         f"--duration={duration} is shorter than the model's clip of "
@@ -77,7 +79,7 @@ class WindowSampler:
     )
     self.nfe = 0
     self._batch_size = config.sample.batch_size
-    self._options = _condition_options(config.sample)
+    self._options = condition_options(config.sample)
     self._split = sharding.batch_sharded(mesh)
     self._sample = sampling.make_sample_fn(config, mesh)
     self._params = load_sampling_params(config, checkpoint, mesh)
@@ -162,15 +164,38 @@ class WindowSampler:
     return jax.device_put(x, self._split)
 
 
-def _condition_options(settings: ConfigDict) -> dict[str, Any]:
-  """Options of `Condition` from `config.sample`."""
+def _to_frames(flag: str, seconds: float, fps: float) -> int:
+  if not math.isfinite(seconds * fps):
+    raise ValueError(f"--{flag}={seconds} is no length; give seconds.")
+  return round(seconds * fps)
+
+
+def condition_options(settings: ConfigDict) -> dict[str, Any]:
+  """Options of `Condition` from `config.sample`.
+
+  Raises:
+    ValueError: if they do not fit together.
+  """
   options = {
     "method": settings.condition_method,
     "scale": settings.guidance_scale,
     "resample_repeats": settings.resample_repeats,
     "resample_jump": settings.resample_jump,
   }
-  return {k: v for k, v in options.items() if v is not None}
+  options = {k: v for k, v in options.items() if v is not None}
+  method, scale = settings.condition_method, settings.guidance_scale
+  if method == "gradient" and not (scale or 0) > 0:
+    raise ValueError(
+      "config.sample.condition_method=gradient needs "
+      f"config.sample.guidance_scale above 0, got {scale}."
+    )
+  try:
+    Condition({}, **options)
+  except ValueError as error:
+    raise ValueError(
+      f"config.sample.condition_method={method}: {error}"
+    ) from error
+  return options
 
 
 def _stack_known(jobs: Sequence[Job]) -> dict[str, np.ndarray]:

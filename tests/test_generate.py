@@ -1,6 +1,7 @@
 """Sampling to files: reproducibility, conditions, long clips, the folder."""
 
 import json
+import shutil
 import wave
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from mmdiff_jax import denoiser, generate
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.conditions import Source, load_sources, make_jobs
 from mmdiff_jax.data import media, media_writer, synthetic
 from mmdiff_jax.training import checkpoint
 from tests.conftest import make_tiny_config
@@ -131,8 +133,77 @@ def test_existing_samples_are_not_made_again(config, run, samples):
 
 
 def test_folder_of_other_settings_is_an_error(config, run, samples):
-  with pytest.raises(ValueError, match="other settings.*seed: 0, now 5"):
+  config = config.copy_and_resolve_references()
+  config.sample.steps = 3
+  with pytest.raises(ValueError, match="other settings") as error:
     sample(config, run, samples, seed=5)
+  differing = "(sample.steps: 2, now 3; seed: 0, now 5)"
+  assert differing in str(error.value)
+
+
+def test_what_samples_do_not_depend_on_may_change(
+  config, run, samples, tmp_path, monkeypatch
+):
+  """A smaller batch, and the same checkpoint in another place."""
+  moved = shutil.copytree(run, tmp_path / "moved")
+  output = shutil.copytree(samples, tmp_path / "out")
+  config = config.copy_and_resolve_references()
+  config.sample.batch_size = 1
+  monkeypatch.setattr(generate, "_write", None)  # Nothing is left to do.
+  sample(config, str(moved), output)
+  settings = json.loads((output / "samples.json").read_text())["settings"]
+  assert settings["checkpoint"].startswith(run)
+
+
+def test_another_checkpoint_in_the_same_place_is_an_error(
+  config, run, samples, tmp_path
+):
+  moved = shutil.copytree(run, tmp_path / "moved")
+  output = shutil.copytree(samples, tmp_path / "out")
+  params = denoiser.make_init_params(config)(jax.random.key(5))
+  shutil.rmtree(moved)
+  checkpoint.save_params(moved, params, config)
+  with pytest.raises(ValueError, match=r"settings \(checkpoint_fingerprint: "):
+    sample(config, str(moved), output)
+
+
+def test_overlap_counts_only_where_it_is_used(config, run, tmp_path):
+  one_clip = {"duration": 0.4, "overlap": 0.3}
+  sample(config, run, tmp_path / "a", num_samples=1, **one_clip)
+  sample(config, run, tmp_path / "a", num_samples=1)
+  sample(config, run, tmp_path / "b", num_samples=1, duration=0.6, overlap=0.2)
+  with pytest.raises(ValueError, match=r"\(overlap_frames: 2, now 3\)"):
+    sample(
+      config, run, tmp_path / "b", num_samples=1, duration=0.6, overlap=0.3
+    )
+
+
+@pytest.mark.parametrize(
+  "content", ['{"settings": {', "{}", "[1]", '{"settings": {}, "samples": [1]}']
+)
+def test_damaged_listing_is_named(config, run, tmp_path, content):
+  (tmp_path / "samples.json").write_text(content)
+  with pytest.raises(ValueError, match="samples.json is no listing") as error:
+    sample(config, run, tmp_path)
+  assert "\n" not in str(error.value)
+
+
+def test_output_that_is_a_file_is_refused_before_the_work(run, tmp_path):
+  (tmp_path / "out").write_text("")
+  for output in (tmp_path / "out", tmp_path / "out" / "below"):
+    # Without a configuration: nothing else is looked at before.
+    with pytest.raises(NotADirectoryError, match="out is a file"):
+      sample(None, run, output)
+
+
+def test_index_of_a_source_depends_on_its_name_and_number_alone():
+  a, b = (Source(name, f"{name}.wav", {}, ()) for name in "ab")
+  few = {job.name: job.index for job in make_jobs(2, [a])}
+  many = {job.name: job.index for job in make_jobs(500, [b, a])}
+  assert len(set(many.values())) == len(many) == 1000
+  assert all(0 <= index < 2**31 for index in many.values())
+  assert few == {name: many[name] for name in few}
+  assert few["a_000"] == 0x4A978112  # For good: seeds samples.
 
 
 def write_source(path, spec, frames):
@@ -170,6 +241,49 @@ def test_given_audio_is_in_the_output_bit_for_bit(
   record = records(tmp_path / "out")[0]
   assert record["given"] == ["audio"]
   assert record["source"].endswith("bell.wav")
+
+
+def test_another_source_of_the_same_name_is_an_error(
+  config, run, spec, tmp_path
+):
+  def write(path, number):
+    path.parent.mkdir(exist_ok=True)
+    audio = synthetic.make_clip(number, spec).audio
+    media_writer.write_wav(path, audio, spec.sample_rate)
+
+  def make(source, num_samples):
+    options = {"condition": "audio", "source": str(source)}
+    sample(config, run, tmp_path / "out", num_samples, **options)
+    return {r["name"]: r for r in records(tmp_path / "out")}
+
+  first, second = (tmp_path / folder / "bell.wav" for folder in "ab")
+  write(first, 3)
+  write(second, 4)
+  before = make(first, 1)
+  content = (tmp_path / "out/bell_000.mp4").read_bytes()
+  for source in (second, second.parent):
+    with pytest.raises(ValueError, match="another bell_000.*another --output"):
+      make(source, 1)
+  # The same file in another place is the same source; more samples of it
+  # leave those that exist, and start from other noise.
+  shutil.copy(first, second)
+  after = make(second, 2)
+  assert after["bell_000"] == before["bell_000"]
+  assert after["bell_001"]["index"] != before["bell_000"]["index"]
+  assert (tmp_path / "out/bell_000.mp4").read_bytes() == content
+  frames = [read_frames(tmp_path / f"out/bell_{k:03d}") for k in range(2)]
+  assert np.mean(frames[0] != frames[1]) > 0.5
+
+
+def test_sources_whose_names_would_be_equal_are_told_apart(spec, tmp_path):
+  for name in ("x/a.mp4", "x/a.mov", "x_a.mp4"):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_source(path.with_suffix(".mp4"), spec, spec.frames)
+    path.with_suffix(".mp4").rename(path)
+  write_source(tmp_path / "in/x/a.mp4", spec, spec.frames)
+  found = load_sources("video", str(tmp_path / "in"), spec, spec.frames)
+  assert [s.name for s in found] == ["x_a", "x_a_mp4", "x_a_mp4_mp4"]
 
 
 def test_given_video_is_in_the_output_bit_for_bit(config, run, spec, tmp_path):
@@ -245,7 +359,13 @@ def test_long_sample_of_a_given_sound_keeps_it(config, run, spec, tmp_path):
     ({"source": "x.wav"}, "without --condition"),
     ({"condition": "audio", "source": "nowhere.wav"}, "nowhere.wav"),
     ({"duration": 0.1}, "shorter than the model's clip"),
-    ({"overlap": 0.4}, "overlap of 4 frames"),
+    ({"duration": 1.0, "overlap": 0.4}, "overlap of 4 frames"),
+    ({"duration": float("inf")}, "--duration=inf"),
+    ({"duration": float("nan")}, "--duration=nan"),
+    ({"duration": 1e308}, "--duration=1e.308"),
+    ({"duration": 1.0, "overlap": float("nan")}, "--overlap=nan"),
+    ({"overlap": 0.2}, "--overlap=0.2 has no effect without --duration"),
+    ({"overlap": 0.2, "condition": "audio", "source": "x.wav"}, "no effect"),
     ({"formats": ("mp5",)}, "mp4, wav, png, gif"),
     ({"formats": ("wav", "gif")}, "add mp4"),
   ],
@@ -256,6 +376,40 @@ def test_senseless_requests_are_one_clear_line(
   with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
     sample(config, run, tmp_path / "out", **options)
   assert "\n" not in str(error.value)
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  ("settings", "options", "message"),
+  [
+    ({"condition_method": "magic"}, {}, "'magic'; allowed are replacement"),
+    ({"condition_method": "resampling"}, {}, "condition_method=resampling has"),
+    ({"resample_jump": 2}, {}, "only 'resampling' takes it"),
+    (
+      {"condition_method": "gradient", "guidance_scale": 2.0},
+      {},
+      "condition_method=gradient has no effect without --condition or",
+    ),
+    (
+      {"condition_method": "gradient"},
+      {"duration": 1.0},
+      "gradient needs config.sample.guidance_scale above 0, got None",
+    ),
+    (
+      {"condition_method": "gradient", "guidance_scale": 0.0},
+      {"duration": 1.0},
+      "gradient needs config.sample.guidance_scale above 0, got 0.0",
+    ),
+    ({"guidance_scale": 2.0}, {"duration": 1.0}, "only 'gradient' takes"),
+  ],
+)
+def test_senseless_options_of_conditioning_are_errors(
+  config, run, tmp_path, settings, options, message
+):
+  config = config.copy_and_resolve_references()
+  config.sample.update(settings)
+  with pytest.raises(ValueError, match=message):
+    sample(config, run, tmp_path / "out", **options)
   assert not (tmp_path / "out").exists()
 
 

@@ -206,12 +206,13 @@ def test_the_gradients_scale_is_independent_of_the_batch(kind):
   assert_close({m: v[1:] for m, v in both.items()}, one, 2e-5)
 
 
-def test_a_scale_of_zero_is_replacement():
+def test_a_vanishing_scale_is_replacement():
+  tiny = {"method": "gradient", "scale": 1e-9}
   for kind in ("ddpm", "singlestep-3"):
     plain = condition_on_audio(X_START["audio"])
-    zero = condition_on_audio(X_START["audio"], method="gradient", scale=0.0)
+    least = condition_on_audio(X_START["audio"], **tiny)
     a, _ = build(kind)(make_toy(), SCHEDULE, X, KEY, plain)
-    b, _ = build(kind)(make_toy(), SCHEDULE, X, KEY, zero)
+    b, _ = build(kind)(make_toy(), SCHEDULE, X, KEY, least)
     assert_close(a, b, 1e-5)
 
 
@@ -227,7 +228,7 @@ def test_gradients_are_float32_where_bfloat16_would_lose_them():
 
   def corrections(dtype, scale):
     run = {}
-    for s in (0.0, scale):
+    for s in (1e-30, scale):
       condition = condition_on_audio(
         X_START["audio"], method="gradient", scale=s
       )
@@ -240,7 +241,7 @@ def test_gradients_are_float32_where_bfloat16_would_lose_them():
         condition,
       )
       run[s] = np.asarray(trajectory["video"][0])
-    return run[0.0], run[scale]
+    return run[1e-30], run[scale]
 
   scale = 1e-2
   before, after = corrections(jnp.bfloat16, scale)
@@ -430,9 +431,15 @@ def test_a_condition_passes_through_jit_as_data():
   [
     ({"method": "magic"}, "allowed are replacement, gradient, resampling"),
     ({"scale": 3.0}, "only 'gradient' takes a scale"),
-    ({"method": "gradient", "scale": -1.0}, "may not be negative"),
+    ({"method": "gradient"}, "scale=0.0 with.*give one above 0"),
+    ({"method": "gradient", "scale": -1.0}, "give one above 0"),
+    ({"method": "gradient", "scale": np.nan}, "give one above 0"),
+    ({"method": "gradient", "scale": np.inf}, "give one above 0"),
     ({"resample_repeats": 2}, "only 'resampling' takes it"),
-    ({"method": "gradient", "resample_jump": 2}, "only 'resampling'"),
+    (
+      {"method": "gradient", "scale": 1.0, "resample_jump": 2},
+      "only 'resampling'",
+    ),
     ({"method": "resampling", "resample_jump": 0}, "at least 1"),
   ],
 )

@@ -1,5 +1,6 @@
 """The command line: what it offers, and its errors in one line."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def run(*arguments):
+def run(*arguments, program=("main.py",), **environment):
   return subprocess.run(
-    [sys.executable, "main.py", *arguments],
+    [sys.executable, *program, *arguments],
     cwd=ROOT,
+    env=os.environ | environment,
     capture_output=True,
     text=True,
     timeout=120,
@@ -35,8 +37,25 @@ def test_help_names_the_commands():
     ("train more --workdir=x", "unexpected argument 'more'"),
     ("train --config.train.batchsize=2", "batch_size"),
     ("train --config=nowhere.py", "nowhere.py"),
+    ("train --config=README.md", "README.md, line"),
+    ("train --workdir=x --seeds=1", "--seeds is a flag of sample, not of"),
+    ("evaluate --onsets", "--onsets is a flag of gallery, not of evaluate"),
+    ("gallery x --num_samples=16", "--num_samples is a flag of sample"),
+    ("upscale --checkpoint=x", "a flag of sample, export_checkpoint, not of"),
     ("sample --output=x", "--checkpoint is required"),
     ("sample --checkpoint=nowhere --output=x", "No checkpoint in"),
+    ("sample --checkpoint=x --output=x --seeds=0,x", "--seeds=0,x: give"),
+    ("sample --checkpoint=x --output=x --seeds=-1", "--seeds=-1: give"),
+    (
+      "sample --checkpoint=x --output=x --seeds=4294967296",
+      "--seeds=4294967296: give integers from 0 to 2**32 - 1",
+    ),
+    (
+      "sample --checkpoint=a/x --checkpoint=b/x --output=x",
+      "--checkpoint=b/x --seeds=0 would be written to x/x-seed0, as would "
+      "--checkpoint=a/x",
+    ),
+    ("sample --checkpoint=x --output=main.py/x", "main.py is a file"),
     ("sample --distributed", "sample runs on one host"),
     ("train --host=1", "go together, with --distributed"),
     ("train --distributed --host=1", "go together, with --distributed"),
@@ -54,3 +73,66 @@ def test_mistakes_are_one_line_and_a_non_zero_status(arguments, words):
   assert [line for line in lines if line.startswith("error: ")]
   assert len(lines) <= 2, result.stderr
   assert not (ROOT / "x").exists()
+
+
+def test_missing_pytorch_is_one_line(tmp_path):
+  (tmp_path / "torch.py").write_text("raise ImportError('not here')")
+  result = run(
+    "import_checkpoint",
+    "--source=README.md",
+    f"--workdir={tmp_path / 'run'}",
+    PYTHONPATH=str(tmp_path),
+  )
+  assert result.returncode == 1
+  assert result.stderr.startswith("error: Reading README.md needs PyTorch")
+  assert len(result.stderr.splitlines()) == 1
+
+
+STAND_IN = """
+import signal, sys
+from absl import app
+import main
+from mmdiff_jax import generate
+def sample(config, *, checkpoint_path, output, seed, **options):
+  print(checkpoint_path, output, seed)
+  if checkpoint_path == "interrupt":
+    signal.raise_signal(signal.SIGINT)
+generate.sample = sample
+app.run(main._main, ["main.py", *sys.argv[1:]], main._parse_flags)
+"""
+
+
+def test_several_checkpoints_go_to_folders_that_tell_them_apart():
+  checkpoints = (
+    "r/a",
+    "r/b/checkpoints",
+    "r/b/checkpoints/50",
+    "r/b/checkpoints/60/",
+    "r/c/checkpoint",
+  )
+  result = run(
+    "sample",
+    *(f"--checkpoint={checkpoint}" for checkpoint in checkpoints),
+    "--output=x",
+    "--seeds=3,4",
+    program=("-c", STAND_IN),
+  )
+  assert result.returncode == 0, result.stderr
+  runs = [line.split() for line in result.stdout.splitlines()]
+  names = ("a", "b", "b-50", "b-60", "c")
+  assert runs == [
+    [checkpoint, f"x/{name}-seed{seed}", str(seed)]
+    for checkpoint, name in zip(checkpoints, names, strict=True)
+    for seed in (3, 4)
+  ]
+
+
+def test_interrupted_sampling_says_how_to_go_on():
+  result = run(
+    "sample",
+    "--checkpoint=interrupt",
+    "--output=x",
+    program=("-c", STAND_IN),
+  )
+  assert result.returncode == 130
+  assert result.stderr == "Interrupted: the same command continues.\n"

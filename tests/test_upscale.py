@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -206,19 +207,18 @@ def test_cascade_writes_both_sizes_with_the_same_sound(joint, run, tmp_path):
   media_writer.write_wav(
     bell, synthetic.make_clip(1, long).audio, spec.sample_rate
   )
-  statistics = generate.sample(
-    config,
-    checkpoint_path=path,
-    output=str(tmp_path / "out"),
-    num_samples=2,
-    seed=0,
-    formats=("mp4", "wav"),
-    condition="audio",
-    source=str(bell),
-    duration=0.9,
-    overlap=0.2,
-    sr_checkpoint=run,
-  )
+  options = {
+    "checkpoint_path": path,
+    "output": str(tmp_path / "out"),
+    "num_samples": 2,
+    "seed": 0,
+    "formats": ("mp4", "wav"),
+    "condition": "audio",
+    "source": str(bell),
+    "duration": 0.9,
+    "overlap": 0.2,
+  }
+  statistics = generate.sample(config, sr_checkpoint=run, **options)
   assert statistics["sr_nfe"] == 2
   index = json.loads((tmp_path / "out/samples.json").read_text())
   large = []
@@ -241,6 +241,18 @@ def test_cascade_writes_both_sizes_with_the_same_sound(joint, run, tmp_path):
     for name in ("000", "000_32", "001_32")
   ]
   assert sounds == [bell.read_bytes()] * 3
+  # All is there, also for other chunks and the checkpoint in another place.
+  moved = shutil.copytree(run, tmp_path / "moved")
+  config = config.copy_and_resolve_references()
+  config.sr.chunk_frames = 2
+  generate.sample(config, sr_checkpoint=str(moved), **options)
+  after = json.loads((tmp_path / "out/samples.json").read_text())
+  assert after == index
+  other = sr_fixtures.save_random(
+    sr_fixtures.make_tiny_sr_config(), tmp_path / "other"
+  )
+  with pytest.raises(ValueError, match=r"\(sr_checkpoint_fingerprint: "):
+    generate.sample(config, sr_checkpoint=other, **options)
 
 
 def streams(path):

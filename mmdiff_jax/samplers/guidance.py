@@ -13,6 +13,7 @@ it was given. Beyond that:
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +39,9 @@ class Condition:
       (nonzero) where the value is known. A known modality without a mask is
       known whole.
     method: "replacement", "gradient" or "resampling".
-    scale: strength of the gradient method, for the misfit SUMMED over a
-      sample's elements: it means the same at any batch and clip size.
+    scale: strength of the gradient method, which needs one above 0, for the
+      misfit SUMMED over a sample's elements: it means the same at any batch
+      and clip size.
     resample_repeats: how often the resampling method runs each stretch; None
       is 4.
     resample_jump: length of a stretch in steps; None is 5.
@@ -62,10 +64,16 @@ class Condition:
         f"{', '.join(METHODS)}."
       )
     object.__setattr__(self, "scale", float(self.scale))
-    if self.scale < 0 or (self.scale and self.method != "gradient"):
+    if self.method == "gradient":
+      # At 0 it would be replacement at three times the cost.
+      if not 0 < self.scale < math.inf:
+        raise ValueError(
+          f"scale={self.scale} with method 'gradient'; give one above 0."
+        )
+    elif self.scale:
       raise ValueError(
         f"scale={self.scale} with method {self.method!r}; only 'gradient' "
-        "takes a scale, and it may not be negative."
+        "takes a scale."
       )
     for name, default in (("resample_repeats", 4), ("resample_jump", 5)):
       value = getattr(self, name)

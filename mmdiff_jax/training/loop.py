@@ -8,7 +8,7 @@ import pathlib
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import denoiser, models, sharding
 from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
+from mmdiff_jax.nested import flatten
 from mmdiff_jax.training import checkpoint, metrics
 from mmdiff_jax.training.optimizer import create_optimizer
 from mmdiff_jax.training.preview import Preview, make_preview
@@ -252,7 +253,7 @@ _FIXED_SETTINGS = re.compile(
 
 def _compare_configs(stored: ConfigDict, config: ConfigDict) -> None:
   """Refuses to continue as another model; tells what else has changed."""
-  before, now = (_flatten(c.to_dict()) for c in (stored, config))
+  before, now = (flatten(c.to_dict()) for c in (stored, config))
   for key in sorted(before.keys() & now.keys()):
     if before[key] == now[key] or _FREE_SETTINGS.match(key):
       continue
@@ -263,17 +264,6 @@ def _compare_configs(stored: ConfigDict, config: ConfigDict) -> None:
     if _FIXED_SETTINGS.match(key):
       raise ValueError(f"{change}; set it back, or take another --workdir.")
     _log.warning("%s: the run goes on with it.", change)
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested settings by their dotted names."""
-  flat = {}
-  for name, value in settings.items():
-    if isinstance(value, Mapping):
-      flat |= _flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def _empty_window(program: _Program) -> Any:
