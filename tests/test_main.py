@@ -89,14 +89,14 @@ def test_missing_pytorch_is_one_line(tmp_path):
 
 
 STAND_IN = """
-import signal, sys
+import sys
 from absl import app
 import main
 from mmdiff_jax import generate
 def sample(config, *, checkpoint_path, output, seed, **options):
   print(checkpoint_path, output, seed)
   if checkpoint_path == "interrupt":
-    signal.raise_signal(signal.SIGINT)
+    raise KeyboardInterrupt
 generate.sample = sample
 app.run(main._main, ["main.py", *sys.argv[1:]], main._parse_flags)
 """
