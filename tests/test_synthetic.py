@@ -107,7 +107,7 @@ def test_a_harder_impact_is_louder():
 
 
 def test_both_streams_are_equally_strong():
-  """Else the noise of the diffusion hides one while the other is settled."""
+  """Neither is lost in the noise of the diffusion long before the other."""
   spec = AVSpec(16, 16, 16, 10.0, 2000)
   clips = [synthetic.make_clip(seed, spec) for seed in range(100)]
   video = np.stack([clip.video for clip in clips]) / 127.5 - 1
