@@ -83,12 +83,7 @@ class Checkpoints:
   @property
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint, or None."""
-    steps = [
-      checkpoint.step
-      for checkpoint in self._checkpointer.checkpoints
-      if _is_checkpoint(self._directory / str(checkpoint.step))
-    ]
-    return max(steps, default=None)
+    return max(_saved_steps(self._directory), default=None)
 
   def save(
     self,
@@ -145,6 +140,15 @@ def _is_checkpoint(path: pathlib.Path) -> bool:
   return (path / "_CHECKPOINT_METADATA").is_file()
 
 
+def _saved_steps(directory: pathlib.Path) -> list[int]:
+  """Steps of the complete checkpoints of a directory, if there is one."""
+  return [
+    int(path.parent.name)
+    for path in directory.glob("*/_CHECKPOINT_METADATA")
+    if path.parent.name.isdigit()
+  ]
+
+
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[None]:
   """Turns whatever orbax raises for a damaged checkpoint into one line."""
@@ -173,12 +177,9 @@ def find_checkpoint(path: os.PathLike) -> pathlib.Path:
   if _is_checkpoint(path):
     return path
   for parent in (path, path / "checkpoints"):
-    if parent.is_dir():
-      steps = [
-        p for p in parent.iterdir() if p.name.isdigit() and _is_checkpoint(p)
-      ]
-      if steps:
-        return max(steps, key=lambda p: int(p.name))
+    steps = _saved_steps(parent)
+    if steps:
+      return parent / str(max(steps))
   raise FileNotFoundError(
     f"No checkpoint in {path}: give a checkpoint directory, or the --workdir "
     "of a training run that has saved one."

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-import math
 import pathlib
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +15,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import denoiser, models, sharding
 from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
-from mmdiff_jax.nested import flatten
-from mmdiff_jax.training import checkpoint, metrics
+from mmdiff_jax.training import checkpoint, metrics, settings
 from mmdiff_jax.training.optimizer import create_optimizer
 from mmdiff_jax.training.preview import Preview, make_preview
 from mmdiff_jax.training.report import Report
@@ -61,7 +58,7 @@ def train(
   """
   workdir = pathlib.Path(workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  _check_settings(config.train)
+  settings.check_ranges(config.train)
   _check_batch(config.train, mesh)
   preview = None
   if config.train.preview_every > 0:
@@ -156,43 +153,18 @@ def _build(config: ConfigDict, mesh: jax.sharding.Mesh) -> _Program:
   )
 
 
-# What a setting of `config.train` must be at least, and what it must be below.
-_RANGES = {
-  "learning_rate": (0.0, math.inf),
-  "weight_decay": (0.0, math.inf),
-  "adam_b1": (0.0, 1.0),
-  "adam_b2": (0.0, 1.0),
-  "ema_decay": (0.0, 1.0),
-  "gradient_clip": (0.0, math.inf),
-  "warmup_steps": (0, math.inf),
-  "log_every": (0, math.inf),
-  "checkpoint_every": (0, math.inf),
-  "preview_every": (0, math.inf),
-  "keep_every": (0, math.inf),
-  "preview_samples": (1, math.inf),
-  "preview_steps": (1, math.inf),
-}
-
-
-def _check_settings(settings: ConfigDict) -> None:
-  for name, (least, bound) in _RANGES.items():
-    if not least <= settings[name] < bound:
-      below = "" if bound == math.inf else f" and below {bound:g}"
-      raise ValueError(
-        f"config.train.{name}={settings[name]} must be at least {least:g}"
-        f"{below}."
-      )
-
-
-def _check_batch(settings: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-  if settings.microbatches < 1 or settings.batch_size % settings.microbatches:
+def _check_batch(train_config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  if (
+    train_config.microbatches < 1
+    or train_config.batch_size % train_config.microbatches
+  ):
     raise ValueError(
-      f"config.train.microbatches={settings.microbatches} must divide "
-      f"config.train.batch_size={settings.batch_size}."
+      f"config.train.microbatches={train_config.microbatches} must divide "
+      f"config.train.batch_size={train_config.batch_size}."
     )
   sharding.check_batch_size(
     mesh,
-    settings.batch_size // settings.microbatches,
+    train_config.batch_size // train_config.microbatches,
     "config.train.batch_size / config.train.microbatches",
   )
 
@@ -219,7 +191,7 @@ def _start_or_resume(
   """Returns state and metrics of the newest checkpoint, or of step 0."""
   latest = checkpoints.latest_step
   if latest is not None:
-    _compare_configs(checkpoints.config(latest), program.config)
+    settings.compare(checkpoints.config(latest), program.config)
     state, window, loader_state = checkpoints.restore(
       latest, program.abstract_state, program.abstract_metrics
     )
@@ -236,34 +208,6 @@ def _start_or_resume(
     )
     _log.info("Parameters start from %s.", init_from)
   return state, _empty_window(program)
-
-
-# Settings that a run may change on the way: what the network is, was learnt
-# and has seen does not depend on them.
-_FREE_SETTINGS = re.compile(
-  r"mesh\.|sample\.|sr\.(sample|chunk)|data\.(num_threads|prefetch)"
-  r"|train\.(num_steps|init_from|preview_|\w+_every$)"
-)
-# Those that would make another model of it.
-_FIXED_SETTINGS = re.compile(
-  r"diffusion\.(schedule|num_timesteps|prediction|timestep_sampler)"
-  r"|model\.(?!remat|attention$|dtype|dropout)"
-)
-
-
-def _compare_configs(stored: ConfigDict, config: ConfigDict) -> None:
-  """Refuses to continue as another model; tells what else has changed."""
-  before, now = (flatten(c.to_dict()) for c in (stored, config))
-  for key in sorted(before.keys() & now.keys()):
-    if before[key] == now[key] or _FREE_SETTINGS.match(key):
-      continue
-    change = (
-      f"config.{key} was {before[key]} when this run was saved and is "
-      f"{now[key]} now"
-    )
-    if _FIXED_SETTINGS.match(key):
-      raise ValueError(f"{change}; set it back, or take another --workdir.")
-    _log.warning("%s: the run goes on with it.", change)
 
 
 def _empty_window(program: _Program) -> Any:
@@ -328,25 +272,25 @@ def _run(
   preview: Preview | None,
 ) -> TrainState:
   """Steps until the end or a signal; logs, previews and saves on the way."""
-  config, settings = program.config, program.config.train
+  config, train_config = program.config, program.config.train
   empty_window = _empty_window(program)
   with _stop_on_signals() as stop_requested:
-    for step in range(int(state.step) + 1, settings.num_steps + 1):
+    for step in range(int(state.step) + 1, train_config.num_steps + 1):
       batch = sharding.put_batch(program.mesh, next(loader))
       state, step_metrics = train_step(state, batch)
       window = metrics.merge(window, step_metrics)
       report.tick()
       stopping = stop_requested(step)
-      last = step == settings.num_steps
-      if last or _due(step, settings.log_every):
+      last = step == train_config.num_steps
+      if last or _due(step, train_config.log_every):
         _check_finite(window)
         report.write(step, window)
         window = empty_window
-      if _due(step, settings.preview_every):
+      if _due(step, train_config.preview_every):
         with report.paused():
           scalars = preview(state.ema_params, step)
         report.add(step, scalars)
-      if last or stopping or _due(step, settings.checkpoint_every):
+      if last or stopping or _due(step, train_config.checkpoint_every):
         _check_finite(window)
         checkpoints.save(
           step,

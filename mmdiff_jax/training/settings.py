@@ -1,0 +1,72 @@
+"""What settings of a run make sense, and which may change on the way."""
+
+import logging
+import math
+import re
+
+from ml_collections import ConfigDict
+
+from mmdiff_jax.nested import flatten
+
+_log = logging.getLogger(__name__)
+
+# What a setting of `config.train` must be at least, and what it must be below.
+_RANGES = {
+  "learning_rate": (0.0, math.inf),
+  "weight_decay": (0.0, math.inf),
+  "adam_b1": (0.0, 1.0),
+  "adam_b2": (0.0, 1.0),
+  "ema_decay": (0.0, 1.0),
+  "gradient_clip": (0.0, math.inf),
+  "warmup_steps": (0, math.inf),
+  "log_every": (0, math.inf),
+  "checkpoint_every": (0, math.inf),
+  "preview_every": (0, math.inf),
+  "keep_every": (0, math.inf),
+  "preview_samples": (1, math.inf),
+  "preview_steps": (1, math.inf),
+}
+
+
+def check_ranges(train: ConfigDict) -> None:
+  """Raises ValueError for a value of `config.train` that makes no sense."""
+  for name, (least, bound) in _RANGES.items():
+    if not least <= train[name] < bound:
+      below = "" if bound == math.inf else f" and below {bound:g}"
+      raise ValueError(
+        f"config.train.{name}={train[name]} must be at least {least:g}{below}."
+      )
+
+
+# Settings that a run may change on the way: what the network is, was learnt
+# and has seen does not depend on them.
+_FREE_SETTINGS = re.compile(
+  r"mesh\.|sample\.|sr\.(sample|chunk)|data\.(num_threads|prefetch)"
+  r"|train\.(num_steps|init_from|preview_|\w+_every$)"
+)
+# Those that would make another model of it.
+_FIXED_SETTINGS = re.compile(
+  r"diffusion\.(schedule|num_timesteps|prediction|timestep_sampler)"
+  r"|model\.(?!remat|attention$|dtype|dropout)"
+)
+
+
+def compare(stored: ConfigDict, config: ConfigDict) -> None:
+  """Compares the settings of a saved run with those to continue it with.
+
+  Logs a warning for each that has changed and matters.
+
+  Raises:
+    ValueError: if it would become another model.
+  """
+  before, now = (flatten(c.to_dict()) for c in (stored, config))
+  for key in sorted(before.keys() & now.keys()):
+    if before[key] == now[key] or _FREE_SETTINGS.match(key):
+      continue
+    change = (
+      f"config.{key} was {before[key]} when this run was saved and is "
+      f"{now[key]} now"
+    )
+    if _FIXED_SETTINGS.match(key):
+      raise ValueError(f"{change}; set it back, or take another --workdir.")
+    _log.warning("%s: the run goes on with it.", change)
