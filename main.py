@@ -118,26 +118,22 @@ def _train(config, arguments):
 def _sample(config, arguments):
   del arguments
   runs = _sampling_runs(_need(_CHECKPOINT), _seeds(config), _need(_OUTPUT))
-  try:
-    from mmdiff_jax import generate
+  from mmdiff_jax import generate
 
-    for output, (checkpoint, seed) in runs.items():
-      generate.sample(
-        config,
-        checkpoint_path=checkpoint,
-        output=output,
-        num_samples=_NUM_SAMPLES.value,
-        seed=seed,
-        formats=_FORMATS.value,
-        condition=_CONDITION.value,
-        source=_SOURCE.value,
-        duration=_DURATION.value,
-        overlap=_OVERLAP.value,
-        sr_checkpoint=_SR_CHECKPOINT.value,
-      )
-  except KeyboardInterrupt:
-    print("Interrupted: the same command continues.", file=sys.stderr)
-    sys.exit(130)  # As shells report a SIGINT.
+  for output, (checkpoint, seed) in runs.items():
+    generate.sample(
+      config,
+      checkpoint_path=checkpoint,
+      output=output,
+      num_samples=_NUM_SAMPLES.value,
+      seed=seed,
+      formats=_FORMATS.value,
+      condition=_CONDITION.value,
+      source=_SOURCE.value,
+      duration=_DURATION.value,
+      overlap=_OVERLAP.value,
+      sr_checkpoint=_SR_CHECKPOINT.value,
+    )
 
 
 def _seeds(config):
@@ -318,6 +314,7 @@ _COMMANDS = {
   "export_checkpoint": _export_checkpoint,
   "gallery": _gallery,
 }
+_RESUMABLE = ("train", "sample")
 
 
 def _main(argv: list[str]) -> None:
@@ -342,6 +339,13 @@ def _main(argv: list[str]) -> None:
     if _TRACEBACK.value:
       raise
     sys.exit(f"error: {error}")
+  except KeyboardInterrupt:
+    hint = ": the same command continues" if name in _RESUMABLE else ""
+    print(f"Interrupted{hint}.", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    # As shells report a SIGINT. After an interrupted compilation, the usual
+    # exit ends in a segmentation fault of XLA's.
+    os._exit(130)
 
 
 def _set_up_logging() -> None:

@@ -97,7 +97,9 @@ def sample(config, *, checkpoint_path, output, seed, **options):
   print(checkpoint_path, output, seed)
   if checkpoint_path == "interrupt":
     raise KeyboardInterrupt
-generate.sample = sample
+def upscale(config, **options):
+  raise KeyboardInterrupt
+generate.sample, generate.upscale = sample, upscale
 app.run(main._main, ["main.py", *sys.argv[1:]], main._parse_flags)
 """
 
@@ -136,3 +138,15 @@ def test_interrupted_sampling_says_how_to_go_on():
   )
   assert result.returncode == 130
   assert result.stderr == "Interrupted: the same command continues.\n"
+
+
+def test_other_interrupted_commands_promise_nothing():
+  result = run(
+    "upscale",
+    "--sr_checkpoint=a",
+    "--source=b",
+    "--output=x",
+    program=("-c", STAND_IN),
+  )
+  assert result.returncode == 130
+  assert result.stderr == "Interrupted.\n"
