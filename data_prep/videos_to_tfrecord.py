@@ -36,6 +36,7 @@ from mmdiff_jax.data.tfrecord import (
   read_index,
   read_records,
 )
+from mmdiff_jax.outputs import check_directory
 
 EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif")
 PARTS = ".parts"
@@ -73,9 +74,10 @@ def prepare(
   Raises:
     ValueError: if no video can be used, or another data set is in the way.
     MissingAudioError: if a video has no sound and that is an error.
+    NotADirectoryError: if a file is in the way of `output_dir`.
   """
   output = pathlib.Path(output_dir)
-  _check_output(output)
+  check_directory(output)
   files, duplicates = find_videos(source_dir)
   if not files:
     raise ValueError(
@@ -157,15 +159,6 @@ def find_videos(
     else:
       duplicates.append((source, f"a link to {owner}"))
   return videos, duplicates
-
-
-def _check_output(output: pathlib.Path) -> None:
-  there = next(p for p in (output, *output.parents) if os.path.lexists(p))
-  if not there.is_dir():
-    raise ValueError(
-      f"--output {output}: {there} is no folder; choose another --output, it"
-      " is made if absent."
-    )
 
 
 def _fingerprint(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,11 +23,13 @@ GRID_SAMPLES = 16
 def check_directory(path: str | pathlib.Path) -> None:
   """Raises NotADirectoryError if a file is in the way of an output folder."""
   path = pathlib.Path(path)
-  for parent in (path, *path.parents):
-    if parent.exists() and not parent.is_dir():
-      raise NotADirectoryError(
-        f"--output={path}: {parent} is a file; give a folder."
-      )
+  # A link to nothing is in the way too.
+  there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+  if not there.is_dir():
+    raise NotADirectoryError(
+      f"--output={path}: {there} is no folder; choose another --output, it is "
+      "made if absent."
+    )
 
 
 class SampleFolder:

@@ -192,7 +192,7 @@ def test_output_that_is_a_file_is_refused_before_the_work(run, tmp_path):
   (tmp_path / "out").write_text("")
   for output in (tmp_path / "out", tmp_path / "out" / "below"):
     # Without a configuration: nothing else is looked at before.
-    with pytest.raises(NotADirectoryError, match="out is a file"):
+    with pytest.raises(NotADirectoryError, match="out is no folder"):
       sample(None, run, output)
 
 

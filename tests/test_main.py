@@ -55,7 +55,7 @@ def test_help_names_the_commands():
       "--checkpoint=b/x --seeds=0 would be written to x/x-seed0, as would "
       "--checkpoint=a/x",
     ),
-    ("sample --checkpoint=x --output=main.py/x", "main.py is a file"),
+    ("sample --checkpoint=x --output=main.py/x", "main.py is no folder"),
     ("sample --distributed", "sample runs on one host"),
     ("train --host=1", "go together, with --distributed"),
     ("train --distributed --host=1", "go together, with --distributed"),
@@ -129,24 +129,17 @@ def test_several_checkpoints_go_to_folders_that_tell_them_apart():
   ]
 
 
-def test_interrupted_sampling_says_how_to_go_on():
-  result = run(
-    "sample",
-    "--checkpoint=interrupt",
-    "--output=x",
-    program=("-c", STAND_IN),
-  )
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (
+      "sample --checkpoint=interrupt --output=x",
+      "Interrupted: the same command continues.\n",
+    ),
+    ("upscale --sr_checkpoint=a --source=b --output=x", "Interrupted.\n"),
+  ],
+)
+def test_an_interrupted_command_says_whether_it_continues(arguments, message):
+  result = run(*arguments.split(), program=("-c", STAND_IN))
   assert result.returncode == 130
-  assert result.stderr == "Interrupted: the same command continues.\n"
-
-
-def test_other_interrupted_commands_promise_nothing():
-  result = run(
-    "upscale",
-    "--sr_checkpoint=a",
-    "--source=b",
-    "--output=x",
-    program=("-c", STAND_IN),
-  )
-  assert result.returncode == 130
-  assert result.stderr == "Interrupted.\n"
+  assert result.stderr == message
