@@ -36,6 +36,34 @@ def test_group_norm_matches_its_definition():
   np.testing.assert_allclose(out, y, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_group_norm_has_the_gradients_of_its_definition(batch):
+  x, scale, weights = (
+    normal(*shape, seed=i)
+    for i, shape in enumerate([(batch, 30, 64), (batch, 64), (batch, 30, 64)])
+  )
+  params = {"scale": normal(64, seed=3), "bias": normal(64, seed=4)}
+
+  def norm(params, x, scale):
+    return layers.GroupNorm().apply({"params": params}, x, scale)
+
+  def definition(params, x, scale):
+    groups = x.reshape(batch, 30, 32, 2)
+    mean = groups.mean((1, 3), keepdims=True)
+    y = (groups - mean) / jnp.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
+    y = y.reshape(x.shape) * params["scale"] + params["bias"]
+    return y * (1 + scale[:, None])
+
+  def gradients(function):
+    def loss(*args):
+      return jnp.sum(weights * jnp.sin(function(*args)))
+
+    return jax.tree.leaves(jax.grad(loss, (0, 1, 2))(params, x, scale))
+
+  for a, b in zip(gradients(norm), gradients(definition), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_group_norm_of_half_precision_keeps_exact_statistics():
   # 300 is exact in bfloat16; sums of it in bfloat16 would stall.
   x = jnp.full((1, 4096, 32), 300.0, jnp.bfloat16)

@@ -159,12 +159,10 @@ class AVUNet(nn.Module):
       return list(shifts)
     if not (self.cross_attention_shift and self.has_rng("window")):
       return [0] * len(limits)
-    return [
-      jax.random.randint(self.make_rng("window"), (), 0, limit + 1)
-      if limit
-      else 0
-      for limit in limits
-    ]
+    drawn = jax.random.randint(
+      self.make_rng("window"), (len(limits),), 0, jnp.array(limits) + 1
+    )
+    return [drawn[i] if limit else 0 for i, limit in enumerate(limits)]
 
   def _stem(
     self, video: jax.Array, audio: jax.Array

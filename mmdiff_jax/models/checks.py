@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mmdiff_jax.models.layers import GROUPS, cudnn_obstacle
+from mmdiff_jax.models.group_norm import GROUPS
+from mmdiff_jax.models.layers import cudnn_obstacle
 
 CHOICES = {
   "dtype": ("bfloat16", "float32"),

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models.convolution import convolve
+from mmdiff_jax.models.group_norm import GroupNorm
+from mmdiff_jax.models.linear import linear
 
-GROUPS = 32
 _CUDNN_TYPES = (jnp.bfloat16, jnp.float16)
 _CUDNN_MAX_WIDTH = 128
 # Attention scores that are computed at once on a CPU: 4 MiB.
@@ -45,7 +46,7 @@ class Dense(nn.Module):
     init = nn.initializers.zeros if self.zero_init else _uniform(shape[0])
     kernel = self.param("kernel", init, shape).astype(self.dtype)
     bias = self.param("bias", init, shape[1:]).astype(self.dtype)
-    return x.astype(self.dtype) @ kernel + bias
+    return linear(x.astype(self.dtype), kernel) + bias
 
 
 class Conv(nn.Module):
@@ -73,59 +74,6 @@ class Conv(nn.Module):
     bias = self.param("bias", init, shape[-1:]).astype(self.dtype)
     y = convolve(x.astype(self.dtype), kernel, self.dilation)
     return y + bias
-
-
-class GroupNorm(nn.Module):
-  """Group normalisation over (channel group, every axis but the first).
-
-  Statistics come from per-channel sums, so that the input is read once for
-  both moments; they and the affine map are float32 whatever the input.
-  """
-
-  dtype: DTypeLike = jnp.float32
-  epsilon: float = 1e-5
-
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    scale: jax.Array | None = None,
-    shift: jax.Array | None = None,
-  ) -> jax.Array:
-    """Normalises, then applies `y * (1 + scale) + shift` where given.
-
-    Args:
-      x: `[N, ..., C]`.
-      scale: `[N, C]` or None.
-      shift: `[N, C]` or None.
-
-    Returns:
-      Array like `x`, of type `dtype`.
-    """
-    channels = x.shape[-1]
-    gamma = self.param("scale", nn.initializers.ones, (channels,))
-    beta = self.param("bias", nn.initializers.zeros, (channels,))
-    x = x.astype(jnp.float32)
-    axes = tuple(range(1, x.ndim - 1))
-
-    def moment(values: jax.Array) -> jax.Array:
-      groups = values.mean(axes).reshape(-1, GROUPS, channels // GROUPS)
-      return groups.mean(-1)
-
-    mean = moment(x)
-    variance = jnp.maximum(moment(x * x) - mean * mean, 0.0)
-    inverse = jax.lax.rsqrt(variance + self.epsilon)
-    mean, inverse = (
-      jnp.repeat(m, channels // GROUPS, -1) for m in (mean, inverse)
-    )
-    a = inverse * gamma
-    b = beta - mean * a
-    if scale is not None:
-      a, b = a * (1.0 + scale), b * (1.0 + scale)
-    if shift is not None:
-      b = b + shift
-    a, b = (jnp.expand_dims(m, axes) for m in (a, b))
-    return (x * a + b).astype(self.dtype)
 
 
 def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
@@ -230,7 +178,8 @@ def attend(
   # backward pass computes them again rather than read them from memory.
   tile = jax.checkpoint(_softmax_average)
   parts = tuple(x.reshape(n * heads, *x.shape[2:]) for x in (q, k, v))
-  out = jax.lax.map(tile, parts, batch_size=rows)
+  # A plain matrix product is faster than a batch of one.
+  out = jax.lax.map(tile, parts, batch_size=rows if rows > 1 else None)
   return out.reshape(q.shape).swapaxes(1, 2)
 
 
@@ -278,6 +227,6 @@ class SelfAttention(nn.Module):
       h = h.reshape(n, tokens, self.num_heads, 3, -1).swapaxes(2, 3)
     else:
       h = h.reshape(n, tokens, 3, self.num_heads, -1)
-    h = attend(h[:, :, 0], h[:, :, 1], h[:, :, 2], self.kernel)
+    h = attend(*(x.squeeze(2) for x in jnp.split(h, 3, 2)), self.kernel)
     h = h.reshape(n, tokens, channels)
     return x + Dense(channels, True, self.dtype, name="out")(h)

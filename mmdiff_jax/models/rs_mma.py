@@ -141,7 +141,7 @@ class RSMMA(nn.Module):
       dense = layers.Dense(3 * channels, dtype=self.dtype, name=f"{name}_qkv")
       x = dense(x.reshape(x.shape[0], -1, channels))
       x = x.reshape(*x.shape[:2], 3, -1, self.head_channels)
-      return tuple(x[:, :, i] for i in range(3))
+      return tuple(x.squeeze(2) for x in jnp.split(x, 3, 2))
 
     batch, frames, height, width, _ = video.shape
     video_qkv = tuple(

@@ -1,0 +1,27 @@
+"""Linear maps and their gradients, whatever formulation the backend gets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmdiff_jax.models import linear
+
+
+# Rows of a block: none is full, two are and a rest is left, all are.
+@pytest.mark.parametrize("block", [64, 10, 8])
+def test_map_and_gradients_are_matrix_products(monkeypatch, block):
+  monkeypatch.setattr(linear, "_ROWS", block)
+  rng = np.random.default_rng(0)
+  x, kernel = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((5, 6))
+  grad = rng.standard_normal((2, 3, 4, 6))
+
+  arguments = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+  with jax.default_matmul_precision("highest"):
+    out, vjp = jax.vjp(linear.linear, *arguments)
+    x_grad, kernel_grad = vjp(jnp.asarray(grad, jnp.float32))
+
+  np.testing.assert_allclose(out, x @ kernel, atol=1e-5)
+  np.testing.assert_allclose(x_grad, grad @ kernel.T, atol=1e-5)
+  expected = x.reshape(-1, 5).T @ grad.reshape(-1, 6)
+  np.testing.assert_allclose(kernel_grad, expected, atol=1e-5)
