@@ -25,3 +25,12 @@ def test_map_and_gradients_are_matrix_products(monkeypatch, block):
   np.testing.assert_allclose(x_grad, grad @ kernel.T, atol=1e-5)
   expected = x.reshape(-1, 5).T @ grad.reshape(-1, 6)
   np.testing.assert_allclose(kernel_grad, expected, atol=1e-5)
+
+
+def test_gradient_of_half_precision_does_not_stall(monkeypatch):
+  # Sums of ones in bfloat16 would end at 256.
+  monkeypatch.setattr(linear, "_ROWS", 1)
+  x, kernel = jnp.ones((1024, 2), jnp.bfloat16), jnp.ones((2, 3), jnp.bfloat16)
+  grad = jax.grad(lambda k: linear.linear(x, k).sum())(kernel)
+  assert grad.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(np.float32(grad), 1024.0)

@@ -54,7 +54,8 @@ class GroupNorm(nn.Module):
       a, b = a * (1.0 + scale), b * (1.0 + scale)
     if shift is not None:
       b = b + shift
-    return (_scale(x, a) + jnp.expand_dims(b, axes)).astype(self.dtype)
+    times = _scale_on_cpu if jax.default_backend() == "cpu" else _scale
+    return (times(x, a) + jnp.expand_dims(b, axes)).astype(self.dtype)
 
 
 def _group_mean(x: jax.Array) -> jax.Array:
@@ -73,18 +74,11 @@ def _group_mean(x: jax.Array) -> jax.Array:
 
 def _scale(x: jax.Array, a: jax.Array) -> jax.Array:
   """Multiplies `[N, ..., C]` by `[N, C]`."""
-  if jax.default_backend() == "cpu":
-    return _scale_on_cpu(x, a)
-  return x * jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
-
-
-@jax.custom_vjp
-def _scale_on_cpu(x: jax.Array, a: jax.Array) -> jax.Array:
   return x * jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
 
 
 def _forward(x: jax.Array, a: jax.Array) -> tuple[jax.Array, tuple]:
-  return _scale_on_cpu(x, a), (x, a)
+  return _scale(x, a), (x, a)
 
 
 def _backward(
@@ -96,7 +90,8 @@ def _backward(
   axis of a single element.
   """
   x, a = residuals
-  return _scale_on_cpu(grad, a), jnp.einsum("n...c,n...c->nc", x, grad)
+  return _scale(grad, a), jnp.einsum("n...c,n...c->nc", x, grad)
 
 
+_scale_on_cpu = jax.custom_vjp(_scale)
 _scale_on_cpu.defvjp(_forward, _backward)

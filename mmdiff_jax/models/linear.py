@@ -1,6 +1,9 @@
 """Linear maps, in the formulation that suits the backend."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 
 _ROWS = 1024
 
@@ -30,21 +33,22 @@ def _backward(
   XLA:CPU transposes one side of `x^T grad` while it computes it: element by
   element from arrays too large for the cache, up to 9 times as slow as the
   product itself. A loop has its operands computed first and then transposes
-  blocks that stay in the cache.
+  blocks that stay in the cache. The sum over blocks is float32.
   """
   x, kernel = residuals
+  product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
   blocks = x.shape[0] // _ROWS
   whole = blocks * _ROWS
-  kernel_grad = x[whole:].T @ grad[whole:]
+  kernel_grad = product(x[whole:].T, grad[whole:])
   if blocks:
 
     def add(total: jax.Array, rows: tuple) -> tuple[jax.Array, None]:
       x, grad = rows
-      return total + x.T @ grad, None
+      return total + product(x.T, grad), None
 
     rows = [a[:whole].reshape(blocks, _ROWS, -1) for a in (x, grad)]
     kernel_grad, _ = jax.lax.scan(add, kernel_grad, rows)
-  return grad @ kernel.T, kernel_grad
+  return grad @ kernel.T, kernel_grad.astype(kernel.dtype)
 
 
 _linear.defvjp(_forward, _backward)
