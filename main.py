@@ -118,7 +118,7 @@ def _train(config, arguments):
 def _sample(config, arguments):
   del arguments
   runs = _sampling_runs(_need(_CHECKPOINT), _seeds(config), _need(_OUTPUT))
-  from mmdiff_jax import generate
+  from mmdiff_jax.sampling import generate
 
   for output, (checkpoint, seed) in runs.items():
     generate.sample(
@@ -178,7 +178,7 @@ def _run_name(checkpoint):
 
 def _upscale(config, arguments):
   del arguments
-  from mmdiff_jax import generate
+  from mmdiff_jax.sampling import generate
 
   generate.upscale(
     config,
@@ -191,8 +191,8 @@ def _upscale(config, arguments):
 
 def _evaluate(config, arguments):
   del arguments
-  from mmdiff_jax import denoiser
-  from mmdiff_jax.evaluate import evaluate
+  from mmdiff_jax import task
+  from mmdiff_jax.evaluation.evaluate import evaluate
 
   evaluate(
     real=_need(_REAL),
@@ -204,20 +204,20 @@ def _evaluate(config, arguments):
     weights_dir=_WEIGHTS_DIR.value,
     seed=config.seed,
     num_clips=_NUM_CLIPS.value,
-    spec=denoiser.av_spec(config),
+    spec=task.av_spec(config),
   )
 
 
 def _import_checkpoint(config, arguments):
   del arguments
-  from mmdiff_jax.importer import import_checkpoint
+  from mmdiff_jax.convert.importer import import_checkpoint
 
   import_checkpoint(config, source=_need(_SOURCE), workdir=_need(_WORKDIR))
 
 
 def _export_checkpoint(config, arguments):
   del config, arguments
-  from mmdiff_jax.training import checkpoint
+  from mmdiff_jax import checkpoint
 
   if len(_need(_CHECKPOINT)) > 1:
     raise ValueError("export_checkpoint takes one --checkpoint.")

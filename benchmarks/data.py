@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from configs import default
 from data_prep import tfds_builder, videos_to_tfrecord
+from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import synthetic
 from mmdiff_jax.data.clips import Manifest
 from mmdiff_jax.data.pipeline import create_loader, create_sr_loader
 
@@ -83,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     videos = flags.input
     if videos is None:
       videos = str(root / "videos")
-      synthetic.write_folder(
-        videos, range(40), AVSpec(16, 256, 256, 10.0, 16000)
-      )
+      write_folder(videos, range(40), AVSpec(16, 256, 256, 10.0, 16000))
     small, large = root / "small", root / "large"
     rows = {
       f"prepare videos, 64x64 raw, {flags.workers} workers": lambda: prepare(

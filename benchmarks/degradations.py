@@ -14,11 +14,11 @@ import argparse
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import synthetic
-from mmdiff_jax.evaluation import metrics, networks
-from mmdiff_jax.evaluation.clips import open_clips
+from mmdiff_jax.evaluation import extractors, metrics
+from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.degradations import DEGRADATIONS
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
+from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec()
 COLUMNS = (
@@ -47,10 +47,7 @@ def load_folders(folders: list[str]) -> dict[str, np.ndarray]:
 
 def make_synthetic(count: int) -> dict[str, np.ndarray]:
   """Clips of the sounding-shapes world, whose streams belong together."""
-  made = [
-    synthetic.make_clip(synthetic.split_seed("eval", i), SPEC)
-    for i in range(count)
-  ]
+  made = [make_clip(split_seed("eval", i), SPEC) for i in range(count)]
   return {
     "video": np.stack([clip.video for clip in made]),
     "audio": np.stack([clip.audio for clip in made]),
@@ -98,11 +95,11 @@ def main() -> None:
     clips = load_folders(arguments.folders)
   columns = metrics.resolve(list(arguments.columns))
   names = list(dict.fromkeys(f for m in columns for f in m.features))
-  extractors = networks.make_extractors(names, {}, {}, "clean", 16000)
+  chosen = extractors.make_extractors(names, {}, {}, "clean", 16000)
   store = FeatureStore(default_cache_dir(), batch_size=8, progress=True)
 
   def extract(arrays, label):
-    return store.extract(open_clips(arrays, SPEC), extractors, label)
+    return store.extract(open_clips(arrays, SPEC), chosen, label)
 
   reference = extract({k: v[::2] for k, v in clips.items()}, "reference")
   plain_clips = {k: v[1::2] for k, v in clips.items()}

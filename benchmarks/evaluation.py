@@ -21,10 +21,10 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
-from mmdiff_jax.evaluate import evaluate
-from mmdiff_jax.evaluation import audioclip, i3d, vggish
-from mmdiff_jax.evaluation.clips import open_clips
-from mmdiff_jax.evaluation.random_weights import random_variables
+from mmdiff_jax.evaluation.clip_sets import open_clips
+from mmdiff_jax.evaluation.evaluate import evaluate
+from mmdiff_jax.metric_networks import audioclip, i3d, vggish
+from mmdiff_jax.metric_networks.random_weights import random_variables
 
 SPEC = AVSpec()
 

@@ -22,11 +22,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.diffusion import make_schedule
-from mmdiff_jax.samplers import (
-  condition_on_audio,
-  initial_noise,
-  make_sampler,
-)
+from mmdiff_jax.samplers import condition_on_audio, initial_noise, make_sampler
 
 Tree = Any
 
@@ -84,12 +80,12 @@ def make_stand_in(width: int, layers: int) -> Callable[..., Tree]:
 
 def make_network(name: str) -> tuple[Callable[..., Tree], AVSpec]:
   """The network of `configs/<name>.py` with initial parameters."""
-  from mmdiff_jax import denoiser, models
+  from mmdiff_jax import models, task
 
   config = importlib.import_module(f"configs.{name}").get_config()
-  params = jax.jit(denoiser.make_init_params(config))(jax.random.key(0))
+  params = jax.jit(task.make_init_params(config))(jax.random.key(0))
   model = models.create_model(config.model)
-  return denoiser.make_denoise_fn(model, params), denoiser.av_spec(config)
+  return task.make_denoise_fn(model, params), task.av_spec(config)
 
 
 def seconds(run: Callable[[], Any], repeats: int = 1) -> float:

@@ -20,13 +20,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import sync as sync_rows
-from mmdiff_jax import denoiser, sharding
+from mmdiff_jax import checkpoint, sharding, task
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.conditions import Job, Source
-from mmdiff_jax.data import synthetic
-from mmdiff_jax.evaluation import sync
-from mmdiff_jax.training import checkpoint
-from mmdiff_jax.windows import WindowSampler
+from mmdiff_jax.sampling.clip_sampler import WindowSampler
+from mmdiff_jax.sampling.given import Job, Source
+from mmdiff_jax.world import sync
+from mmdiff_jax.world.clips import make_clip, split_seed
 
 SHIPPED = "mmdiff_jax/assets/shapes/checkpoint"
 
@@ -86,7 +85,7 @@ def make_jobs(given: str, count: int, split: str, spec: AVSpec) -> list[Job]:
     return [Job(f"{i}", i) for i in range(count)]
   jobs = []
   for i in range(count):
-    clip = synthetic.make_clip(synthetic.split_seed(split, i), spec)
+    clip = make_clip(split_seed(split, i), spec)
     streams = {"video": uint8_to_unit(clip.video), "audio": clip.audio}
     source = Source(f"{i}", f"{split}/{i}", {given: streams[given]}, ())
     jobs.append(Job(f"{i}", i, source))
@@ -104,7 +103,7 @@ def sample(
     unset | {"condition_method": "replacement"} | dict(row.sample)
   )
   config.sample.batch_size = batch
-  spec = denoiser.av_spec(config)
+  spec = task.av_spec(config)
   sampler = WindowSampler(config, directory, sharding.make_mesh(), seed=0)
   jobs = make_jobs(row.given, count, split, spec)
   videos, audios = [], []

@@ -30,8 +30,8 @@ from mmdiff_jax.data import (
   transforms,
 )
 from mmdiff_jax.data.clips import is_held_out
-from mmdiff_jax.training.sr_preview import side_by_side
-from mmdiff_jax.upscale import Upscaler
+from mmdiff_jax.sampling.sr_preview import side_by_side
+from mmdiff_jax.sampling.upscale import Upscaler
 
 # A region of fewer pixels is no basis for a figure of flicker.
 MIN_STATIC_PIXELS = 1000

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media, synthetic
-from mmdiff_jax.evaluation import sync
+from mmdiff_jax.data import media
+from mmdiff_jax.world import sync
+from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPECS = (
   AVSpec(16, 16, 16, 10.0, 2000),
@@ -49,7 +51,7 @@ def row(name: str, report: dict) -> str:
 
 def through_mp4(seeds: Sequence[int], spec: AVSpec) -> tuple[list, list]:
   with tempfile.TemporaryDirectory() as directory:
-    synthetic.write_folder(directory, seeds, spec)
+    write_folder(directory, seeds, spec)
     files = sorted(pathlib.Path(directory).glob("*.mp4"))
     rate = spec.sample_rate
     clips = [media.read_media(file, sample_rate=rate) for file in files]
@@ -58,14 +60,14 @@ def through_mp4(seeds: Sequence[int], spec: AVSpec) -> tuple[list, list]:
 
 def ruler(count: int) -> None:
   rng = np.random.default_rng(0)
-  seeds = [synthetic.split_seed("eval", i) for i in range(count)]
+  seeds = [split_seed("eval", i) for i in range(count)]
 
   def show(name, videos, audios, spec, **options):
     print(row(name, sync.sync_report(videos, audios, spec, **options)))
 
   for spec in SPECS:
     size = f"{spec.height}x{spec.width}, {spec.sample_rate / 1000:g} kHz"
-    clips = [synthetic.make_clip(seed, spec) for seed in seeds]
+    clips = [make_clip(seed, spec) for seed in seeds]
     videos = np.stack([clip.video for clip in clips])
     audios = np.stack([clip.audio for clip in clips])
     truth = [sync.Events.of_truth(clip) for clip in clips]
@@ -85,7 +87,7 @@ def ruler(count: int) -> None:
       show(f"{size}: noise of sigma {sigma}", noisy, hiss, spec)
     show(f"{size}: through mp4", *through_mp4(seeds, spec), spec)
   for options in ({"clutter": 5}, {"walls": True}, {"num_shapes": 2}):
-    clips = [synthetic.make_clip(s, SPECS[1], **options) for s in seeds]
+    clips = [make_clip(s, SPECS[1], **options) for s in seeds]
     (name, value), *_ = options.items()
     show(
       f"32x32, 4 kHz: {name}={value}",

@@ -33,8 +33,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from mmdiff_jax import models  # noqa: E402
-from mmdiff_jax.models import rs_mma  # noqa: E402
+from mmdiff_jax import models
+from mmdiff_jax.models import rs_mma
 
 GIB = 2**30
 SMALL = {

@@ -16,8 +16,8 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import clips, media
-from mmdiff_jax.data.media_writer import replacing
 from mmdiff_jax.data.tfrecord import TFRecordWriter
+from mmdiff_jax.files import replacing
 
 MISSING_AUDIO = ("skip", "silence", "error")
 # A video with a shorter side (pixels) shows nothing.

@@ -17,7 +17,6 @@ import numpy as np
 from data_prep.command_line import bounded, one_line
 from data_prep.videos_to_tfrecord import summary
 from mmdiff_jax.data.clips import Manifest
-from mmdiff_jax.data.media_writer import replacing
 from mmdiff_jax.data.sources import PreparedSource
 from mmdiff_jax.data.tfrecord import (
   CorruptRecordError,
@@ -26,6 +25,7 @@ from mmdiff_jax.data.tfrecord import (
   read_index,
   read_records,
 )
+from mmdiff_jax.files import replacing
 
 SHEET = "contact_sheet.png"
 _WIDTH, _LABEL, _GAP = 800, 18, 8

@@ -7,11 +7,95 @@ The folder goes through the ordinary preparation like any folder of videos;
 """
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+from collections.abc import Collection, Iterable, Sequence
 
 from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import synthetic
+from mmdiff_jax.data.media_writer import write_mp4
+from mmdiff_jax.world.clips import SPLITS, World, make_clip, split_seed
+
+_TRUTH = "truth.json"
+
+
+def write_folder(
+  directory: str | pathlib.Path,
+  seeds: Iterable[int],
+  spec: AVSpec,
+  **options,
+) -> pathlib.Path:
+  """Writes the clips of some seeds as mp4 files, and `truth.json` beside.
+
+  Args:
+    directory: made if absent. Clips that are there are replaced by the same
+      ones; with others in the way nothing is written.
+    seeds: one clip each, named `clip_<seed>.mp4`.
+    spec: size and rates of the files.
+    **options: fields of `World`.
+
+  Returns:
+    The path of `truth.json`: {"spec", "world", "clips": [{"file", "seed",
+    "impact_times", "impact_speeds", "impact_shapes", "attributes"}]}.
+
+  Raises:
+    ValueError: if the directory is a file or holds other clips, or the
+      options are impossible.
+  """
+  directory = pathlib.Path(directory)
+  names = {f"clip_{seed:010d}.mp4": seed for seed in seeds}
+  rules = {
+    "spec": dataclasses.asdict(spec),
+    "world": dataclasses.asdict(World(**options)),
+  }
+  _check_folder(directory, names, rules)
+  directory.mkdir(parents=True, exist_ok=True)
+  clips = []
+  for name, seed in names.items():
+    clip = make_clip(seed, spec, **options)
+    write_mp4(
+      directory / name,
+      clip.video,
+      clip.audio,
+      fps=spec.fps,
+      sample_rate=spec.sample_rate,
+    )
+    clips.append({"file": name, "seed": int(seed), **clip.truth()})
+  path = directory / _TRUTH
+  path.write_text(json.dumps({**rules, "clips": clips}, indent=1) + "\n")
+  return path
+
+
+def _check_folder(
+  directory: pathlib.Path, names: Collection[str], rules: dict
+) -> None:
+  """Refuses a folder with clips that would not come out the same."""
+  if not directory.is_dir():
+    if directory.exists():
+      raise ValueError(f"{directory} is a file; name a folder for the clips.")
+    return
+  found = {path.name for path in directory.glob("*.mp4")}
+  if not found:
+    return
+  others = sorted(found - set(names))
+  if others:
+    raise ValueError(
+      f"{directory} holds {len(others)} other clips, such as {others[0]}: "
+      f"{_TRUTH} would not list them; choose another folder, or move them away."
+    )
+  try:
+    truth = json.loads((directory / _TRUTH).read_text())
+    same = {key: truth[key] for key in rules} == json.loads(json.dumps(rules))
+  except FileNotFoundError:
+    return  # left by a call that was interrupted
+  except (ValueError, KeyError, TypeError):
+    same = False
+  if not same:
+    raise ValueError(
+      f"{directory} holds clips of other settings ({_TRUTH}); choose another "
+      "folder, or delete them."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("directory", help="output folder, made if absent")
   add("--count", type=bounded(int, 1), default=100, help="number of videos")
   add("--first", type=int, default=0, help="index of the first one")
-  add("--split", default="train", help=f"seeds of: {synthetic.SPLITS}")
+  add("--split", default="train", help=f"seeds of: {SPLITS}")
   add("--frames", type=int, default=16)
   add("--size", type=int, default=64, help="height and width in pixels")
   add("--fps", type=bounded(float, *FPS), default=10.0)
@@ -39,12 +123,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--walls", action="store_true", help="side walls that sound")
   flags = parser.parse_args(argv)
   try:
-    path = synthetic.write_folder(
+    path = write_folder(
       flags.directory,
-      [
-        synthetic.split_seed(flags.split, flags.first + i)
-        for i in range(flags.count)
-      ],
+      [split_seed(flags.split, flags.first + i) for i in range(flags.count)],
       AVSpec(
         flags.frames, flags.size, flags.size, flags.fps, flags.sample_rate
       ),

@@ -36,7 +36,7 @@ from mmdiff_jax.data.tfrecord import (
   read_index,
   read_records,
 )
-from mmdiff_jax.outputs import check_directory
+from mmdiff_jax.files import check_directory
 
 EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif")
 PARTS = ".parts"

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 
 from configs import superres
-from mmdiff_jax import denoiser
-from mmdiff_jax.training import checkpoint
+from mmdiff_jax import checkpoint, task
 
 
 def make_tiny_sr_config():
@@ -39,9 +38,7 @@ def make_tiny_sr_config():
 def random_params(config):
   """Parameters without zero-initialised layers; nothing is compiled."""
   rng = np.random.default_rng(0)
-  abstract = jax.eval_shape(
-    denoiser.make_init_params(config), jax.random.key(0)
-  )
+  abstract = jax.eval_shape(task.make_init_params(config), jax.random.key(0))
 
   def leaf(path, x):
     if path[-1].key == "scale":

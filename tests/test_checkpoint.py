@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from mmdiff_jax.training import checkpoint
+from mmdiff_jax import checkpoint
 
 
 def make_state(value=1.0):

@@ -5,7 +5,7 @@ import pytest
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
-from mmdiff_jax.evaluation.clips import open_clips
+from mmdiff_jax.evaluation.clip_sets import open_clips
 from tests.prepared_fixtures import write_dataset
 
 SPEC = AVSpec(frames=4, height=16, width=16, fps=10.0, sample_rate=8000)

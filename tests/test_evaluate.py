@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media, synthetic
-from mmdiff_jax.evaluate import evaluate
-from mmdiff_jax.evaluation import descriptors, i3d, networks
+from mmdiff_jax.data import media
+from mmdiff_jax.evaluation import descriptors, extractors
+from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.evaluation.frechet import frechet_distance
+from mmdiff_jax.metric_networks import i3d
+from mmdiff_jax.world.clips import make_clip, split_seed
 from tests.metric_golden import published_weights
 
 SPEC = AVSpec()
@@ -17,10 +19,7 @@ LIGHT = ["fad_mel", "kad_mel", "av_gap"]
 
 
 def make_arrays(split, count):
-  clips = [
-    synthetic.make_clip(synthetic.split_seed(split, i), SPEC)
-    for i in range(count)
-  ]
+  clips = [make_clip(split_seed(split, i), SPEC) for i in range(count)]
   return {
     "video": np.stack([clip.video for clip in clips]),
     "audio": np.stack([clip.audio for clip in clips]),
@@ -133,7 +132,7 @@ def test_without_weights_the_figures_have_other_names(pair, tmp_path):
   assert not {"fvd", "kvd", "fad"} & set(report["metrics"])
   assert report["metrics"]["fvd_random"]["value"] > 0
   notes = " ".join(report["notes"])
-  for weight in networks.WEIGHT_FILES.values():
+  for weight in extractors.WEIGHT_FILES.values():
     assert weight.file in notes and weight.size in notes
   # Five neighbours cannot be had of two clips.
   assert any("precision_random left out" in w for w in report["warnings"])
@@ -170,7 +169,7 @@ def test_memorisation_finds_planted_clips_and_draws_the_sheets(
 ):
   # Stands in for I3D, which is slow on a CPU.
   monkeypatch.setattr(
-    networks,
+    extractors,
     "_i3d",
     lambda variables: lambda batch: descriptors.scene(batch["video"]),
   )
@@ -215,7 +214,7 @@ def test_a_missing_weight_file_says_where_it_is_to_be_had(pair, tmp_path):
 )
 def test_bad_requests_are_named(pair, options, message, monkeypatch):
   monkeypatch.setattr(
-    networks,
+    extractors,
     "_i3d",
     lambda variables: lambda batch: descriptors.scene(batch["video"]),
   )

@@ -10,7 +10,7 @@ import pytest
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.evaluation import features
-from mmdiff_jax.evaluation.clips import open_clips
+from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.features import Extractor, FeatureStore
 
 SPEC = AVSpec(frames=2, height=8, width=8, fps=10.0, sample_rate=1000)

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media, synthetic
+from mmdiff_jax.data import media
 from mmdiff_jax.gallery import make_gallery, picture
+from mmdiff_jax.world.clips import make_clip, split_seed
 from tests import browser
 
 SPEC = AVSpec(16, 32, 32, 10.0, 4000)
@@ -24,7 +25,7 @@ def samples(tmp_path_factory):
   directory = tmp_path_factory.mktemp("samples")
   entries = []
   for i, loss in enumerate(LOSSES):
-    clip = synthetic.make_clip(synthetic.split_seed("tune", i), SPEC)
+    clip = make_clip(split_seed("tune", i), SPEC)
     name = "sample_#2 & <b>.mp4" if i == 2 else f"sample_{i:06d}.mp4"
     rates = {"fps": SPEC.fps, "sample_rate": SPEC.sample_rate}
     media.write_mp4(directory / name, clip.video, clip.audio, **rates)
@@ -112,12 +113,11 @@ def test_settings_and_facts_are_shown_as_text(page):
 def test_marks_lie_at_the_impacts(page):
   parsed = parse(page)
   count = sum(
-    len(synthetic.make_clip(synthetic.split_seed("tune", i), SPEC).impact_times)
-    for i in range(3)
+    len(make_clip(split_seed("tune", i), SPEC).impact_times) for i in range(3)
   )
   heard = parsed.all("div", class_="mark heard")
   assert len(heard) == len(parsed.all("div", class_="mark seen")) == count
-  clip = synthetic.make_clip(synthetic.split_seed("tune", 0), SPEC)
+  clip = make_clip(split_seed("tune", 0), SPEC)
   left = [float(a["style"].split(":")[1].rstrip("%")) for a in heard]
   expected = clip.impact_times / SPEC.duration * 100
   np.testing.assert_allclose(left[: len(expected)], expected, atol=0.5)

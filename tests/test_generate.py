@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from mmdiff_jax import denoiser, generate
+from mmdiff_jax import checkpoint, task
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.conditions import Source, load_sources, make_jobs
-from mmdiff_jax.data import media, media_writer, synthetic
-from mmdiff_jax.training import checkpoint
+from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.sampling import generate
+from mmdiff_jax.sampling.given import Source, load_sources, make_jobs
+from mmdiff_jax.world.clips import make_clip
 from tests.conftest import make_tiny_config
 
 
@@ -29,7 +30,7 @@ def config():
 def run(config, tmp_path_factory):
   """A checkpoint whose network does something: no zero-initialised layers."""
   workdir = tmp_path_factory.mktemp("run")
-  params = denoiser.make_init_params(config)(jax.random.key(0))
+  params = task.make_init_params(config)(jax.random.key(0))
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   params = tree.unflatten(
@@ -42,7 +43,7 @@ def run(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spec(config):
-  return denoiser.av_spec(config)
+  return task.av_spec(config)
 
 
 def sample(config, run, output, num_samples=3, **options):
@@ -160,7 +161,7 @@ def test_another_checkpoint_in_the_same_place_is_an_error(
 ):
   moved = shutil.copytree(run, tmp_path / "moved")
   output = shutil.copytree(samples, tmp_path / "out")
-  params = denoiser.make_init_params(config)(jax.random.key(5))
+  params = task.make_init_params(config)(jax.random.key(5))
   shutil.rmtree(moved)
   checkpoint.save_params(moved, params, config)
   with pytest.raises(ValueError, match=r"settings \(checkpoint_fingerprint: "):
@@ -208,7 +209,7 @@ def test_index_of_a_source_depends_on_its_name_and_number_alone():
 
 def write_source(path, spec, frames):
   long = AVSpec(frames, spec.height, spec.width, spec.fps, spec.sample_rate)
-  clip = synthetic.make_clip(3, long)
+  clip = make_clip(3, long)
   media_writer.write_mp4(
     path, clip.video, clip.audio, fps=spec.fps, sample_rate=spec.sample_rate
   )
@@ -219,7 +220,7 @@ def write_source(path, spec, frames):
 def test_given_audio_is_in_the_output_bit_for_bit(
   config, run, spec, tmp_path, method
 ):
-  clip = synthetic.make_clip(3, spec)
+  clip = make_clip(3, spec)
   media_writer.write_wav(tmp_path / "bell.wav", clip.audio, spec.sample_rate)
   config = config.copy_and_resolve_references()
   config.sample.condition_method = method
@@ -248,7 +249,7 @@ def test_another_source_of_the_same_name_is_an_error(
 ):
   def write(path, number):
     path.parent.mkdir(exist_ok=True)
-    audio = synthetic.make_clip(number, spec).audio
+    audio = make_clip(number, spec).audio
     media_writer.write_wav(path, audio, spec.sample_rate)
 
   def make(source, num_samples):
@@ -334,7 +335,7 @@ def test_long_samples_have_the_length_asked_for_and_no_seams(
 def test_long_sample_of_a_given_sound_keeps_it(config, run, spec, tmp_path):
   long = AVSpec(9, spec.height, spec.width, spec.fps, spec.sample_rate)
   media_writer.write_wav(
-    tmp_path / "bell.wav", synthetic.make_clip(1, long).audio, spec.sample_rate
+    tmp_path / "bell.wav", make_clip(1, long).audio, spec.sample_rate
   )
   sample(
     config,

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from mmdiff_jax.training import checkpoint, metrics
+from mmdiff_jax import checkpoint
+from mmdiff_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUM_HOSTS = 2

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from configs import default, superres
-from mmdiff_jax import importer
-from mmdiff_jax.convert import convert_checkpoint
-from mmdiff_jax.training import checkpoint
+from mmdiff_jax import checkpoint
+from mmdiff_jax.convert import convert_checkpoint, importer
 from tests import unet_golden
 
 CASE = unet_golden.load_json("unet_tiny_sigma_audioattn.json")

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from mmdiff_jax.training import checkpoint, loop, metrics
+from mmdiff_jax import checkpoint
+from mmdiff_jax.training import loop, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 

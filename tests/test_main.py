@@ -92,7 +92,7 @@ STAND_IN = """
 import sys
 from absl import app
 import main
-from mmdiff_jax import generate
+from mmdiff_jax.sampling import generate
 def sample(config, *, checkpoint_path, output, seed, **options):
   print(checkpoint_path, output, seed)
   if checkpoint_path == "interrupt":

@@ -2,18 +2,16 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media, synthetic
+from mmdiff_jax.data import media
 from mmdiff_jax.evaluation import descriptors, memorisation
+from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec()
 TRAINING, HELD_OUT = 40, 20
 
 
 def clips_of(split, count):
-  made = [
-    synthetic.make_clip(synthetic.split_seed(split, i), SPEC)
-    for i in range(count)
-  ]
+  made = [make_clip(split_seed(split, i), SPEC) for i in range(count)]
   video = np.stack([clip.video for clip in made])
   return video, np.stack([clip.audio[:, 0] for clip in made])
 

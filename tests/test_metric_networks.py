@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.convert import convert_checkpoint
-from mmdiff_jax.evaluation import audioclip, i3d, mel, vggish
+from mmdiff_jax.metric_networks import audioclip, i3d, mel, vggish
 from tests.metric_golden import DATA, key_shapes, published_weights, rng
 
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import synthetic
-from mmdiff_jax.evaluation import descriptors, mel, pairing
+from mmdiff_jax.evaluation import descriptors, pairing
+from mmdiff_jax.metric_networks import mel
+from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec(height=32, width=32)
 
@@ -11,10 +12,7 @@ SPEC = AVSpec(height=32, width=32)
 @pytest.fixture(scope="module")
 def world():
   """Clips of sounding shapes: streams that belong together."""
-  clips = [
-    synthetic.make_clip(synthetic.split_seed("tune", i), SPEC)
-    for i in range(48)
-  ]
+  clips = [make_clip(split_seed("tune", i), SPEC) for i in range(48)]
   video = np.stack([clip.video for clip in clips])
   wave = np.stack([clip.audio[:, 0] for clip in clips])
   return video, wave

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs import shapes
-from mmdiff_jax import denoiser, sharding
-from mmdiff_jax.conditions import Job
-from mmdiff_jax.evaluation import sync
-from mmdiff_jax.training import checkpoint, metrics
-from mmdiff_jax.windows import WindowSampler
+from mmdiff_jax import checkpoint, sharding, task
+from mmdiff_jax.sampling.clip_sampler import WindowSampler
+from mmdiff_jax.sampling.given import Job
+from mmdiff_jax.training import metrics
+from mmdiff_jax.world import sync
 
 FOLDER = pathlib.Path(__file__).parents[1] / "mmdiff_jax" / "assets" / "shapes"
 PATH = FOLDER / "checkpoint"
@@ -45,7 +45,7 @@ def samples():
   sampler = WindowSampler(config, PATH, sharding.make_mesh(), seed=3)
   return (
     *sampler([Job(str(i), i) for i in range(16)]),
-    denoiser.av_spec(config),
+    task.av_spec(config),
   )
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import image_quality
 from mmdiff_jax.data.clips import is_held_out
-from mmdiff_jax.training import loop, metrics, sr_preview
+from mmdiff_jax.sampling import sr_preview
+from mmdiff_jax.training import loop, metrics
 from tests import prepared_fixtures, sr_fixtures
 
 

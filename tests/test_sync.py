@@ -8,18 +8,20 @@ import json
 import numpy as np
 import pytest
 
+from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.data import media, synthetic
-from mmdiff_jax.evaluation import sync
-from mmdiff_jax.evaluation.sync import Events
+from mmdiff_jax.data import media
+from mmdiff_jax.world import sync
+from mmdiff_jax.world.clips import make_clip, split_seed
+from mmdiff_jax.world.sync import Events
 
 SMALL = AVSpec(16, 16, 16, 10.0, 2000)
 MEDIUM = AVSpec(16, 32, 32, 10.0, 4000)
 
 
 def clips_of(spec, count, **options):
-  seeds = [synthetic.split_seed("tune", i) for i in range(count)]
-  return [synthetic.make_clip(seed, spec, **options) for seed in seeds]
+  seeds = [split_seed("tune", i) for i in range(count)]
+  return [make_clip(seed, spec, **options) for seed in seeds]
 
 
 @pytest.fixture(scope="module", params=[SMALL, MEDIUM], ids=["16", "32"])
@@ -69,8 +71,8 @@ def test_mild_noise_and_float_videos(world):
 
 @pytest.mark.parametrize("spec", [SMALL, MEDIUM], ids=["16", "32"])
 def test_truth_survives_a_round_trip_through_mp4(tmp_path, spec):
-  seeds = [synthetic.split_seed("tune", i) for i in range(40)]
-  path = synthetic.write_folder(tmp_path, seeds, spec)
+  seeds = [split_seed("tune", i) for i in range(40)]
+  path = write_folder(tmp_path, seeds, spec)
   listed = json.loads(path.read_text())["clips"]
   assert [entry["seed"] for entry in listed] == seeds
   read = [
@@ -149,14 +151,14 @@ def test_degenerate_clips_give_finite_reports(case):
 
 
 def test_a_shape_that_lies_on_the_floor_makes_no_impact():
-  clip = synthetic.make_clip(0, MEDIUM)
+  clip = make_clip(0, MEDIUM)
   frame = int(clip.impact_times[0] * MEDIUM.fps)
   still = np.repeat(clip.video[frame : frame + 1], MEDIUM.frames, axis=0)
   assert len(sync.analyse_video(still, MEDIUM).times) == 0
 
 
 def test_one_rhythm_for_all_clips_is_no_synchrony():
-  clip = synthetic.make_clip(0, MEDIUM)
+  clip = make_clip(0, MEDIUM)
   report = sync.sync_report([clip.video] * 5, [clip.audio] * 5, MEDIUM)
   assert report["onset_f1"] == 1
   assert report["onset_f1_corrected"] == 0

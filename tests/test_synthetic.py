@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from data_prep import make_synthetic
+from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import synthetic
+from mmdiff_jax.world.clips import SPLITS, World, make_clip, split_seed
+from mmdiff_jax.world.shapes import COLORS, FLOOR, PITCHES, TIMBRES
 
 SPEC = AVSpec(frames=16, height=32, width=32, fps=10.0, sample_rate=4000)
 
@@ -30,7 +32,7 @@ def lowest_row(frame: np.ndarray) -> float:
 )
 def test_shapes_and_ranges_follow_the_spec(spec):
   for seed in range(5):
-    clip = synthetic.make_clip(seed, spec)
+    clip = make_clip(seed, spec)
     assert clip.video.shape == spec.video_shape
     assert clip.video.dtype == np.uint8
     assert clip.audio.shape == spec.audio_shape
@@ -41,7 +43,7 @@ def test_shapes_and_ranges_follow_the_spec(spec):
 
 
 def test_the_seed_decides_everything():
-  first, again, other = (synthetic.make_clip(s, SPEC) for s in (3, 3, 4))
+  first, again, other = (make_clip(s, SPEC) for s in (3, 3, 4))
   np.testing.assert_array_equal(first.video, again.video)
   np.testing.assert_array_equal(first.audio, again.audio)
   assert first.truth() == again.truth()
@@ -49,14 +51,14 @@ def test_the_seed_decides_everything():
 
 
 def test_time_is_continuous_truth_does_not_depend_on_resolution():
-  small = synthetic.make_clip(11, SPEC)
-  large = synthetic.make_clip(11, AVSpec(16, 64, 64, 10.0, 16000))
+  small = make_clip(11, SPEC)
+  large = make_clip(11, AVSpec(16, 64, 64, 10.0, 16000))
   assert small.truth() == large.truth()
 
 
 def test_silence_before_each_impact_and_sound_right_after_it():
   for seed in range(50):
-    clip = synthetic.make_clip(seed, SPEC)
+    clip = make_clip(seed, SPEC)
     wave = clip.audio[:, 0]
     sounding = np.zeros(len(wave), bool)
     for time in clip.impact_times:
@@ -71,12 +73,12 @@ def test_silence_before_each_impact_and_sound_right_after_it():
 def test_only_the_frame_of_contact_touches_the_floor():
   spec = AVSpec(16, 128, 128, 10.0, 4000)
   for seed in range(30):
-    clip = synthetic.make_clip(seed, spec)
+    clip = make_clip(seed, spec)
     contact = set((clip.impact_times * spec.fps).astype(int).tolist())
     touching = {
       i
       for i, frame in enumerate(clip.video)
-      if abs(lowest_row(frame) - synthetic.FLOOR) < 0.015
+      if abs(lowest_row(frame) - FLOOR) < 0.015
     }
     assert touching == contact
 
@@ -84,21 +86,21 @@ def test_only_the_frame_of_contact_touches_the_floor():
 def test_pitch_is_that_of_the_colour_and_every_class_occurs():
   seen = set()
   for seed in range(40):
-    clip = synthetic.make_clip(seed, SPEC)
+    clip = make_clip(seed, SPEC)
     color = clip.attributes[0]["color"]
     seen.add(color)
     spectrum = np.abs(np.fft.rfft(clip.audio[:, 0]))
     peak = spectrum.argmax() / SPEC.duration
-    assert abs(peak - synthetic.PITCHES[color]) < 15
+    assert abs(peak - PITCHES[color]) < 15
     mean = clip.video.reshape(-1, 3).mean(axis=0)
-    assert list(synthetic.COLORS)[mean.argmax()] == color
-  assert seen == set(synthetic.COLORS)
+    assert list(COLORS)[mean.argmax()] == color
+  assert seen == set(COLORS)
 
 
 def test_a_harder_impact_is_louder():
   speeds, peaks = [], []
   for seed in range(60):
-    clip = synthetic.make_clip(seed, SPEC, kinds=("disc",), colors=("red",))
+    clip = make_clip(seed, SPEC, kinds=("disc",), colors=("red",))
     for time, speed in zip(clip.impact_times, clip.impact_speeds, strict=True):
       onset = int(time * SPEC.sample_rate)
       speeds.append(speed)
@@ -109,16 +111,16 @@ def test_a_harder_impact_is_louder():
 def test_both_streams_are_equally_strong():
   """Neither is lost in the noise of the diffusion long before the other."""
   spec = AVSpec(16, 16, 16, 10.0, 2000)
-  clips = [synthetic.make_clip(seed, spec) for seed in range(100)]
+  clips = [make_clip(seed, spec) for seed in range(100)]
   video = np.stack([clip.video for clip in clips]) / 127.5 - 1
   audio = np.stack([clip.audio for clip in clips])
   assert 0.8 < audio.var() / video.var() < 1.25
 
 
 def test_bounces_obey_gravity():
-  world = synthetic.World()
+  world = World()
   for seed in range(30):
-    clip = synthetic.make_clip(seed, AVSpec(60, 16, 16, 10.0, 2000))
+    clip = make_clip(seed, AVSpec(60, 16, 16, 10.0, 2000))
     # A bounce between two impacts lands as fast as it took off: T = 2 v / g.
     np.testing.assert_allclose(
       np.diff(clip.impact_times),
@@ -130,8 +132,8 @@ def test_bounces_obey_gravity():
 
 def test_timbre_is_that_of_the_kind():
   spec = AVSpec(16, 16, 16, 10.0, 16000)
-  for kind, weights in synthetic.TIMBRES.items():
-    clip = synthetic.make_clip(5, spec, kinds=(kind,), colors=("green",))
+  for kind, weights in TIMBRES.items():
+    clip = make_clip(5, spec, kinds=(kind,), colors=("green",))
     spectrum = np.abs(np.fft.rfft(clip.audio[:, 0]))
     hertz = np.fft.rfftfreq(spec.audio_length, 1 / spec.sample_rate)
 
@@ -146,26 +148,24 @@ def test_timbre_is_that_of_the_kind():
 
 def test_several_shapes_walls_and_clutter():
   spec = AVSpec(32, 48, 64, 10.0, 8000)
-  plain = synthetic.make_clip(2, spec, num_shapes=3)
+  plain = make_clip(2, spec, num_shapes=3)
   assert len({shape["color"] for shape in plain.attributes}) == 3
   assert (np.diff(plain.impact_times) >= 0).all()
   assert set(plain.impact_shapes.tolist()) == {0, 1, 2}
-  walls = synthetic.make_clip(2, spec, walls=True)
-  still = synthetic.make_clip(2, spec)
+  walls = make_clip(2, spec, walls=True)
+  still = make_clip(2, spec)
   assert len(walls.impact_times) > len(still.impact_times)
-  assert synthetic.make_clip(2, spec, clutter=5).video.std() != (
-    still.video.std()
-  )
+  assert make_clip(2, spec, clutter=5).video.std() != (still.video.std())
 
 
 def test_splits_share_no_seed():
-  seeds = [synthetic.split_seed(s, i) for s in synthetic.SPLITS for i in (0, 9)]
+  seeds = [split_seed(s, i) for s in SPLITS for i in (0, 9)]
   assert len(set(seeds)) == 6
-  assert synthetic.split_seed("train", 7) == 7
+  assert split_seed("train", 7) == 7
   with pytest.raises(ValueError, match="outside"):
-    synthetic.split_seed("train", 10**9)
+    split_seed("train", 10**9)
   with pytest.raises(ValueError, match="choose one of"):
-    synthetic.split_seed("test", 0)
+    split_seed("test", 0)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_splits_share_no_seed():
 )
 def test_impossible_worlds_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
-    synthetic.make_clip(0, SPEC, **options)
+    make_clip(0, SPEC, **options)
 
 
 def test_a_sampling_rate_below_the_pitches_is_refused():
   with pytest.raises(ValueError, match="at least 2000 Hz"):
-    synthetic.make_clip(0, AVSpec(16, 16, 16, 10.0, 1000))
+    make_clip(0, AVSpec(16, 16, 16, 10.0, 1000))
 
 
 def test_command_writes_videos_and_their_truth(tmp_path, capsys):
@@ -196,8 +196,8 @@ def test_command_writes_videos_and_their_truth(tmp_path, capsys):
   truth = json.loads((tmp_path / "truth.json").read_text())
   assert truth["spec"]["sample_rate"] == 16000
   for index, entry in enumerate(truth["clips"]):
-    seed = synthetic.split_seed("tune", index)
-    clip = synthetic.make_clip(seed, AVSpec(8, 16, 16, 10.0, 16000))
+    seed = split_seed("tune", index)
+    clip = make_clip(seed, AVSpec(8, 16, 16, 10.0, 16000))
     assert entry["seed"] == seed
     assert entry["impact_times"] == clip.truth()["impact_times"]
     assert (tmp_path / entry["file"]).stat().st_size > 500
@@ -209,20 +209,20 @@ def test_command_writes_videos_and_their_truth(tmp_path, capsys):
 
 def test_a_folder_is_never_mixed_with_other_clips(tmp_path):
   spec = AVSpec(4, 16, 16, 10.0, 2000)
-  synthetic.write_folder(tmp_path, [0, 1], spec)
+  write_folder(tmp_path, [0, 1], spec)
   before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-  synthetic.write_folder(tmp_path, [0, 1], spec)
+  write_folder(tmp_path, [0, 1], spec)
   assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
   with pytest.raises(ValueError, match="holds 1 other clips, such as clip_"):
-    synthetic.write_folder(tmp_path, [0], spec)
+    write_folder(tmp_path, [0], spec)
   with pytest.raises(ValueError, match="other clips"):
-    synthetic.write_folder(tmp_path, [2, 3], spec)
+    write_folder(tmp_path, [2, 3], spec)
   with pytest.raises(ValueError, match="clips of other settings"):
-    synthetic.write_folder(tmp_path, [0, 1], spec, clutter=2)
+    write_folder(tmp_path, [0, 1], spec, clutter=2)
   assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
   (tmp_path / "truth.json").unlink()  # as an interrupted call leaves it
   (tmp_path / "clip_0000000001.mp4").unlink()
-  synthetic.write_folder(tmp_path, [0, 1], spec)
+  write_folder(tmp_path, [0, 1], spec)
   assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from configs import default
-from mmdiff_jax import denoiser, generate, importer, sharding
-from mmdiff_jax.data import media, media_writer, synthetic
-from mmdiff_jax.training import checkpoint
-from mmdiff_jax.upscale import Upscaler, load_sampling_params
+from mmdiff_jax import checkpoint, sharding, task
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.convert import importer
+from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.sampling import generate
+from mmdiff_jax.sampling.upscale import Upscaler, load_sampling_params
+from mmdiff_jax.world.clips import make_clip
 from tests import sr_fixtures, unet_golden
 from tests.conftest import make_tiny_config
 
@@ -137,9 +140,7 @@ def test_senseless_samplers_are_refused_before_the_work(run, sampler, message):
 def test_sizes_that_cannot_be_halved_are_named(tmp_path):
   config = sr_fixtures.make_tiny_sr_config()
   config.model.channel_mult = (1, 1, 1, 1)
-  abstract = jax.eval_shape(
-    denoiser.make_init_params(config), jax.random.key(0)
-  )
+  abstract = jax.eval_shape(task.make_init_params(config), jax.random.key(0))
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   checkpoint.save_params(tmp_path, zeros, config)
   up = upscaler(tmp_path)
@@ -201,12 +202,10 @@ def joint(tmp_path_factory):
 def test_cascade_writes_both_sizes_with_the_same_sound(joint, run, tmp_path):
   """With a given sound, for longer than a clip: the hardest case."""
   config, path = joint
-  spec = denoiser.av_spec(config)
-  long = synthetic.AVSpec(9, 16, 16, spec.fps, spec.sample_rate)
+  spec = task.av_spec(config)
+  long = AVSpec(9, 16, 16, spec.fps, spec.sample_rate)
   bell = tmp_path / "bell.wav"
-  media_writer.write_wav(
-    bell, synthetic.make_clip(1, long).audio, spec.sample_rate
-  )
+  media_writer.write_wav(bell, make_clip(1, long).audio, spec.sample_rate)
   options = {
     "checkpoint_path": path,
     "output": str(tmp_path / "out"),

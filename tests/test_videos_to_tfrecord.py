@@ -20,7 +20,7 @@ from mmdiff_jax.data.clips import Manifest
 from mmdiff_jax.data.codec import decode_example
 from mmdiff_jax.data.sources import PreparedSource
 from mmdiff_jax.data.tfrecord import TFRecordSource, index_path, read_records
-from mmdiff_jax.evaluation.clips import open_clips
+from mmdiff_jax.evaluation.clip_sets import open_clips
 from tests.media_fixtures import click_track, flash_frames, write
 
 RATE = 8000

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmdiff_jax.convert import Conversion, Target, kernel, tree_shapes, vector
-from mmdiff_jax.evaluation import audioclip, i3d, vggish
+from mmdiff_jax.metric_networks import audioclip, i3d, vggish
 
 _COUNTER = r".*num_batches_tracked"
 _LEAVES = {

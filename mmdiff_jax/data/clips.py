@@ -21,7 +21,8 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.codec import decode_example, encode_example
-from mmdiff_jax.data.media_writer import from_pcm16, replacing, to_pcm16
+from mmdiff_jax.data.media_writer import from_pcm16, to_pcm16
+from mmdiff_jax.files import replacing
 
 FORMAT = "mmdiff_jax clips"
 VERSION = 1

@@ -4,33 +4,20 @@ Every file is written beside its place and then renamed, so that an
 interrupted run leaves no half-written file under the final name.
 """
 
-import contextlib
 import os
 import pathlib
 import wave
-from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
+
+from mmdiff_jax.files import replacing
 
 # Sampling rates that AAC defines (Hz).
 AAC_RATES = (
   7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000,
   88200, 96000,
 )  # fmt: skip
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[str]:
-  """Yields a name beside `path` that becomes `path` if the body succeeds."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    yield str(temporary)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def write_mp4(

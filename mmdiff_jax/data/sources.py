@@ -153,11 +153,11 @@ class SyntheticSource:
 
   def __getitem__(self, index: int) -> ArrayWindow:
     """Clip `index`."""
-    from mmdiff_jax.data import synthetic
+    from mmdiff_jax.world.clips import make_clip, split_seed
 
     number = self._clips[index]
-    seed = synthetic.split_seed("train", number)
-    clip = synthetic.make_clip(seed, self.spec)
+    seed = split_seed("train", number)
+    clip = make_clip(seed, self.spec)
     return ArrayWindow(clip.video, clip.audio, _synthetic_name(number))
 
   def __repr__(self) -> str:

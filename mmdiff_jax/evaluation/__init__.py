@@ -1,1 +1,5 @@
-"""Metrics of generated audio-video clips and the networks behind them."""
+"""Metrics of generated audio-video clips."""
+
+from mmdiff_jax.metric_networks import audioclip, i3d
+
+__all__ = ["audioclip", "i3d"]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mmdiff_jax.evaluation import mel
+from mmdiff_jax.metric_networks import mel
 
 # Side of the thumbnails in which frames are compared.
 THUMBNAIL = 16

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from mmdiff_jax.data.media_writer import replacing
-from mmdiff_jax.evaluation.clips import ClipSet
+from mmdiff_jax.evaluation.clip_sets import ClipSet
+from mmdiff_jax.files import replacing
 from mmdiff_jax.progress import progress_bar
 
 Batch = dict[str, np.ndarray]

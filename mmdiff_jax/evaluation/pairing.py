@@ -7,8 +7,8 @@ heard; `limits` in the documentation say what that costs.
 
 import numpy as np
 
-from mmdiff_jax.evaluation import mel
 from mmdiff_jax.evaluation.frechet import squared_distances
+from mmdiff_jax.metric_networks import mel
 
 # AV-Align's tolerance is one video frame. Onsets: a local maximum of the mel
 # flux over +-30 ms that exceeds the mean over +-100 ms by this (in nats), and

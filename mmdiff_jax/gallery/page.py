@@ -14,8 +14,8 @@ import shutil
 
 import numpy as np
 
-from mmdiff_jax.evaluation import sync
 from mmdiff_jax.gallery import picture
+from mmdiff_jax.world import sync
 
 _PICTURES = "gallery"
 _SUFFIXES = (".mp4", ".wav")

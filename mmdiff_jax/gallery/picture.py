@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.evaluation import sync
+from mmdiff_jax.world import sync
 
 if TYPE_CHECKING:
   from PIL import Image

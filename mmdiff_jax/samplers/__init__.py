@@ -6,7 +6,9 @@ from typing import Any
 from mmdiff_jax.samplers.adaptive import AdaptiveDPMSolver
 from mmdiff_jax.samplers.ancestral import DDIM, DDPM
 from mmdiff_jax.samplers.base import Sampler
-from mmdiff_jax.samplers.conditions import (
+from mmdiff_jax.samplers.condition import Condition
+from mmdiff_jax.samplers.dpm_solver import DPMSolver, DPMSolverSDE
+from mmdiff_jax.samplers.known import (
   audio_restoration,
   condition_on_audio,
   condition_on_video,
@@ -14,9 +16,6 @@ from mmdiff_jax.samplers.conditions import (
   in_betweening,
   inpainting,
 )
-from mmdiff_jax.samplers.dpm_solver import DPMSolver, DPMSolverSDE
-from mmdiff_jax.samplers.extend import extend
-from mmdiff_jax.samplers.guidance import Condition
 from mmdiff_jax.samplers.noise import initial_noise, make_rng
 
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "dpm_solver++")
@@ -101,7 +100,6 @@ __all__ = [
   "condition_on_audio",
   "condition_on_video",
   "continuation",
-  "extend",
   "in_betweening",
   "initial_noise",
   "inpainting",

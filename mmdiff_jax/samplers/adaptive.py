@@ -26,9 +26,9 @@ from mmdiff_jax.samplers.base import (
   advance,
   guided_step,
 )
+from mmdiff_jax.samplers.condition import Condition
 from mmdiff_jax.samplers.dpm_solver import DPMOptions, combine, make_call
 from mmdiff_jax.samplers.exponential import ContinuousSchedule, Node
-from mmdiff_jax.samplers.guidance import Condition
 
 Tree = Any
 

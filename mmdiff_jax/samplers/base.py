@@ -18,7 +18,7 @@ import numpy as np
 from mmdiff_jax.diffusion.gaussian import expand_to
 from mmdiff_jax.diffusion.schedule import Schedule
 from mmdiff_jax.samplers import noise as noise_lib
-from mmdiff_jax.samplers.guidance import Condition
+from mmdiff_jax.samplers.condition import Condition
 
 Tree = Any
 State = tuple[Tree, Tree]

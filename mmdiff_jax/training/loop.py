@@ -13,16 +13,13 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from mmdiff_jax import denoiser, models, sharding
+from mmdiff_jax import checkpoint, models, sharding, task
 from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
-from mmdiff_jax.training import checkpoint, metrics, settings
+from mmdiff_jax.sampling.preview import Preview, make_preview
+from mmdiff_jax.training import metrics, settings
 from mmdiff_jax.training.optimizer import create_optimizer
-from mmdiff_jax.training.preview import Preview, make_preview
 from mmdiff_jax.training.report import Report
-from mmdiff_jax.training.state import (
-  TrainState,
-  state_initializer,
-)
+from mmdiff_jax.training.state import TrainState, state_initializer
 from mmdiff_jax.training.step import make_loss_fn, make_train_step
 
 _log = logging.getLogger(__name__)
@@ -45,7 +42,7 @@ def train(
     config: a configuration with the keys of `configs/default.py`.
     workdir: receives `checkpoints/`, `previews/`, `metrics.jsonl`,
       `tensorboard/`, `config.json` and `parameters.txt`.
-    loader: an iterator over batches (see `denoiser.abstract_batch`) with
+    loader: an iterator over batches (see `task.abstract_batch`) with
       `get_state() -> JSON`, `set_state(state)` and `close()`; None opens
       `config.data.source`.
 
@@ -122,7 +119,7 @@ def _build(config: ConfigDict, mesh: jax.sharding.Mesh) -> _Program:
     config.diffusion.timestep_sampler, schedule
   )
   init = state_initializer(
-    denoiser.make_init_params(config), optimizer, timestep_sampler.init
+    task.make_init_params(config), optimizer, timestep_sampler.init
   )
   step_fn = make_train_step(
     make_loss_fn(model, schedule, config),
@@ -133,7 +130,7 @@ def _build(config: ConfigDict, mesh: jax.sharding.Mesh) -> _Program:
     mesh,
     step_rng,
   )
-  batch = denoiser.abstract_batch(config, sharding.batch_sharded(mesh))
+  batch = task.abstract_batch(config, sharding.batch_sharded(mesh))
   state = jax.eval_shape(init, init_rng)
   _, step_metrics = jax.eval_shape(step_fn, state, batch)
   return _Program(

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import sharding
-from mmdiff_jax.denoiser import make_denoise_fn
 from mmdiff_jax.diffusion import Schedule, training_losses
+from mmdiff_jax.task import make_denoise_fn
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.state import TrainState
 

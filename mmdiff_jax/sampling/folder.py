@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.files import write_json
 from mmdiff_jax.nested import flatten
 
 _log = logging.getLogger(__name__)
@@ -18,18 +18,6 @@ _log = logging.getLogger(__name__)
 FORMATS = ("mp4", "wav", "png", "gif")
 # Clips shown by the gif grid.
 GRID_SAMPLES = 16
-
-
-def check_directory(path: str | pathlib.Path) -> None:
-  """Raises NotADirectoryError if a file is in the way of an output folder."""
-  path = pathlib.Path(path)
-  # A link to nothing is in the way too.
-  there = next(p for p in (path, *path.parents) if os.path.lexists(p))
-  if not there.is_dir():
-    raise NotADirectoryError(
-      f"--output={path}: {there} is no folder; choose another --output, it is "
-      "made if absent."
-    )
 
 
 class SampleFolder:
@@ -173,8 +161,7 @@ class SampleFolder:
       "statistics": dict(statistics),
       "samples": [self._records[name] for name in sorted(self._records)],
     }
-    with media_writer.replacing(self._index_path) as temporary:
-      pathlib.Path(temporary).write_text(json.dumps(content, indent=2) + "\n")
+    write_json(self._index_path, content)
 
   def write_grid(self) -> None:
     """Writes `grid.gif` from the first samples, where gif is asked for."""

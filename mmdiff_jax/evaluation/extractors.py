@@ -8,15 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmdiff_jax.evaluation import (
-  audioclip,
-  descriptors,
-  i3d,
-  mel,
-  pairing,
-  vggish,
-)
+from mmdiff_jax.evaluation import descriptors, pairing
 from mmdiff_jax.evaluation.features import Batch, Extractor, shard_batch
+from mmdiff_jax.metric_networks import audioclip, i3d, mel, vggish
 
 RANDOM_SEED = 0
 # Raised when a descriptor's definition changes: old cache files are stale.

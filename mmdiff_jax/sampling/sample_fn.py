@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import denoiser, models, samplers, sharding
+from mmdiff_jax import models, samplers, sharding, task
 from mmdiff_jax.diffusion import make_schedule
 
 SampleFn = Callable[..., tuple[dict[str, jax.Array], jax.Array]]
@@ -63,7 +63,7 @@ def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
   sampler = make_configured_sampler(config)
   # Not only when the first samples are asked for: fails for impossible steps.
   sampler.respace(schedule)
-  shapes = denoiser.sample_shapes(config)
+  shapes = task.sample_shapes(config)
   split = sharding.batch_sharded(mesh)
 
   def sample(params, rng, indices, condition=None, low_res=None):
@@ -72,7 +72,7 @@ def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split
     )
     return sampler(
-      denoiser.make_denoise_fn(model, params, low_res=low_res),
+      task.make_denoise_fn(model, params, low_res=low_res),
       schedule,
       x_init,
       rngs,

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmdiff_jax import denoiser, sharding
-from mmdiff_jax.conditions import Job, load_sources, make_jobs
+from mmdiff_jax import checkpoint, sharding, task
 from mmdiff_jax.data import media, media_writer
-from mmdiff_jax.outputs import SampleFolder, check_directory
+from mmdiff_jax.files import check_directory
 from mmdiff_jax.progress import progress_bar
-from mmdiff_jax.training import checkpoint
-from mmdiff_jax.upscale import Upscaler
-from mmdiff_jax.windows import WindowSampler, condition_options
+from mmdiff_jax.sampling.clip_sampler import WindowSampler, condition_options
+from mmdiff_jax.sampling.folder import SampleFolder
+from mmdiff_jax.sampling.given import Job, load_sources, make_jobs
+from mmdiff_jax.sampling.upscale import Upscaler
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def sample(
     )
   run.update(sample=config.sample, sr=config.sr, mesh=config.mesh)
   _check_effect(run.sample, condition, duration, overlap)
-  spec = denoiser.av_spec(run)
+  spec = task.av_spec(run)
   windows = WindowSampler(run, directory, mesh, seed, duration, overlap)
   sources = None
   if condition is not None:

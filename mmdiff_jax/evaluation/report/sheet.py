@@ -6,10 +6,10 @@ import pathlib
 
 import numpy as np
 
-from mmdiff_jax.data.media_writer import replacing
-from mmdiff_jax.evaluation import players, plots
-from mmdiff_jax.evaluation.clips import ClipSet
+from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.memorisation import Space
+from mmdiff_jax.evaluation.report import players, plots
+from mmdiff_jax.files import replacing
 
 # Pairs per space, frames per clip and height of a frame on the picture.
 _PAIRS, _FRAMES, _HEIGHT = 8, 4, 64

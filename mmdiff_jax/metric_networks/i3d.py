@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdiff_jax.evaluation.random_weights import random_variables
+from mmdiff_jax.metric_networks.random_weights import random_variables
 
 NUM_CLASSES = 400
 RESOLUTION = 224

@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sampling, sharding
+from mmdiff_jax import sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import image_quality, media_writer, transforms
+from mmdiff_jax.sampling import sample_fn
 
 # What the side-by-side pictures show, from left to right.
 PANELS = ("low", "bicubic", "ours", "truth")
@@ -43,7 +44,7 @@ def make_sr_preview(
   truth, low = held_out_pairs(config, count)
   height, width = truth.shape[1:3]
   bicubic = np.stack([transforms.resize_bicubic(x, height, width) for x in low])
-  sample = sampling.make_sample_fn(config, mesh)
+  sample = sample_fn.make_sample_fn(config, mesh)
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)
   split = sharding.batch_sharded(mesh)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdiff_jax.evaluation import mel
+from mmdiff_jax.metric_networks import mel
 
 EMBEDDING = 128
 # Frames of 10 ms in one example.

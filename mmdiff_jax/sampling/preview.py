@@ -10,10 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import denoiser, sampling, sharding
+from mmdiff_jax import sharding, task
 from mmdiff_jax.av import unit_to_uint8
 from mmdiff_jax.data import media_writer
-from mmdiff_jax.training.sr_preview import make_sr_preview
+from mmdiff_jax.sampling import sample_fn
+from mmdiff_jax.sampling.sr_preview import make_sr_preview
 
 Preview = Callable[[Any, int], Mapping[str, float]]
 
@@ -33,7 +34,7 @@ def make_preview(
     config.sample.update(
       sampler="ddim", steps=config.train.preview_steps, eta=0.0
     )
-    for name in sampling.OPTIONS:
+    for name in sample_fn.OPTIONS:
       if name not in ("steps", "eta"):
         config.sample[name] = None
   if config.model.name == "sr_unet":
@@ -46,9 +47,9 @@ def _make_clip_preview(
 ) -> Preview:
   """Previews of the joint model: mp4 files and an animated grid."""
   count = -(-config.train.preview_samples // mesh.size) * mesh.size
-  sample = sampling.make_sample_fn(config, mesh)
+  sample = sample_fn.make_sample_fn(config, mesh)
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)
-  spec = denoiser.av_spec(config)
+  spec = task.av_spec(config)
 
   def preview(params: Any, step: int) -> Mapping[str, float]:
     indices = jax.device_put(jnp.arange(count), sharding.batch_sharded(mesh))

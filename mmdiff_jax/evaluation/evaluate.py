@@ -19,13 +19,14 @@ import numpy as np
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.convert.torch_file import load_torch_file
+from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import memorisation as memorisation_check
 from mmdiff_jax.evaluation import metrics as metric_table
-from mmdiff_jax.evaluation import networks, report, sheet
-from mmdiff_jax.evaluation.audioclip import PROTOCOLS
-from mmdiff_jax.evaluation.clips import ClipSet, file_sha256, open_clips
+from mmdiff_jax.evaluation.clip_sets import ClipSet, file_sha256, open_clips
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
-from mmdiff_jax.evaluation.i3d import MIN_FRAMES
+from mmdiff_jax.evaluation.report import page, sheet
+from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
+from mmdiff_jax.metric_networks.i3d import MIN_FRAMES
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def evaluate(
     folder = pathlib.Path(weights_dir).expanduser()
   if cache_dir == "":
     cache_dir = default_cache_dir()
-  found = networks.find_weights(folder)
+  found = extractors.find_weights(folder)
   chosen, notes = _choose_metrics(metrics, found, folder, spec)
 
   sides = {"real": open_clips(real, spec), "fake": open_clips(fake, spec)}
@@ -111,14 +112,14 @@ def evaluate(
   store = FeatureStore(cache_dir, batch_size, progress)
 
   def extract(clips: ClipSet, names: list[str], label: str) -> dict:
-    extractors = networks.make_extractors(
+    wanted = extractors.make_extractors(
       names,
       {kind: tree for kind, (tree, _) in weights.items()},
       {kind: info["sha256"] for kind, (_, info) in weights.items()},
       protocol,
       spec.sample_rate,
     )
-    return store.extract(clips, extractors, label)
+    return store.extract(clips, wanted, label)
 
   features = {side: extract(sides[side], needed, side) for side in sides}
   entries, warnings = _measure(
@@ -134,7 +135,7 @@ def evaluate(
     "real": _describe(sides["real"]),
     "fake": _describe(sides["fake"]),
     "weights": {kind: info for kind, (_, info) in weights.items()},
-    "random_network_seed": networks.RANDOM_SEED,
+    "random_network_seed": extractors.RANDOM_SEED,
     "versions": _versions(),
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
   }
@@ -144,9 +145,9 @@ def evaluate(
     copies = _find_copies(training, sides["fake"], extract, video, seed)
     content["memorisation"] = memorisation_check.summary(copies, video)
   if jax.process_index() == 0:
-    print(report.as_text(content))
+    print(page.as_text(content))
     if output is not None:
-      report.write(output, content, sides, features)
+      page.write(output, content, sides, features)
     if output is not None and memorisation:
       sheet.write(output, copies, sides["fake"], training)
   return content
@@ -164,9 +165,9 @@ def _choose_metrics(
     chosen = metric_table.resolve(list(names))
     for metric in chosen:
       for kind in metric.features:
-        if kind in networks.WEIGHT_FILES and kind not in found:
+        if kind in extractors.WEIGHT_FILES and kind not in found:
           raise FileNotFoundError(
-            f"{metric.name}: {networks.missing_weights(kind, folder)}"
+            f"{metric.name}: {extractors.missing_weights(kind, folder)}"
           )
   else:
     wanted = ["fvd", "kvd", "prdc"]
@@ -177,8 +178,8 @@ def _choose_metrics(
       wanted += ["fad_vggish", "kad_vggish"]
     chosen = metric_table.resolve([*wanted, "fad_mel", "kad_mel", "av_gap"])
     notes += [
-      networks.missing_weights(kind, folder)
-      for kind in networks.WEIGHT_FILES
+      extractors.missing_weights(kind, folder)
+      for kind in extractors.WEIGHT_FILES
       if kind not in found
     ]
   if any(m.name.endswith(("_random", "_mel")) for m in chosen):
@@ -195,7 +196,7 @@ def _load_weights(
 ) -> dict[str, tuple[Any, dict]]:
   """Variables of the networks that are needed, and what the report says."""
   out = {}
-  for kind in networks.WEIGHT_FILES:
+  for kind in extractors.WEIGHT_FILES:
     if kind not in features:
       continue
     path = found[kind]

@@ -17,6 +17,8 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from mmdiff_jax.files import write_json
+
 _training = ocp.training
 _preservation = _training.preservation_policies
 _decisions = _training.save_decision_policies
@@ -42,11 +44,7 @@ def write_config(config: ConfigDict, workdir: os.PathLike) -> None:
   """Writes `config.json` into a run's directory, for people to read."""
   if jax.process_index() != 0:
     return
-  path = pathlib.Path(workdir) / "config.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_suffix(".tmp")
-  beside.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
-  beside.replace(path)
+  write_json(pathlib.Path(workdir) / "config.json", config_to_json(config))
 
 
 class Checkpoints:

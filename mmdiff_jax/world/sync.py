@@ -9,7 +9,7 @@ level of chance; a corrected figure is 0 there and 1 for perfect agreement:
   corrected = (score - chance) / (1 - chance).
 
 The thresholds were chosen on clips of the "tune" split of
-`mmdiff_jax.data.synthetic`; reported figures use the "eval" split.
+`mmdiff_jax.world.clips`; reported figures use the "eval" split.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmdiff_jax.av import AVSpec, unit_to_uint8
-from mmdiff_jax.data import synthetic
+from mmdiff_jax.world.clips import Clip
+from mmdiff_jax.world.shapes import COLORS, FLOOR, PITCHES
 
 # Video, in frame heights: how near the floor an impact is, and how far the
 # shape must be from it before and after, within _REBOUND_TIME seconds.
@@ -43,14 +44,14 @@ class Events:
 
   Attributes:
     times: `[N]` seconds, ascending.
-    colors: `[N]` attribute of each, keys of `synthetic.COLORS`.
+    colors: `[N]` attribute of each, keys of `COLORS`.
   """
 
   times: np.ndarray
   colors: tuple[str, ...]
 
   @classmethod
-  def of_truth(cls, clip: synthetic.Clip) -> "Events":
+  def of_truth(cls, clip: Clip) -> "Events":
     """The impacts that a synthetic clip states."""
     return cls(clip.impact_times, tuple(clip.impact_colors))
 
@@ -92,7 +93,7 @@ def analyse_video(
     if (area >= _MIN_AREA).mean() < _MIN_PRESENCE:
       continue
     bottom, left, right = _edges(coverage)
-    gaps = [synthetic.FLOOR - bottom]
+    gaps = [FLOOR - bottom]
     if walls:
       gaps += [left, spec.width / spec.height - right]
     for gap in gaps:
@@ -105,14 +106,14 @@ def _color_coverage(video: np.ndarray) -> dict[str, np.ndarray]:
   """Share of each colour in each pixel, `[F, H, W]`; grey has none of any."""
   pixels = video.astype(np.float32) / 255
   pixels -= pixels.mean(axis=-1, keepdims=True)
-  hues = np.array(list(synthetic.COLORS.values()), np.float32)
+  hues = np.array(list(COLORS.values()), np.float32)
   hues -= hues.mean(axis=-1, keepdims=True)
   shares = pixels @ (hues / (hues**2).sum(axis=-1, keepdims=True)).T
   strongest = shares == shares.max(axis=-1, keepdims=True)
   shares = np.where(strongest & (shares > _MIN_COVERAGE), shares, 0.0)
   shares = np.minimum(shares, 1.0)
   shares = np.where(_mean_3x3(shares) > _MIN_COVERAGE, shares, 0.0)
-  return dict(zip(synthetic.COLORS, np.moveaxis(shares, -1, 0), strict=True))
+  return dict(zip(COLORS, np.moveaxis(shares, -1, 0), strict=True))
 
 
 def _mean_3x3(images: np.ndarray) -> np.ndarray:
@@ -208,7 +209,7 @@ def _pitch_class(wave: np.ndarray, spec: AVSpec) -> str:
   taper = np.cos(np.pi / 2 * np.arange(len(wave)) / len(wave))
   spectrum = np.abs(np.fft.rfft(wave * taper, size))
   hertz = np.fft.rfftfreq(size, 1 / spec.sample_rate)
-  colors, pitches = zip(*synthetic.PITCHES.items(), strict=True)
+  colors, pitches = zip(*PITCHES.items(), strict=True)
   spectrum[(hertz < _BAND[0]) | (hertz > _BAND[1])] = 0.0
   peak = max(hertz[spectrum.argmax()], _BAND[0])
   return colors[int(np.abs(np.log(np.array(pitches) / peak)).argmin())]

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmdiff_jax import checkpoint
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.convert.torch_file import load_torch_file
-from mmdiff_jax.training import checkpoint
 
 _log = logging.getLogger(__name__)
 

@@ -9,18 +9,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import denoiser, models, sampling, sharding
+from mmdiff_jax import checkpoint, models, sharding, task
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
-from mmdiff_jax.training import checkpoint
+from mmdiff_jax.sampling import sample_fn
 
 
 def load_sampling_params(
   config: ConfigDict, path: str | os.PathLike, mesh: Mesh
 ) -> Any:
   """The averaged parameters of a checkpoint, split over the `fsdp` axis."""
-  abstract = jax.eval_shape(
-    denoiser.make_init_params(config), jax.random.key(0)
-  )
+  abstract = jax.eval_shape(task.make_init_params(config), jax.random.key(0))
   shardings = sharding.fsdp_sharded(mesh, abstract)
   return checkpoint.load_params(
     path, sharding.with_shardings(abstract, shardings)
@@ -76,13 +74,13 @@ class Upscaler:
       share_noise=settings.sr.share_noise,
     )
     _override_sampler(config.sample, settings.sr.sample)
-    sampling.make_configured_sampler(config)
+    sample_fn.make_configured_sampler(config)
     self.config = config
     self.factor = config.sr.factor
     self.nfe = 0
     self._mesh = mesh
     self._params = load_sampling_params(config, path, mesh)
-    self._sample_fns: dict[tuple[int, int], sampling.SampleFn] = {}
+    self._sample_fns: dict[tuple[int, int], sample_fn.SampleFn] = {}
     self._rng = jax.random.fold_in(jax.random.key(seed), 2)
 
   def check_size(self, height: int, width: int) -> None:
@@ -149,12 +147,12 @@ class Upscaler:
     self.nfe = int(np.max(jax.device_get(nfe)))
     return unit_to_uint8(jax.device_get(x["image"]))[:count]
 
-  def _sample_fn(self, size: tuple[int, int]) -> sampling.SampleFn:
+  def _sample_fn(self, size: tuple[int, int]) -> sample_fn.SampleFn:
     """The jitted sampler of frames of `size` (height, width), low."""
     if size not in self._sample_fns:
       config = self.config.copy_and_resolve_references()
       config.data.height, config.data.width = (n * self.factor for n in size)
-      self._sample_fns[size] = sampling.make_sample_fn(config, self._mesh)
+      self._sample_fns[size] = sample_fn.make_sample_fn(config, self._mesh)
     return self._sample_fns[size]
 
 
@@ -164,9 +162,9 @@ def _override_sampler(target: ConfigDict, overrides: ConfigDict) -> None:
   With another sampler the checkpoint's options go: they belong to its own.
   """
   if overrides.sampler not in (None, target.sampler):
-    for name in sampling.OPTIONS:
+    for name in sample_fn.OPTIONS:
       target[name] = None
     target.sampler = overrides.sampler
-  for name in sampling.OPTIONS:
+  for name in sample_fn.OPTIONS:
     if overrides[name] is not None:
       target[name] = overrides[name]

@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import denoiser, sampling, sharding
+from mmdiff_jax import sharding, task
 from mmdiff_jax.av import unit_to_uint8
-from mmdiff_jax.conditions import Job
 from mmdiff_jax.samplers import Condition
-from mmdiff_jax.samplers.extend import extend
-from mmdiff_jax.upscale import load_sampling_params
+from mmdiff_jax.sampling import sample_fn
+from mmdiff_jax.sampling.extend import extend
+from mmdiff_jax.sampling.given import Job
+from mmdiff_jax.sampling.upscale import load_sampling_params
 
 
 class WindowSampler:
@@ -56,7 +57,7 @@ class WindowSampler:
       ValueError: for lengths that do not fit the model's clip, or options of
         conditioning that do not fit together.
     """
-    self.spec = spec = denoiser.av_spec(config)
+    self.spec = spec = task.av_spec(config)
     self.total_frames = spec.frames
     if duration is not None:
       self.total_frames = _to_frames("duration", duration, spec.fps)
@@ -81,7 +82,7 @@ class WindowSampler:
     self._batch_size = config.sample.batch_size
     self._options = condition_options(config.sample)
     self._split = sharding.batch_sharded(mesh)
-    self._sample = sampling.make_sample_fn(config, mesh)
+    self._sample = sample_fn.make_sample_fn(config, mesh)
     self._params = load_sampling_params(config, checkpoint, mesh)
     self._rng = jax.random.key(seed)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.samplers.guidance import Condition
+from mmdiff_jax.samplers.condition import Condition
 
 
 def condition_on_audio(audio: jax.Array, **options: Any) -> Condition:

@@ -16,14 +16,11 @@ tuning and evaluation apart.
 """
 
 import dataclasses
-import json
-import pathlib
-from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.shapes import (
+from mmdiff_jax.world.shapes import (
   COLORS,
   EXTENTS,
   FLOOR,
@@ -42,7 +39,6 @@ _SILENT_LEAD = 0.35
 
 _SPLIT_SIZE = 1_000_000_000
 SPLITS = ("train", "tune", "eval")
-_TRUTH = "truth.json"
 
 
 def split_seed(split: str, index: int) -> int:
@@ -302,83 +298,3 @@ def _cross(
 
 def _frame_of(times: np.ndarray, spec: AVSpec) -> np.ndarray:
   return np.minimum((times * spec.fps).astype(int), spec.frames - 1)
-
-
-def write_folder(
-  directory: str | pathlib.Path,
-  seeds: Iterable[int],
-  spec: AVSpec,
-  **options,
-) -> pathlib.Path:
-  """Writes the clips of some seeds as mp4 files, and `truth.json` beside.
-
-  Args:
-    directory: made if absent. Clips that are there are replaced by the same
-      ones; with others in the way nothing is written.
-    seeds: one clip each, named `clip_<seed>.mp4`.
-    spec: size and rates of the files.
-    **options: fields of `World`.
-
-  Returns:
-    The path of `truth.json`: {"spec", "world", "clips": [{"file", "seed",
-    "impact_times", "impact_speeds", "impact_shapes", "attributes"}]}.
-
-  Raises:
-    ValueError: if the directory is a file or holds other clips, or the
-      options are impossible.
-  """
-  from mmdiff_jax.data import media
-
-  directory = pathlib.Path(directory)
-  names = {f"clip_{seed:010d}.mp4": seed for seed in seeds}
-  rules = {
-    "spec": dataclasses.asdict(spec),
-    "world": dataclasses.asdict(World(**options)),
-  }
-  _check_folder(directory, names, rules)
-  directory.mkdir(parents=True, exist_ok=True)
-  clips = []
-  for name, seed in names.items():
-    clip = make_clip(seed, spec, **options)
-    media.write_mp4(
-      directory / name,
-      clip.video,
-      clip.audio,
-      fps=spec.fps,
-      sample_rate=spec.sample_rate,
-    )
-    clips.append({"file": name, "seed": int(seed), **clip.truth()})
-  path = directory / _TRUTH
-  path.write_text(json.dumps({**rules, "clips": clips}, indent=1) + "\n")
-  return path
-
-
-def _check_folder(
-  directory: pathlib.Path, names: Collection[str], rules: dict
-) -> None:
-  """Refuses a folder with clips that would not come out the same."""
-  if not directory.is_dir():
-    if directory.exists():
-      raise ValueError(f"{directory} is a file; name a folder for the clips.")
-    return
-  found = {path.name for path in directory.glob("*.mp4")}
-  if not found:
-    return
-  others = sorted(found - set(names))
-  if others:
-    raise ValueError(
-      f"{directory} holds {len(others)} other clips, such as {others[0]}: "
-      f"{_TRUTH} would not list them; choose another folder, or move them away."
-    )
-  try:
-    truth = json.loads((directory / _TRUTH).read_text())
-    same = {key: truth[key] for key in rules} == json.loads(json.dumps(rules))
-  except FileNotFoundError:
-    return  # left by a call that was interrupted
-  except (ValueError, KeyError, TypeError):
-    same = False
-  if not same:
-    raise ValueError(
-      f"{directory} holds clips of other settings ({_TRUTH}); choose another "
-      "folder, or delete them."
-    )

@@ -1,0 +1,1 @@
+"""What an evaluation prints and writes: text, report.json, a page, sheets."""

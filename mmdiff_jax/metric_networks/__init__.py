@@ -1,0 +1,1 @@
+"""The published networks that metrics look at clips through."""

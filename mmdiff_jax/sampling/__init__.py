@@ -1,0 +1,1 @@
+"""From a trained task to samples: media files, previews, larger frames."""

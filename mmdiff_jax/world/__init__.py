@@ -1,0 +1,1 @@
+"""The sounding shapes: a world whose audio-video truth is known."""
