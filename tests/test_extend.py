@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.sampling import extend
+from mmdiff_jax.sampling.extend import extend
 
 SPEC = AVSpec(frames=8, height=2, width=2, fps=10, sample_rate=4410)
 LARGEST_STEP = 0.5 * 2 * np.pi * 30 / SPEC.sample_rate  # of the tone below

@@ -24,7 +24,7 @@ class WindowSampler:
   """Samples of one clip's length, or longer ones window by window.
 
   Every window but the first is given the end of the one before it
-  (`samplers.extend`), so that device memory does not grow with the duration.
+  (`sampling.extend`), so that device memory does not grow with the duration.
 
   Attributes:
     spec: geometry of one window, the model's clip.
