@@ -14,6 +14,10 @@ def get_config() -> ConfigDict:
   # Root of all randomness: initialisation, data order, noise, samples.
   config.seed = 0
 
+  # Folder that keeps compiled programs, so that a second start is quick; ""
+  # keeps none. (JAX_COMPILATION_CACHE_DIR goes before it.)
+  config.compilation_cache = "~/.cache/mmdiff_jax/xla"
+
   config.data = data = ConfigDict()
   # "tfrecord:DIR" (made by data_prep), "tfds:NAME" or "synthetic".
   data.source = "tfrecord:data"
@@ -30,7 +34,7 @@ def get_config() -> ConfigDict:
   # Probability of flipping a clip left to right.
   data.flip_probability = 0.5
   # Records whose crc32 hash of the source name falls in this share are held
-  # out of training; evaluation reads them.
+  # out of training; the held-out loss and evaluation read them.
   data.holdout_fraction = 0.0
   # Threads that read and decode records, each a batch of its own.
   data.num_threads = 4
@@ -40,7 +44,8 @@ def get_config() -> ConfigDict:
   data.synthetic_clips = 4096
 
   config.model = model = ConfigDict()
-  # "av_unet" (joint audio-video) or "sr_unet" (64 -> 256 super-resolution).
+  # The network: "av_unet" is the joint audio-video model. The other keys are
+  # its fields; those of "sr_unet" are in configs/superres.py.
   model.name = "av_unet"
   # Channels of the first level; level i has model_channels*channel_mult[i].
   model.model_channels = 128
@@ -56,8 +61,6 @@ def get_config() -> ConfigDict:
   model.video_attention_resolutions = (2, 4, 8)
   model.audio_attention_resolutions = ()
   model.cross_attention_resolutions = (2, 4, 8)
-  # The same for the self-attention of "sr_unet".
-  model.attention_resolutions = (8, 16, 32)
   # Window (in frames) of the cross-attention at each listed resolution.
   model.cross_attention_windows = (1, 4, 8)
   # Shift the windows at random (RS-MMA).
@@ -66,6 +69,8 @@ def get_config() -> ConfigDict:
   model.middle_cross_attention = True
   # The time embedding scales and shifts (False: it is added).
   model.use_scale_shift_norm = True
+  # Classes of a label that is given to the network; 0 for none.
+  model.num_classes = 0
   # Predict a variance beside eps: twice the output channels.
   model.learn_sigma = False
   # Dropout rate when training.
@@ -78,6 +83,9 @@ def get_config() -> ConfigDict:
   # Cross- and self-attention kernel: "auto" (cuDNN where the backend, type
   # and shape allow), "xla" or "cudnn".
   model.attention = "auto"
+  # Formulations for the hardware: "cpu", "plain" (accelerators) or "auto", by
+  # the device that the program is compiled for.
+  model.kernels = "auto"
 
   config.diffusion = diffusion = ConfigDict()
   # Noise schedule: "linear" or "cosine".
@@ -112,12 +120,19 @@ def get_config() -> ConfigDict:
   # Weights of the modalities in the loss.
   train.video_loss_weight = 1.0
   train.audio_loss_weight = 1.0
+  # Share of training samples whose given inputs (label) are withheld, for
+  # guidance; without such inputs it says nothing.
+  train.cond_dropout = 0.1
   # Directory of a checkpoint whose parameters start this run; "" for none.
   train.init_from = ""
   # Intervals in steps; 0 turns the action off.
   train.log_every = 50
   train.checkpoint_every = 1000
   train.preview_every = 5000
+  # The held-out loss: every so many steps, over so many batches of what
+  # data.holdout_fraction holds out (nothing held out: no such loss).
+  train.eval_every = 1000
+  train.eval_batches = 4
   # Besides the latest, every Nth step's checkpoint is kept for good.
   train.keep_every = 10_000
   # Samples of a preview and its sampler's steps (DDIM).
@@ -130,7 +145,7 @@ def get_config() -> ConfigDict:
   mesh.fsdp = 1
 
   # Unset keys take the sampler's own default; a key that the chosen sampler
-  # does not have is an error when set.
+  # does not have is an error when set. --config.sample.KEY=None unsets one.
   config.sample = sample = ConfigDict()
   # "ddpm", "ddim", "dpm_solver" or "dpm_solver++".
   sample.sampler = "ddpm"
@@ -144,15 +159,27 @@ def get_config() -> ConfigDict:
   sample.grid = placeholder(str)
   # DDIM: 0 is deterministic, 1 as noisy as DDPM.
   sample.eta = placeholder(float)
-  # DDPM and DDIM: clip x_start to [-1, 1].
+  # Clip x_start to [-1, 1] (unset: DDPM and DDIM do, DPM-Solver does not).
   sample.clip_denoised = placeholder(bool)
   # dpm_solver++: dynamic thresholding of x_start.
   sample.dynamic_thresholding = placeholder(bool)
   # DPM-Solver: one more evaluation at the end, which returns x_start.
   sample.denoise_final = placeholder(bool)
+  # multistep of order 3: begin with a singlestep of order 2.
+  sample.singlestep_start = placeholder(bool)
+  # adaptive: absolute and relative tolerance, first step and smallest distance
+  # from the end (in lambda and in time), safety factor of the step size.
+  sample.atol = placeholder(float)
+  sample.rtol = placeholder(float)
+  sample.first_step = placeholder(float)
+  sample.time_tolerance = placeholder(float)
+  sample.safety = placeholder(float)
+  # Classifier-free guidance by what is given to the network (--label): 1 is
+  # none, more follows it more closely.
+  sample.cfg_scale = placeholder(float)
   # Clips generated at once.
   sample.batch_size = 8
-  # Conditioning: "replacement", "gradient" or "resampling".
+  # Known values (--condition): "replacement", "gradient" or "resampling".
   sample.condition_method = "replacement"
   # gradient: its scale, for the sum over a sample's elements.
   sample.guidance_scale = placeholder(float)
@@ -176,10 +203,7 @@ def get_config() -> ConfigDict:
   # those that the super-resolution checkpoint was trained with; where another
   # sampler is named, the sampler's own defaults.
   sr.sample = ConfigDict()
-  sr.sample.sampler = placeholder(str)
-  for name in ("steps", "order", "method", "grid", "eta", "clip_denoised"):
+  for name in sample:
     sr.sample[name] = placeholder(sample.get_type(name))
-  for name in ("dynamic_thresholding", "denoise_final"):
-    sr.sample[name] = placeholder(bool)
 
   return config

@@ -20,15 +20,25 @@ def get_config() -> ConfigDict:
   config.data.frames = 1
   config.data.height = config.data.width = 256
 
-  config.model.name = "sr_unet"
-  config.model.model_channels = 192
-  config.model.channel_mult = (1, 1, 2, 2, 4, 4)
-  config.model.learn_sigma = True
+  joint = config.model
+  config.model = model = ConfigDict()
+  model.name = "sr_unet"
+  model.model_channels = 192
+  model.channel_mult = (1, 1, 2, 2, 4, 4)
+  model.num_res_blocks = 2
+  model.num_heads = 4
+  # Down-sampling factors that have self-attention.
+  model.attention_resolutions = (8, 16, 32)
+  model.use_scale_shift_norm = True
+  model.learn_sigma = True
+  model.dropout = 0.1
+  model.remat = "blocks"
+  for name in ("dtype", "attention", "kernels"):
+    model[name] = joint[name]
 
   config.diffusion.loss = "rescaled_mse_vb"
 
   config.train.batch_size = 16
-  config.model.remat = "blocks"
 
   config.sample.sampler = "ddim"
   config.sample.steps = 25

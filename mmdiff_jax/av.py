@@ -1,6 +1,7 @@
 """Geometry of an audio-video clip and its two value ranges."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,13 @@ class AVSpec:
       value = getattr(self, field.name)
       if value <= 0:
         raise ValueError(f"AVSpec.{field.name} must be positive, got {value}.")
+
+  @classmethod
+  def from_config(cls, data: Any) -> "AVSpec":
+    """The geometry that the section `data` of a configuration asks for."""
+    return cls(
+      data.frames, data.height, data.width, float(data.fps), data.sample_rate
+    )
 
   @property
   def duration(self) -> float:

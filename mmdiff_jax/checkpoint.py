@@ -17,7 +17,11 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from mmdiff_jax import models
 from mmdiff_jax.files import write_json
+
+# What the gathered metrics are called on disk, from the first checkpoints on.
+_METRICS = "window"
 
 _training = ocp.training
 _preservation = _training.preservation_policies
@@ -40,7 +44,19 @@ def config_from_json(value: Mapping[str, Any]) -> ConfigDict:
   return restore(value)
 
 
-def write_config(config: ConfigDict, workdir: os.PathLike) -> None:
+def _upgrade(config: ConfigDict) -> ConfigDict:
+  """The configuration of an earlier version, as it is written today.
+
+  `config.model` once held the keys of all networks, whichever was named.
+  """
+  allowed = models.fields(config.model.name) | {"name"}
+  config.model = ConfigDict(
+    {key: value for key, value in config.model.items() if key in allowed}
+  )
+  return config
+
+
+def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:
   """Writes `config.json` into a run's directory, for people to read."""
   if jax.process_index() != 0:
     return
@@ -54,7 +70,7 @@ class Checkpoints:
   step are kept. A save that was interrupted leaves no visible checkpoint.
   """
 
-  def __init__(self, directory: os.PathLike, *, keep_every: int = 0):
+  def __init__(self, directory: str | os.PathLike, *, keep_every: int = 0):
     """Opens (and where needed creates) a directory of checkpoints."""
     self._directory = pathlib.Path(directory).absolute()
     policies = [_preservation.LatestN(1)]
@@ -96,7 +112,7 @@ class Checkpoints:
     self._checkpointer.wait()
     response = self._checkpointer.save_checkpointables_async(
       step,
-      {"state": state, "window": metrics},
+      {"state": state, _METRICS: metrics},
       custom_metadata={
         "config": config_to_json(config),
         "loader": dict(loader_state),
@@ -128,10 +144,10 @@ class Checkpoints:
     """
     with _reading(self._directory / str(step)):
       loaded = self._checkpointer.load_checkpointables(
-        step, {"state": abstract_state, "window": abstract_metrics}
+        step, {"state": abstract_state, _METRICS: abstract_metrics}
       )
       loader = self._checkpointer.metadata(step).custom_metadata["loader"]
-      return loaded["state"], loaded["window"], loader
+      return loaded["state"], loaded[_METRICS], loader
 
 
 def _is_checkpoint(path: pathlib.Path) -> bool:
@@ -161,7 +177,7 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def find_checkpoint(path: os.PathLike) -> pathlib.Path:
+def find_checkpoint(path: str | os.PathLike) -> pathlib.Path:
   """Resolves a checkpoint directory.
 
   Args:
@@ -184,7 +200,7 @@ def find_checkpoint(path: os.PathLike) -> pathlib.Path:
   )
 
 
-def load_config(path: os.PathLike) -> ConfigDict:
+def load_config(path: str | os.PathLike) -> ConfigDict:
   """The configuration stored in a checkpoint.
 
   Raises:
@@ -194,11 +210,12 @@ def load_config(path: os.PathLike) -> ConfigDict:
   directory = find_checkpoint(path)
   with _reading(directory):
     metadata = ocp.checkpointables_metadata(directory)
-    return config_from_json(metadata.custom_metadata["config"])
+    config = config_from_json(metadata.custom_metadata["config"])
+  return _upgrade(config)
 
 
 def load_params(
-  path: os.PathLike, abstract_params: Any, *, ema: bool = True
+  path: str | os.PathLike, abstract_params: Any, *, ema: bool = True
 ) -> Any:
   """Reads the (EMA) parameters of a checkpoint and nothing else of it.
 
@@ -249,7 +266,11 @@ def _check_shapes(saved: Any, wanted: Any, directory: pathlib.Path) -> None:
 
 
 def save_params(
-  directory: os.PathLike, params: Any, config: ConfigDict, *, step: int = 0
+  directory: str | os.PathLike,
+  params: Any,
+  config: ConfigDict,
+  *,
+  step: int = 0,
 ) -> pathlib.Path:
   """Writes parameters as a checkpoint that sampling and training can read.
 
@@ -273,7 +294,9 @@ def save_params(
 
 
 def export_params(
-  source: os.PathLike, directory: os.PathLike, dtype: str = "float16"
+  source: str | os.PathLike,
+  directory: str | os.PathLike,
+  dtype: str = "float16",
 ) -> pathlib.Path:
   """Writes the averaged parameters of a checkpoint alone, to hand on.
 

@@ -11,6 +11,38 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 MIN_SHARDED_ELEMENTS = 2**14
 
 
+def join_hosts(
+  coordinator: str | None, num_hosts: int | None, host: int | None
+) -> None:
+  """Makes the processes of all hosts one run, before JAX is used.
+
+  Args:
+    coordinator: HOST:PORT of the first host.
+    num_hosts: number of hosts.
+    host: number of this one, from 0.
+
+  Raises:
+    ValueError: unless all three are given, or none where a cluster manager
+      (TPU pods, SLURM, Kubernetes) knows them.
+  """
+  given = {"coordinator": coordinator, "num_hosts": num_hosts, "host": host}
+  missing = [f"--{name}" for name, value in given.items() if value is None]
+  if 0 < len(missing) < len(given):
+    raise ValueError(
+      f"--distributed: {', '.join(missing)} is missing; give "
+      f"{', '.join(f'--{name}' for name in given)} together, or none of them."
+    )
+  if host is not None and num_hosts is not None and host >= num_hosts:
+    raise ValueError(f"--host={host} must be below --num_hosts={num_hosts}.")
+  try:
+    jax.distributed.initialize(coordinator, num_hosts, host)
+  except ValueError as error:
+    names = ", ".join(f"--{name}" for name in given)
+    raise ValueError(
+      f"--distributed: no cluster manager was found; give {names}. ({error})"
+    ) from error
+
+
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
   """Returns the mesh of all devices with the axes `("data", "fsdp")`.
 
@@ -35,6 +67,11 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     )
   auto = (jax.sharding.AxisType.Auto,) * 2
   return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=auto)
+
+
+def platform(mesh: Mesh) -> str:
+  """What the mesh's devices are: "cpu", "gpu" or "tpu"."""
+  return mesh.devices.flat[0].platform
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

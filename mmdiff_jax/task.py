@@ -1,134 +1,228 @@
-"""The bridge between a configured network and training or sampling."""
+"""The task: what is generated, what is given, and by which network.
 
-from collections.abc import Callable
+Made once from a configuration and handed on in its place. Training, sampling,
+previews and upscaling ask it, and know neither the network's name nor what
+the batches hold.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mmdiff_jax import models
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.diffusion import Schedule, make_schedule
+from mmdiff_jax.models import Leaves, Network, create_network
+from mmdiff_jax.samplers import guidance
+from mmdiff_jax.samplers.base import DenoiseFn
 
-DenoiseFn = Callable[[Any, jax.Array, jax.Array], Any]
+Arrays = Mapping[str, jax.Array]
 
 
-def make_denoise_fn(
-  model: nn.Module,
-  params: Any,
-  *,
-  low_res: jax.Array | None = None,
-  train: bool = False,
-) -> DenoiseFn:
-  """Returns `denoise_fn(x_t, t, rng)` for a network and its parameters.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+  """What is learnt, and the functions that follow from it.
+
+  Attributes:
+    network: computes it.
+    spec: geometry of a clip.
+    x: what is generated, by name: shapes without batch axis and types as a
+      batch carries them.
+    cond: what is given, likewise.
+    schedule: of the noise.
+    prediction: what the network predicts, "eps" or "x_start".
+    loss_weights: weight of each generated input in the loss.
+    cond_dropout: share of training samples whose given inputs are withheld,
+      where the network knows a value for that.
+    compiler_options: for the programs that train, on the task's platform.
+  """
+
+  network: Network
+  spec: AVSpec
+  x: Leaves
+  cond: Leaves
+  schedule: Schedule
+  prediction: str
+  loss_weights: dict[str, float]
+  cond_dropout: float
+  compiler_options: dict[str, bool]
+
+  def split(self, batch: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a batch by name into `(x_start, cond)`.
+
+    Pixels (uint8) of what is generated become float32 in [-1, 1].
+
+    Raises:
+      ValueError: if the batch lacks an input, or has one that nobody declared.
+    """
+    declared = self.x.keys() | self.cond.keys()
+    if batch.keys() != declared:
+      raise ValueError(
+        f"The batch holds {sorted(batch)}; the network generates "
+        f"{sorted(self.x)} and is given {sorted(self.cond)}: it must hold "
+        "these and nothing else."
+      )
+    x_start = {
+      name: batch[name].astype(jnp.float32) / 127.5 - 1.0
+      if batch[name].dtype == jnp.uint8
+      else batch[name]
+      for name in batch
+      if name in self.x
+    }
+    return x_start, {name: batch[name] for name in self.cond}
+
+  def abstract_batch(self, size: int, sharding: Any = None) -> Leaves:
+    """Shapes and types of a training batch, as the loader yields it."""
+    return {
+      name: jax.ShapeDtypeStruct(
+        (size, *leaf.shape), leaf.dtype, sharding=sharding
+      )
+      for name, leaf in (self.x | self.cond).items()
+    }
+
+  def init(self, rng: jax.Array) -> Any:
+    """Initialises the network's parameters; traceable."""
+    return self.network.init(rng, self.x, self.cond)["params"]
+
+  def denoise_fn(
+    self, params: Any, cond: Arrays | None = None, train: bool = False
+  ) -> DenoiseFn:
+    """Returns `denoise_fn(x_t, t, rng)` for given parameters.
+
+    Args:
+      params: of the network.
+      cond: given inputs `[B, ...]`; what is left out is not given.
+      train: turns dropout on, and withholds given inputs at random
+        (`cond_dropout`, each sample for itself).
+
+    Returns:
+      A function of `x_t`, the step indices `t` `[B]` and one key, which seeds
+      dropout and the window shifts. It returns a dict like `x_t`, with twice
+      the channels where the network learns a variance.
+
+    Raises:
+      ValueError: (when called) if an input that must be given is missing, or
+        one is given that the network does not take.
+    """
+
+    def denoise_fn(x_t: Any, t: jax.Array, rng: jax.Array) -> Any:
+      window_rng, dropout_rng = jax.random.split(rng)
+      rngs = {"window": window_rng}
+      given = self._complete(cond or {}, t.shape[0])
+      if train:
+        rngs["dropout"] = dropout_rng
+        given = self._withhold(given, jax.random.fold_in(rng, 2))
+      return self.network.module.apply(
+        {"params": params}, x_t, t, given, train, rngs=rngs, method=self.network
+      )
+
+    return denoise_fn
+
+  def guided_denoise_fn(
+    self, params: Any, cond: Arrays, scale: float
+  ) -> DenoiseFn:
+    """Returns `denoise_fn(x_t, t, rng)` under classifier-free guidance.
+
+    Args:
+      params: of the network.
+      cond: given inputs `[B, ...]`.
+      scale: see `guidance.classifier_free`.
+
+    Raises:
+      ValueError: if nothing is given that could be withheld.
+    """
+    null = {k: v for k, v in self.network.null.items() if k in cond}
+    if not null:
+      raise ValueError(
+        "Guidance compares what is given with its absence, but nothing is "
+        f"given that could be withheld; this network takes "
+        f"{sorted(self.network.null) or 'nothing of the kind'}."
+      )
+    pairs = {
+      name: jnp.stack(
+        [value, jnp.full_like(value, null[name]) if name in null else value], 1
+      ).reshape(-1, *value.shape[1:])
+      for name, value in cond.items()
+    }
+    return guidance.classifier_free(
+      self.denoise_fn(params, pairs),
+      scale,
+      learn_sigma=self.network.learn_sigma,
+    )
+
+  def _complete(self, cond: Arrays, batch: int) -> dict[str, jax.Array]:
+    """All given inputs: what is absent has the value that says so."""
+    null = self.network.null
+    missing = self.cond.keys() - null.keys() - cond.keys()
+    if missing or not cond.keys() <= self.cond.keys():
+      raise ValueError(
+        f"The network was given {sorted(cond)}; it takes {sorted(self.cond)}, "
+        f"of which {sorted(self.cond.keys() - null.keys())} must be given."
+      )
+    return {
+      name: cond[name]
+      if name in cond
+      else jnp.full((batch, *leaf.shape), null[name], leaf.dtype)
+      for name, leaf in self.cond.items()
+    }
+
+  def _withhold(
+    self, cond: dict[str, jax.Array], rng: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Takes all that can be withheld from a random share of the samples."""
+    null = self.network.null
+    if not null or not self.cond_dropout:
+      return cond
+
+    def drop(name: str, value: jax.Array) -> jax.Array:
+      if name not in null:
+        return value
+      drawn = jax.random.bernoulli(rng, self.cond_dropout, value.shape[:1])
+      mask = drawn.reshape(-1, *(1,) * (value.ndim - 1))
+      return jnp.where(mask, jnp.asarray(null[name], value.dtype), value)
+
+    return {name: drop(name, value) for name, value in cond.items()}
+
+
+def make_task(config: ConfigDict, platform: str | None = None) -> Task:
+  """Makes the task of a configuration.
 
   Args:
-    model: a module of `models.create_model`.
-    params: its parameters.
-    low_res: `[N, h, w, 3]` in [-1, 1], for the super-resolution network.
-    train: turns dropout on.
-
-  Returns:
-    A function of `x_t` (`{"video", "audio"}`, or `{"image"}` for the
-    super-resolution network), the step index `t` `[B]` and one key, which
-    seeds dropout and the window shifts; it returns a tree like `x_t`, with
-    twice the channels where the network learns a variance.
-  """
-
-  def denoise_fn(x_t: Any, t: jax.Array, rng: jax.Array) -> Any:
-    window_rng, dropout_rng = jax.random.split(rng)
-    rngs = {"window": window_rng}
-    if train:
-      rngs["dropout"] = dropout_rng
-    if "image" in x_t:
-      image = model.apply(
-        {"params": params},
-        x_t["image"],
-        t,
-        low_res=low_res,
-        train=train,
-        rngs=rngs,
-      )
-      return {"image": image}
-    video, audio = model.apply(
-      {"params": params}, x_t["video"], x_t["audio"], t, train=train, rngs=rngs
-    )
-    return {"video": video, "audio": audio}
-
-  return denoise_fn
-
-
-def av_spec(config: ConfigDict) -> AVSpec:
-  """The clip geometry of `config.data`."""
-  data = config.data
-  return AVSpec(
-    frames=data.frames,
-    height=data.height,
-    width=data.width,
-    fps=data.fps,
-    sample_rate=data.sample_rate,
-  )
-
-
-def sample_shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
-  """Shapes of one sample, without batch axis, by modality."""
-  spec = av_spec(config)
-  if config.model.name == "sr_unet":
-    return {"image": spec.video_shape[1:]}
-  return {"video": spec.video_shape, "audio": spec.audio_shape}
-
-
-def low_res_shape(config: ConfigDict) -> tuple[int, int, int]:
-  """Shape of one low-resolution image, `(H / factor, W / factor, 3)`."""
-  factor = config.sr.factor
-  height, width = config.data.height, config.data.width
-  if height % factor or width % factor:
-    raise ValueError(
-      f"config.sr.factor={factor} must divide config.data.height={height} "
-      f"and config.data.width={width}."
-    )
-  return (height // factor, width // factor, 3)
-
-
-def make_init_params(config: ConfigDict) -> Callable[[jax.Array], Any]:
-  """Returns `init_params(rng)`, which initialises the configured network.
+    config: with the keys of `configs/default.py`.
+    platform: "cpu", "gpu" or "tpu", for which its programs will be compiled;
+      None is that of this process.
 
   Raises:
-    ValueError: if network and clip geometry do not fit, before anything is
-      traced.
+    ValueError: if network, data and diffusion settings do not fit together,
+      before anything is traced.
   """
-  shapes = sample_shapes(config)
-  models.validate(config.model, *shapes.values())
-  model = models.create_model(config.model)
-
-  def init_params(rng: jax.Array) -> Any:
-    inputs = [jnp.zeros((1, *shape)) for shape in shapes.values()]
-    t = jnp.zeros((1,), jnp.int32)
-    if config.model.name == "sr_unet":
-      low_res = jnp.zeros((1, *low_res_shape(config)))
-      variables = model.init(rng, *inputs, t, low_res=low_res)
-    else:
-      variables = model.init(rng, *inputs, t)
-    return variables["params"]
-
-  return init_params
-
-
-def abstract_batch(config: ConfigDict, sharding: Any) -> dict[str, Any]:
-  """Shapes and types of one training batch, as the loader yields it."""
-  batch = config.train.batch_size
-
-  def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
-
-  shapes = sample_shapes(config)
-  if config.model.name == "sr_unet":
-    return {
-      "image": leaf(shapes["image"], jnp.uint8),
-      "low_res": leaf(low_res_shape(config), jnp.float32),
-    }
-  return {
-    "video": leaf(shapes["video"], jnp.uint8),
-    "audio": leaf(shapes["audio"], jnp.float32),
-  }
+  platform = platform or jax.default_backend()
+  network = create_network(config.model).on(platform)
+  x, cond = network.inputs(config)
+  network.check_shapes(x)
+  dropout = config.train.get("cond_dropout", 0.0)
+  if not 0 <= dropout < 1:
+    raise ValueError(f"config.train.cond_dropout={dropout} must lie in [0, 1).")
+  options = {}
+  if platform == "cpu" and config.model.get("remat", "none") != "none":
+    # Otherwise XLA:CPU recomputes early, to keep cores busy, and saves no
+    # memory.
+    options["xla_cpu_enable_concurrency_optimized_scheduler"] = False
+  return Task(
+    network=network,
+    spec=AVSpec.from_config(config.data),
+    x=x,
+    cond=cond,
+    schedule=make_schedule(
+      config.diffusion.schedule, config.diffusion.num_timesteps
+    ),
+    prediction=config.diffusion.prediction,
+    loss_weights={
+      name: config.train.get(f"{name}_loss_weight", 1.0) for name in x
+    },
+    cond_dropout=dropout,
+    compiler_options=options,
+  )

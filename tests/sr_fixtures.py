@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from configs import superres
-from mmdiff_jax import checkpoint, task
+from mmdiff_jax import checkpoint
+from mmdiff_jax.task import make_task
 
 
 def make_tiny_sr_config():
@@ -38,7 +39,7 @@ def make_tiny_sr_config():
 def random_params(config):
   """Parameters without zero-initialised layers; nothing is compiled."""
   rng = np.random.default_rng(0)
-  abstract = jax.eval_shape(task.make_init_params(config), jax.random.key(0))
+  abstract = jax.eval_shape(make_task(config).init, jax.random.key(0))
 
   def leaf(path, x):
     if path[-1].key == "scale":

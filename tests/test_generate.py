@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from mmdiff_jax import checkpoint, task
+from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media, media_writer
 from mmdiff_jax.sampling import generate
 from mmdiff_jax.sampling.given import Source, load_sources, make_jobs
+from mmdiff_jax.task import make_task
 from mmdiff_jax.world.clips import make_clip
 from tests.conftest import make_tiny_config
 
@@ -30,7 +31,7 @@ def config():
 def run(config, tmp_path_factory):
   """A checkpoint whose network does something: no zero-initialised layers."""
   workdir = tmp_path_factory.mktemp("run")
-  params = task.make_init_params(config)(jax.random.key(0))
+  params = make_task(config).init(jax.random.key(0))
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   params = tree.unflatten(
@@ -43,7 +44,7 @@ def run(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spec(config):
-  return task.av_spec(config)
+  return AVSpec.from_config(config.data)
 
 
 def sample(config, run, output, num_samples=3, **options):
@@ -161,7 +162,7 @@ def test_another_checkpoint_in_the_same_place_is_an_error(
 ):
   moved = shutil.copytree(run, tmp_path / "moved")
   output = shutil.copytree(samples, tmp_path / "out")
-  params = task.make_init_params(config)(jax.random.key(5))
+  params = make_task(config).init(jax.random.key(5))
   shutil.rmtree(moved)
   checkpoint.save_params(moved, params, config)
   with pytest.raises(ValueError, match=r"settings \(checkpoint_fingerprint: "):

@@ -50,7 +50,7 @@ def test_two_restored_and_two_more_steps_are_four(
   assert log_of(tmp_path) == log_of(uninterrupted[1])
 
 
-def test_sigterm_saves_and_the_rerun_continues_in_the_middle_of_a_log_window(
+def test_sigterm_saves_and_the_rerun_continues_between_two_logs(
   uninterrupted, tiny_config, tmp_path, monkeypatch
 ):
   ticks = []
@@ -203,12 +203,12 @@ DEVICES = """
 import sys
 from tests.conftest import make_tiny_config
 import jax, numpy as np, optax
-from mmdiff_jax import denoiser
+from mmdiff_jax.task import make_task
 from mmdiff_jax.training import loop
 config = make_tiny_config()
 config.train.batch_size = 8
 config.mesh.data, config.mesh.fsdp = int(sys.argv[2]), int(sys.argv[3])
-start = denoiser.make_init_params(config)(
+start = make_task(config).init(
   jax.random.split(jax.random.key(config.seed))[0])
 state = loop.train(config, sys.argv[1])
 moments = optax.tree_utils.tree_get(state.opt_state, "mu")

@@ -57,8 +57,8 @@ def test_help_names_the_commands():
     ),
     ("sample --checkpoint=x --output=main.py/x", "main.py is no folder"),
     ("sample --distributed", "sample runs on one host"),
-    ("train --host=1", "go together, with --distributed"),
-    ("train --distributed --host=1", "go together, with --distributed"),
+    ("train --host=1", "--host goes with --distributed"),
+    ("train --distributed --host=1", "--coordinator, --num_hosts is missing"),
     (
       "train --distributed --coordinator=localhost:1 --num_hosts=2 --host=2",
       "--host=2 must be below --num_hosts=2",
@@ -93,13 +93,14 @@ import sys
 from absl import app
 import main
 from mmdiff_jax.sampling import generate
+from mmdiff_jax.sampling import upscale as upscaling
 def sample(config, *, checkpoint_path, output, seed, **options):
   print(checkpoint_path, output, seed)
   if checkpoint_path == "interrupt":
     raise KeyboardInterrupt
 def upscale(config, **options):
   raise KeyboardInterrupt
-generate.sample, generate.upscale = sample, upscale
+generate.sample, upscaling.upscale = sample, upscale
 app.run(main._main, ["main.py", *sys.argv[1:]], main._parse_flags)
 """
 

@@ -1,5 +1,7 @@
 """Optimiser, metrics and train step, on a network of a few parameters."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,16 @@ import optax
 import pytest
 
 from configs import default
-from mmdiff_jax import sharding
-from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
+from mmdiff_jax import models, sharding
+from mmdiff_jax.diffusion import create_timestep_sampler
+from mmdiff_jax.task import make_task
 from mmdiff_jax.training import loop, metrics
 from mmdiff_jax.training.optimizer import (
   create_optimizer,
   learning_rate_schedule,
 )
 from mmdiff_jax.training.state import state_initializer
-from mmdiff_jax.training.step import make_loss_fn, make_train_step
+from mmdiff_jax.training.step import make_train_step
 
 
 class Toy(nn.Module):
@@ -44,30 +47,45 @@ def make_batch(size=8):
   }
 
 
+class ToyNetwork(models.Network):
+  """Two small streams."""
+
+  module_cls = Toy
+
+  def inputs(self, config):
+    del config
+    return {
+      "video": models.Leaf((2, 4, 4, 3), jnp.uint8),
+      "audio": models.Leaf((16, 1), jnp.float32),
+    }, {}
+
+  def smallest_inputs(self):
+    return self.inputs(None)
+
+  def __call__(self, module, x, t, cond, train):
+    del cond
+    video, audio = module(x["video"], x["audio"], t, train)
+    return {"video": video, "audio": audio}
+
+
 def build(**train):
   config = default.get_config()
   config.train.update(learning_rate=0.1, ema_decay=0.75, **train)
-  schedule = make_schedule()
-  timesteps = create_timestep_sampler("uniform", schedule)
+  task = dataclasses.replace(make_task(config), network=ToyNetwork(Toy()))
+  x, _ = task.network.inputs(config)
+  task = dataclasses.replace(task, x=x)
+  timesteps = create_timestep_sampler("uniform", task.schedule)
   optimizer = create_optimizer(config.train)
-  model = Toy()
-  batch = make_batch()
-
-  def init_params(rng):
-    x = {k: jnp.zeros((1, *v.shape[1:])) for k, v in batch.items()}
-    return model.init(rng, **x, t=jnp.zeros(1, jnp.int32))["params"]
-
-  init = state_initializer(init_params, optimizer, timesteps.init)
+  init = state_initializer(task.init, optimizer, timesteps.init)
   step = make_train_step(
-    make_loss_fn(model, schedule, config),
+    task,
+    config,
     optimizer,
     timesteps,
-    schedule,
-    config,
     sharding.make_mesh(),
     jax.random.key(1),
   )
-  return init(jax.random.key(0)), jax.jit(step), batch
+  return init(jax.random.key(0)), jax.jit(step), make_batch()
 
 
 def test_microbatches_change_nothing_but_memory():
@@ -75,7 +93,7 @@ def test_microbatches_change_nothing_but_memory():
   for microbatches in (1, 4):
     state, step, batch = build(microbatches=microbatches)
     state, out = step(state, batch)
-    results.append((state, metrics.compute(out)))
+    results.append((state, metrics.compute(out["averages"])))
   (a, metrics_a), (b, metrics_b) = results
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), a, b)
   assert metrics_a.keys() == metrics_b.keys()
@@ -106,7 +124,9 @@ def test_randomness_depends_on_the_step_alone():
   _, again = step(state, batch)
   later = state.replace(step=state.step + 1)
   _, other = step(later, batch)
-  first, again, other = map(metrics.compute, (first, again, other))
+  first, again, other = (
+    metrics.compute(out["averages"]) for out in (first, again, other)
+  )
   assert first == again
   assert first["loss"] != other["loss"]
 
@@ -114,7 +134,7 @@ def test_randomness_depends_on_the_step_alone():
 def test_modality_losses_and_weights_add_up():
   _, step, batch = build(video_loss_weight=2.0, audio_loss_weight=0.5)
   state, _, _ = build()
-  values = metrics.compute(step(state, batch)[1])
+  values = metrics.compute(step(state, batch)[1]["averages"])
   total = 2.0 * values["video_mse"] + 0.5 * values["audio_mse"]
   np.testing.assert_allclose(values["loss"], total, rtol=1e-5)
 
@@ -123,7 +143,7 @@ def test_quarters_average_the_losses_of_their_steps():
   t = jnp.array([0, 249, 250, 999])
   losses = jnp.array([1.0, 3.0, 5.0, 7.0])
   quarters = metrics.quarter_averages(losses, t, 1000)
-  computed = metrics.compute({"averages": quarters})
+  computed = metrics.compute(quarters)
   assert computed == {"loss_q1": 2.0, "loss_q2": 5.0, "loss_q4": 7.0}
 
 
@@ -144,7 +164,7 @@ def test_gradient_norms_belong_to_their_modality():
     loop._check_finite(out)
 
 
-def test_merged_windows_average_over_both():
+def test_merged_metrics_average_over_both():
   a = {
     "averages": {"x": metrics.average(jnp.array([1.0, 2.0]))},
     "nonfinite": {"x": jnp.int32(metrics.NEVER)},
@@ -154,10 +174,10 @@ def test_merged_windows_average_over_both():
     "nonfinite": {"x": jnp.int32(7)},
   }
   merged = metrics.merge(a, b)
-  assert metrics.compute(merged) == {"x": 3.0}
+  assert metrics.compute(merged["averages"]) == {"x": 3.0}
   assert int(merged["nonfinite"]["x"]) == 7
   empty = metrics.empty_like(a)
-  assert metrics.compute(metrics.merge(empty, a)) == {"x": 1.5}
+  assert metrics.compute(metrics.merge(empty, a)["averages"]) == {"x": 1.5}
 
 
 @pytest.mark.parametrize(

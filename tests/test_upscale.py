@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 
 from configs import default
-from mmdiff_jax import checkpoint, sharding, task
+from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import importer
 from mmdiff_jax.data import media, media_writer
 from mmdiff_jax.sampling import generate
-from mmdiff_jax.sampling.upscale import Upscaler, load_sampling_params
+from mmdiff_jax.sampling.upscale import (
+  Upscaler,
+  load_sampling_params,
+  upscale,
+)
+from mmdiff_jax.task import make_task
 from mmdiff_jax.world.clips import make_clip
 from tests import sr_fixtures, unet_golden
 from tests.conftest import make_tiny_config
@@ -112,7 +117,7 @@ def test_learned_variance_moves_the_ancestral_sampler_alone(
   """The second half of the head's channels is the variance."""
   config = checkpoint.load_config(run)
   params = jax.device_get(
-    load_sampling_params(config, run, sharding.make_mesh())
+    load_sampling_params(make_task(config), run, sharding.make_mesh())
   )
   bias = np.array(params["head"]["bias"])
   assert bias.shape == (6,)
@@ -140,7 +145,7 @@ def test_senseless_samplers_are_refused_before_the_work(run, sampler, message):
 def test_sizes_that_cannot_be_halved_are_named(tmp_path):
   config = sr_fixtures.make_tiny_sr_config()
   config.model.channel_mult = (1, 1, 1, 1)
-  abstract = jax.eval_shape(task.make_init_params(config), jax.random.key(0))
+  abstract = jax.eval_shape(make_task(config).init, jax.random.key(0))
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   checkpoint.save_params(tmp_path, zeros, config)
   up = upscaler(tmp_path)
@@ -202,7 +207,7 @@ def joint(tmp_path_factory):
 def test_cascade_writes_both_sizes_with_the_same_sound(joint, run, tmp_path):
   """With a given sound, for longer than a clip: the hardest case."""
   config, path = joint
-  spec = task.av_spec(config)
+  spec = AVSpec.from_config(config.data)
   long = AVSpec(9, 16, 16, spec.fps, spec.sample_rate)
   bell = tmp_path / "bell.wav"
   media_writer.write_wav(bell, make_clip(1, long).audio, spec.sample_rate)
@@ -269,7 +274,7 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
   audio = 0.5 * np.sin(2 * np.pi * time * [440, 660]).astype(np.float32)
   source = tmp_path / "ball.mp4"
   media_writer.write_mp4(source, video, audio, fps=5.0, sample_rate=8000)
-  path = generate.upscale(
+  path = upscale(
     default.get_config(),
     sr_checkpoint=run,
     source=str(source),
@@ -291,7 +296,7 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
 def test_file_without_sound_stays_without(run, tmp_path):
   source = tmp_path / "mute.mp4"
   media_writer.write_mp4(source, np.zeros((5, 4, 4, 3), np.uint8), fps=10)
-  path = generate.upscale(
+  path = upscale(
     default.get_config(),
     sr_checkpoint=run,
     source=str(source),

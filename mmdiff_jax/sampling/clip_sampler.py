@@ -1,8 +1,8 @@
 """Batches of samples of any length, with or without something given."""
 
+import dataclasses
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,84 +11,138 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding, task
-from mmdiff_jax.av import unit_to_uint8
+from mmdiff_jax import sharding
+from mmdiff_jax.av import AVSpec, unit_to_uint8
 from mmdiff_jax.samplers import Condition
-from mmdiff_jax.sampling import sample_fn
 from mmdiff_jax.sampling.extend import extend
 from mmdiff_jax.sampling.given import Job
-from mmdiff_jax.sampling.upscale import load_sampling_params
+from mmdiff_jax.sampling.sample_fn import make_sample_fn
+from mmdiff_jax.task import Task
 
 
-class WindowSampler:
-  """Samples of one clip's length, or longer ones window by window.
-
-  Every window but the first is given the end of the one before it
-  (`sampling.extend`), so that device memory does not grow with the duration.
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+  """How long samples are, in frames.
 
   Attributes:
-    spec: geometry of one window, the model's clip.
-    total_frames: length of the samples.
-    overlap_frames: frames that neighbouring windows share, and that the
-      condition "continue" is given.
+    total: frames of a sample.
+    overlap: frames that neighbouring pieces of a long sample share, and that
+      the condition "continue" is given; None where neither applies.
+  """
+
+  total: int
+  overlap: int | None
+
+  @classmethod
+  def of(
+    cls,
+    spec: AVSpec,
+    condition: str | None,
+    duration: float | None,
+    overlap: float | None,
+  ) -> "Lengths":
+    """Checks the lengths that were asked for.
+
+    Args:
+      spec: geometry of the model's clip.
+      condition: None, "audio", "video" or "continue".
+      duration: seconds of a sample; None is one clip.
+      overlap: seconds; None is half a clip.
+
+    Raises:
+      ValueError: for lengths that do not fit the model's clip, or have no
+        effect.
+    """
+    total = spec.frames
+    if duration is not None:
+      total = _to_frames("duration", duration, spec.fps)
+    if total < spec.frames:
+      raise ValueError(
+        f"--duration={duration} is shorter than the model's clip of "
+        f"{spec.duration:g} s."
+      )
+    if duration is None and condition != "continue" and overlap is not None:
+      raise ValueError(
+        f"--overlap={overlap} has no effect without --duration or "
+        "--condition=continue."
+      )
+    # Of the frames that two pieces share, one is cross-faded.
+    least = 1 if total == spec.frames else 2
+    frames = max(spec.frames // 2, least)
+    if overlap is not None:
+      frames = _to_frames("overlap", overlap, spec.fps)
+    if total == spec.frames and condition != "continue":
+      return cls(total, None)
+    if not least <= frames < spec.frames:
+      raise ValueError(
+        f"An overlap of {frames} frames does not fit the model's clip of "
+        f"{spec.frames}: give --overlap from {least / spec.fps:g} to "
+        f"{(spec.frames - 1) / spec.fps:g} s."
+      )
+    return cls(total, frames)
+
+  def known(self, condition: str) -> int:
+    """Frames of what a condition gives."""
+    if condition == "continue" and self.overlap is not None:
+      return self.overlap
+    return self.total
+
+
+class ClipSampler:
+  """Samples of one clip's length, or longer ones piece by piece.
+
+  Every piece but the first is given the end of the one before it (`extend`),
+  so that device memory does not grow with the duration.
+
+  Attributes:
     nfe: network evaluations per sample, known after the first batch.
   """
 
   def __init__(
     self,
-    config: ConfigDict,
-    checkpoint: str | os.PathLike,
+    task: Task,
+    settings: ConfigDict,
+    lengths: Lengths,
+    params: Any,
     mesh: Mesh,
     seed: int,
-    duration: float | None = None,
-    overlap: float | None = None,
+    cond: Mapping[str, Any] | None = None,
   ):
-    """Loads the averaged parameters and prepares the sampler.
+    """Prepares the sampler.
 
     Args:
-      config: the checkpoint's configuration with the run's `sample` section.
-      checkpoint: where the parameters are.
+      task: what is sampled; it generates video and audio.
+      settings: `config.sample`.
+      lengths: of the samples.
+      params: of the network.
       mesh: devices that share a batch.
       seed: of all samples.
-      duration: seconds; None is one clip.
-      overlap: seconds; None is half a clip.
+      cond: given inputs of the network, the same for all samples.
 
     Raises:
-      ValueError: for lengths that do not fit the model's clip, or options of
-        conditioning that do not fit together.
+      ValueError: for options of sampler or conditioning that do not fit
+        together.
     """
-    self.spec = spec = task.av_spec(config)
-    self.total_frames = spec.frames
-    if duration is not None:
-      self.total_frames = _to_frames("duration", duration, spec.fps)
-    self.overlap_frames = spec.frames // 2
-    if overlap is not None:
-      self.overlap_frames = _to_frames("overlap", overlap, spec.fps)
-    if self.total_frames < spec.frames:
-      raise ValueError(
-        f"--duration={duration} is shorter than the model's clip of "
-        f"{spec.duration:g} s."
-      )
-    if not 2 <= self.overlap_frames < spec.frames:
-      raise ValueError(
-        f"An overlap of {self.overlap_frames} frames does not fit the model's "
-        f"clip of {spec.frames}: give --overlap from {2 / spec.fps:g} to "
-        f"{(spec.frames - 1) / spec.fps:g} s."
-      )
     sharding.check_batch_size(
-      mesh, config.sample.batch_size, "config.sample.batch_size"
+      mesh, settings.batch_size, "config.sample.batch_size"
     )
     self.nfe = 0
-    self._batch_size = config.sample.batch_size
-    self._options = condition_options(config.sample)
+    self._spec, self._lengths = task.spec, lengths
+    self._batch_size = settings.batch_size
+    self._options = condition_options(settings)
     self._split = sharding.batch_sharded(mesh)
-    self._sample = sample_fn.make_sample_fn(config, mesh)
-    self._params = load_sampling_params(config, checkpoint, mesh)
+    self._sample = make_sample_fn(task, settings, mesh)
+    self._params = params
     self._rng = jax.random.key(seed)
-
-  def known_frames(self, condition: str) -> int:
-    """Length in frames of what a condition gives."""
-    return self.overlap_frames if condition == "continue" else self.total_frames
+    self._cond = {
+      name: self._put(
+        np.broadcast_to(
+          np.asarray(value, task.cond[name].dtype),
+          (self._batch_size, *task.cond[name].shape),
+        )
+      )
+      for name, value in (cond or {}).items()
+    }
 
   def __call__(self, jobs: Sequence[Job]) -> tuple[np.ndarray, np.ndarray]:
     """Samples a batch.
@@ -107,21 +161,25 @@ class WindowSampler:
     given = _stack_known(padded)
     evaluations = 0
 
-    def sample_window(
+    def sample_piece(
       number: int, start: int, before: dict[str, np.ndarray] | None
     ) -> dict[str, np.ndarray]:
       nonlocal evaluations
       rng = jax.random.fold_in(self._rng, number)
       condition = self._condition(given, start, before)
-      x, nfe = self._sample(self._params, rng, indices, condition)
+      x, nfe = self._sample(
+        self._params, rng, indices, condition, cond=self._cond
+      )
       evaluations += int(np.max(jax.device_get(nfe)))
       return jax.device_get(x)
 
-    if self.total_frames == self.spec.frames:
-      pieces = [sample_window(0, 0, None)]
+    pieces: Iterable[dict[str, np.ndarray]]
+    if self._lengths.total == self._spec.frames:
+      pieces = [sample_piece(0, 0, None)]
     else:
+      assert self._lengths.overlap is not None
       pieces = extend(
-        sample_window, self.spec, self.total_frames, self.overlap_frames
+        sample_piece, self._spec, self._lengths.total, self._lengths.overlap
       )
     videos, audios = [], []
     for piece in pieces:
@@ -129,7 +187,7 @@ class WindowSampler:
       audios.append(piece["audio"])
     self.nfe = evaluations
     video, audio = np.concatenate(videos, 1), np.concatenate(audios, 1)
-    # Cross-fades between windows round: what was given stays as given.
+    # Cross-fades between pieces round: what was given stays as given.
     if "video" in given:
       video[:, : given["video"].shape[1]] = unit_to_uint8(given["video"])
     if "audio" in given:
@@ -142,9 +200,10 @@ class WindowSampler:
     start: int,
     before: dict[str, np.ndarray] | None,
   ) -> Condition | None:
-    """What a window that begins at frame `start` is given."""
-    origins = {"video": start, "audio": self.spec.frames_to_samples(start)}
-    lengths = {"video": self.spec.frames, "audio": self.spec.audio_length}
+    """What a piece that begins at frame `start` is given."""
+    spec = self._spec
+    origins = {"video": start, "audio": spec.frames_to_samples(start)}
+    lengths = {"video": spec.frames, "audio": spec.audio_length}
     known, mask = {}, {}
     for name, length in lengths.items():
       origin = origins[name]
@@ -200,9 +259,10 @@ def condition_options(settings: ConfigDict) -> dict[str, Any]:
 
 
 def _stack_known(jobs: Sequence[Job]) -> dict[str, np.ndarray]:
-  if jobs[0].source is None:
+  sources = [job.source for job in jobs if job.source is not None]
+  if not sources:
     return {}
-  names = jobs[0].source.known
   return {
-    name: np.stack([job.source.known[name] for job in jobs]) for name in names
+    name: np.stack([source.known[name] for source in sources])
+    for name in sources[0].known
   }

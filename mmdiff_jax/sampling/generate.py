@@ -5,26 +5,38 @@ import logging
 import pathlib
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, sharding, task
-from mmdiff_jax.data import media, media_writer
+from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.files import check_directory
 from mmdiff_jax.progress import progress_bar
-from mmdiff_jax.sampling.clip_sampler import WindowSampler, condition_options
+from mmdiff_jax.sampling.clip_sampler import (
+  ClipSampler,
+  Lengths,
+  condition_options,
+)
 from mmdiff_jax.sampling.folder import SampleFolder
-from mmdiff_jax.sampling.given import Job, load_sources, make_jobs
-from mmdiff_jax.sampling.upscale import Upscaler
+from mmdiff_jax.sampling.given import Job, Source, load_sources, make_jobs
+from mmdiff_jax.sampling.upscale import Upscaler, load_sampling_params
+from mmdiff_jax.task import Task, make_task
 
 _log = logging.getLogger(__name__)
 
 # Up to this size a checkpoint's files count with their bytes.
 _SMALL_FILE = 2**20
+# What `config.sample` says of known values where none are given.
+_NOTHING_KNOWN = {
+  "condition_method": "replacement",
+  "guidance_scale": None,
+  "resample_repeats": None,
+  "resample_jump": None,
+}
 
 
 def sample(
@@ -39,12 +51,13 @@ def sample(
   source: str | None = None,
   duration: float | None = None,
   overlap: float | None = None,
+  cond: Mapping[str, Any] | None = None,
   sr_checkpoint: str | None = None,
 ) -> dict[str, Any]:
   """Generates samples and writes them to `output`.
 
-  Sample i depends on the seed and i alone; sample i of a source on the seed,
-  the source and its name, and i. Samples that `output` holds already are not
+  Sample i depends on the seed, i and `cond` alone; sample i of a source on
+  the source and its name too. Samples that `output` holds already are not
   made again.
 
   Args:
@@ -54,12 +67,14 @@ def sample(
     output: folder to write to.
     num_samples: samples in all; with a condition, samples of each source.
     seed: of the run.
-    formats: of `outputs.FORMATS`.
+    formats: of `folder.FORMATS`.
     condition: None, "audio", "video" or "continue".
     source: file or folder with what is given, for a condition.
     duration: length of the samples in seconds; None is one clip.
-    overlap: seconds that "continue" is given, and that neighbouring windows
+    overlap: seconds that "continue" is given, and that neighbouring pieces
       of a long sample share; None is half a clip.
+    cond: given inputs of the network by name, such as `{"label": 3}`; what is
+      left out is not given.
     sr_checkpoint: a super-resolution checkpoint to upsample with.
 
   Returns:
@@ -74,96 +89,132 @@ def sample(
   check_directory(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   directory = checkpoint.find_checkpoint(checkpoint_path)
-  run = checkpoint.load_config(directory)
-  if run.model.name != "av_unet":
-    raise ValueError(
-      f"--checkpoint={checkpoint_path} is a {run.model.name}; give the joint "
-      "model here, and this one as --sr_checkpoint."
-    )
-  run.update(sample=config.sample, sr=config.sr, mesh=config.mesh)
-  _check_effect(run.sample, condition, duration, overlap)
-  spec = task.av_spec(run)
-  windows = WindowSampler(run, directory, mesh, seed, duration, overlap)
-  sources = None
-  if condition is not None:
-    if not source:
-      raise ValueError(f"--condition={condition} needs --source.")
-    sources = load_sources(
-      condition, source, spec, windows.known_frames(condition)
-    )
-  elif source:
-    raise ValueError("--source is given without --condition.")
-  jobs = make_jobs(num_samples, sources)
-  overlaps = condition == "continue" or windows.total_frames > spec.frames
+  task = _load_task(directory, mesh)
+  lengths = Lengths.of(task.spec, condition, duration, overlap)
+  _check_effect(config.sample, condition is None and duration is None)
+  _check_cond(task, config.sample, cond or {})
+  jobs = make_jobs(num_samples, _open_sources(condition, source, task, lengths))
+  upscaler = None
+  if sr_checkpoint:
+    sr_checkpoint = str(checkpoint.find_checkpoint(sr_checkpoint))
+    upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
+    upscaler.check_size(task.spec.height, task.spec.width)
   settings = {
     "checkpoint_fingerprint": _fingerprint(directory),
     "seed": seed,
     "condition": condition,
-    "frames": windows.total_frames,
-    "overlap_frames": windows.overlap_frames if overlaps else None,
-    "sample": checkpoint.config_to_json(run.sample),
+    "frames": lengths.total,
+    "overlap_frames": lengths.overlap,
+    "sample": _without_batch_size(config.sample),
   }
+  if cond:
+    settings["cond"] = {k: np.asarray(v).tolist() for k, v in cond.items()}
   # The samples do not depend on these.
   information = {
     "checkpoint": str(directory),
-    "batch_size": settings["sample"].pop("batch_size"),
+    "batch_size": config.sample.batch_size,
   }
-  upscaler = None
-  if sr_checkpoint:
-    sr_directory = checkpoint.find_checkpoint(sr_checkpoint)
-    upscaler = Upscaler(sr_directory, config, mesh, seed)
-    upscaler.check_size(spec.height, spec.width)
-    settings["sr_checkpoint_fingerprint"] = _fingerprint(sr_directory)
-    settings["sr_share_noise"] = run.sr.share_noise
-    settings["sr_sample"] = checkpoint.config_to_json(run.sr.sample)
-    information["sr_checkpoint"] = str(sr_directory)
-  folder = SampleFolder(output, spec, formats, settings, information)
+  if upscaler is not None:
+    settings |= {
+      "sr_checkpoint_fingerprint": _fingerprint(pathlib.Path(sr_checkpoint)),
+      "sr_share_noise": config.sr.share_noise,
+      "sr_sample": checkpoint.config_to_json(config.sr.sample),
+    }
+    information["sr_checkpoint"] = sr_checkpoint
+  folder = SampleFolder(output, task.spec, formats, settings, information)
   todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
   if len(todo) < len(jobs):
     _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
+  params = load_sampling_params(task, directory, mesh)
+  clips = ClipSampler(task, config.sample, lengths, params, mesh, seed, cond)
+  return _generate(todo, config.sample.batch_size, clips, folder, upscaler)
+
+
+def _generate(
+  jobs: Sequence[Job],
+  batch_size: int,
+  clips: ClipSampler,
+  folder: SampleFolder,
+  upscaler: Upscaler | None,
+) -> dict[str, Any]:
+  """Makes and writes samples batch by batch; returns the run's statistics."""
   clock = _Clock()
-  with progress_bar(len(todo), "sample") as progress:
-    for batch in _batches(todo, run.sample.batch_size):
-      video, audio = windows(batch)
+  with progress_bar(len(jobs), "sample") as progress:
+    for batch in _batches(jobs, batch_size):
+      video, audio = clips(batch)
       _write(folder, batch, video, audio, upscaler)
-      clock.count(windows.nfe)
+      clock.count(clips.nfe)
       progress.update(len(batch))
       progress.set_postfix_str(
         f"{clock.steps_per_second:.2f} steps/s", refresh=False
       )
-      folder.write_index(clock.statistics(windows.nfe, upscaler))
-  if todo:
+      folder.write_index(clock.statistics(clips.nfe, upscaler))
+  if jobs:
     folder.write_grid()
-  return clock.statistics(windows.nfe, upscaler)
+  return clock.statistics(clips.nfe, upscaler)
 
 
-def _check_effect(
-  settings: ConfigDict,
-  condition: str | None,
-  duration: float | None,
-  overlap: float | None,
-) -> None:
+def _load_task(directory: pathlib.Path, mesh: Mesh) -> Task:
+  """The task of a checkpoint, if it makes clips."""
+  run = checkpoint.load_config(directory)
+  task = make_task(run, sharding.platform(mesh))
+  if task.x.keys() != {"video", "audio"}:
+    raise ValueError(
+      f"--checkpoint={directory} is a {run.model.name}, which generates "
+      f"{', '.join(task.x)}; give a model of video and audio here, and one of "
+      "super-resolution as --sr_checkpoint."
+    )
+  return task
+
+
+def _open_sources(
+  condition: str | None, source: str | None, task: Task, lengths: Lengths
+) -> list[Source] | None:
+  """What is given, read and checked."""
+  if condition is None:
+    if source:
+      raise ValueError("--source is given without --condition.")
+    return None
+  if not source:
+    raise ValueError(f"--condition={condition} needs --source.")
+  return load_sources(condition, source, task.spec, lengths.known(condition))
+
+
+def _check_effect(settings: ConfigDict, nothing_known: bool) -> None:
   """Raises ValueError for options that would change nothing."""
   condition_options(settings)
-  if overlap is not None and duration is None and condition != "continue":
-    raise ValueError(
-      f"--overlap={overlap} has no effect without --duration or "
-      "--condition=continue."
-    )
-  if condition is not None or duration is not None:
-    return
-  unset = {
-    "condition_method": "replacement",
-    "guidance_scale": None,
-    "resample_repeats": None,
-    "resample_jump": None,
-  }
-  for name, value in unset.items():
-    if settings[name] != value:
+  for name, value in _NOTHING_KNOWN.items():
+    if nothing_known and settings[name] != value:
       raise ValueError(
         f"config.sample.{name}={settings[name]} has no effect without "
         "--condition or --duration."
       )
+
+
+def _check_cond(
+  task: Task, settings: ConfigDict, cond: Mapping[str, Any]
+) -> None:
+  """Raises ValueError for given inputs that the network does not take."""
+  unknown = sorted(cond.keys() - task.cond.keys())
+  if unknown:
+    raise ValueError(
+      f"{unknown[0]}={cond[unknown[0]]} is given to a network that takes "
+      f"{', '.join(sorted(task.cond)) or 'nothing'}; leave it out, or train "
+      "one that does."
+    )
+  task.network.check_cond(cond)
+  if settings.cfg_scale is not None and not cond:
+    raise ValueError(
+      f"config.sample.cfg_scale={settings.cfg_scale} has no effect where "
+      f"nothing is given; give one of {', '.join(sorted(task.cond)) or 'none'}."
+    )
+
+
+def _without_batch_size(settings: ConfigDict) -> dict[str, Any]:
+  """What of `config.sample` the samples depend on, as JSON values."""
+  values = checkpoint.config_to_json(settings)
+  del values["batch_size"]
+  return values
 
 
 def _fingerprint(directory: pathlib.Path) -> str:
@@ -259,44 +310,3 @@ def _peak_memory() -> int:
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"]
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def upscale(
-  config: ConfigDict, *, sr_checkpoint: str, source: str, output: str, seed: int
-) -> pathlib.Path:
-  """Upsamples a video file and keeps its sound.
-
-  Frames are taken at the file's own size. Frame rate and sound stay those of
-  the file (the sound is encoded anew; more than two channels become one).
-
-  Args:
-    config: its sections `sr` and `mesh` apply.
-    sr_checkpoint: a super-resolution checkpoint.
-    source: a video file.
-    output: folder that receives `<name>_<height>.mp4`.
-    seed: of the noise.
-
-  Returns:
-    The path of the mp4.
-
-  Raises:
-    ValueError: if the file cannot be read, or has frames of a size that the
-      network cannot take.
-    NotADirectoryError: if `output` is a file.
-  """
-  check_directory(output)
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
-  clip = media.read_media(source, channels="all")
-  audio = clip.audio
-  if audio is not None and audio.shape[1] > 2:
-    _log.warning("%s: %d channels become one.", source, audio.shape[1])
-    audio = audio.mean(axis=1, keepdims=True)
-  large = upscaler(clip.video, 0)
-  name = f"{pathlib.Path(source).stem}_{large.shape[1]}.mp4"
-  path = pathlib.Path(output) / name
-  media_writer.write_mp4(
-    path, large, audio, fps=clip.fps, sample_rate=clip.sample_rate
-  )
-  _log.info("Wrote %s.", path)
-  return path

@@ -10,46 +10,55 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding, task
+from mmdiff_jax import samplers, sharding
 from mmdiff_jax.av import unit_to_uint8
 from mmdiff_jax.data import media_writer
-from mmdiff_jax.sampling import sample_fn
-from mmdiff_jax.sampling.sr_preview import make_sr_preview
+from mmdiff_jax.sampling.sample_fn import make_sample_fn
+from mmdiff_jax.sampling.sr_preview import make_image_preview
+from mmdiff_jax.task import Task
 
 Preview = Callable[[Any, int], Mapping[str, float]]
 
 
 def make_preview(
-  config: ConfigDict, mesh: Mesh, directory: pathlib.Path
+  task: Task, config: ConfigDict, mesh: Mesh, directory: pathlib.Path
 ) -> Preview:
   """Returns `preview(params, step)`, which samples and writes media files.
 
   The samples come from fixed seeds, so that the previews of a run show the
   same clips growing. Files land in `directory/<step>/`. The preview returns
-  the scalars that it measures: those of `make_sr_preview` for
-  super-resolution, none for clips, which have no truth to compare with.
+  the scalars that it measures: those of `make_image_preview` for images, none
+  for clips, which have no truth to compare with.
+
+  Args:
+    task: what is sampled.
+    config: of the run; its section `train` says how many samples and steps.
+    mesh: devices that share the samples.
+    directory: receives a folder per preview.
   """
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.sample.update(
-      sampler="ddim", steps=config.train.preview_steps, eta=0.0
+  settings = config.sample.copy_and_resolve_references()
+  with settings.unlocked():
+    settings.update(dict.fromkeys(samplers.OPTIONS))
+    settings.update(
+      sampler="ddim", steps=config.train.preview_steps, eta=0.0, cfg_scale=None
     )
-    for name in sample_fn.OPTIONS:
-      if name not in ("steps", "eta"):
-        config.sample[name] = None
-  if config.model.name == "sr_unet":
-    return make_sr_preview(config, mesh, directory)
-  return _make_clip_preview(config, mesh, directory)
+  views = {"clips": _make_clip_preview, "images": make_image_preview}
+  return views[task.network.view](task, settings, config, mesh, directory)
 
 
 def _make_clip_preview(
-  config: ConfigDict, mesh: Mesh, directory: pathlib.Path
+  task: Task,
+  settings: ConfigDict,
+  config: ConfigDict,
+  mesh: Mesh,
+  directory: pathlib.Path,
 ) -> Preview:
-  """Previews of the joint model: mp4 files and an animated grid."""
-  count = -(-config.train.preview_samples // mesh.size) * mesh.size
-  sample = sample_fn.make_sample_fn(config, mesh)
+  """Previews of clips: mp4 files and an animated grid."""
+  wanted = config.train.preview_samples
+  count = -(-wanted // mesh.size) * mesh.size
+  sample = make_sample_fn(task, settings, mesh)
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)
-  spec = task.av_spec(config)
+  spec = task.spec
 
   def preview(params: Any, step: int) -> Mapping[str, float]:
     indices = jax.device_put(jnp.arange(count), sharding.batch_sharded(mesh))
@@ -60,7 +69,7 @@ def _make_clip_preview(
     folder = directory / f"{step:08d}"
     video = unit_to_uint8(x["video"])
     audio = np.clip(x["audio"], -1.0, 1.0)
-    for i in range(config.train.preview_samples):
+    for i in range(wanted):
       media_writer.write_mp4(
         folder / f"sample_{i:02d}.mp4",
         video[i],
@@ -69,7 +78,7 @@ def _make_clip_preview(
         sample_rate=spec.sample_rate,
       )
     media_writer.write_gif_grid(
-      folder / "grid.gif", video[: config.train.preview_samples], fps=spec.fps
+      folder / "grid.gif", video[:wanted], fps=spec.fps
     )
     return {}
 

@@ -1,82 +1,72 @@
-"""A configured network and sampler as one jitted function of seeds."""
+"""A task and a sampler as one jitted function of seeds."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import models, samplers, sharding, task
-from mmdiff_jax.diffusion import make_schedule
+from mmdiff_jax import samplers, sharding
+from mmdiff_jax.samplers.base import Sampler
+from mmdiff_jax.task import Task
 
 SampleFn = Callable[..., tuple[dict[str, jax.Array], jax.Array]]
 
-# Keys of `config.sample` that are options of its sampler.
-OPTIONS = (
-  "steps",
-  "order",
-  "method",
-  "grid",
-  "eta",
-  "clip_denoised",
-  "dynamic_thresholding",
-  "denoise_final",
-)
 
-
-def make_configured_sampler(config: ConfigDict) -> Callable[..., Any]:
-  """Builds the sampler of `config.sample` for the network of `config.model`.
+def make_configured_sampler(task: Task, settings: ConfigDict) -> Sampler:
+  """Builds the sampler of a section like `config.sample` for a task.
 
   Raises:
-    ValueError: for an option that the chosen sampler does not have.
+    ValueError: for an option that the chosen sampler does not have, or a
+      number of steps that the schedule cannot give.
   """
-  settings = config.sample
-  options = {k: settings[k] for k in OPTIONS if settings[k] is not None}
-  return samplers.make_sampler(
+  sampler = samplers.make_sampler(
     settings.sampler,
-    prediction=config.diffusion.prediction,
-    learn_sigma=config.model.learn_sigma,
-    **options,
+    prediction=task.prediction,
+    learn_sigma=task.network.learn_sigma,
+    **{name: settings[name] for name in samplers.OPTIONS},
   )
+  # Not only when the first samples are asked for: fails for impossible steps.
+  sampler.respace(task.schedule)
+  return sampler
 
 
-def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
-  """Returns `sample(params, rng, indices, condition=None, low_res=None)`.
+def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
+  """Returns `sample(params, rng, indices, condition=None, cond=None)`.
 
   It is jitted, network included, with the samples split over the mesh.
-  Sample `indices[b]` depends on `rng` and that index alone: neither on the
-  batch that it is part of nor on the number of devices.
+  Sample `indices[b]` depends on `rng`, that index and what it is given alone:
+  neither on the batch that it is part of nor on the number of devices.
+
+  Args:
+    task: what is sampled.
+    settings: a section like `config.sample`: the sampler, its options, and
+      `cfg_scale`, which guides by `cond` where it is set.
+    mesh: devices that share a batch.
 
   Returns:
-    A function to `(x, nfe)`: a dict of `[B, ...]` samples in [-1, 1] and the
-    number of network evaluations.
+    A function of parameters, one key, sample numbers `[B]`, a `Condition` or
+    None, and the network's given inputs `[B, ...]` by name, to `(x, nfe)`: a
+    dict of `[B, ...]` samples in [-1, 1] and the number of network
+    evaluations.
 
   Raises:
-    ValueError: for options that the sampler does not have, or a number of
-      steps that the schedule cannot give.
+    ValueError: see `make_configured_sampler`.
   """
-  model = models.create_model(config.model)
-  schedule = make_schedule(
-    config.diffusion.schedule, config.diffusion.num_timesteps
-  )
-  sampler = make_configured_sampler(config)
-  # Not only when the first samples are asked for: fails for impossible steps.
-  sampler.respace(schedule)
-  shapes = task.sample_shapes(config)
+  sampler = make_configured_sampler(task, settings)
+  shapes = {name: leaf.shape for name, leaf in task.x.items()}
   split = sharding.batch_sharded(mesh)
+  scale = settings.cfg_scale
 
-  def sample(params, rng, indices, condition=None, low_res=None):
+  def sample(params, rng, indices, condition=None, cond=None):
     rngs = samplers.make_rng(rng, indices)
     x_init = jax.lax.with_sharding_constraint(
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split
     )
-    return sampler(
-      task.make_denoise_fn(model, params, low_res=low_res),
-      schedule,
-      x_init,
-      rngs,
-      condition,
-    )
+    if scale is None:
+      denoise_fn = task.denoise_fn(params, cond)
+    else:
+      denoise_fn = task.guided_denoise_fn(params, cond or {}, scale)
+    return sampler(denoise_fn, task.schedule, x_init, rngs, condition)
 
   return jax.jit(sample)

@@ -14,24 +14,28 @@ from ml_collections import ConfigDict
 from mmdiff_jax import sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import image_quality, media_writer, transforms
-from mmdiff_jax.sampling import sample_fn
-
-# What the side-by-side pictures show, from left to right.
-PANELS = ("low", "bicubic", "ours", "truth")
+from mmdiff_jax.sampling.sample_fn import make_sample_fn
+from mmdiff_jax.task import Task
 
 
-def make_sr_preview(
-  config: ConfigDict, mesh: Mesh, directory: pathlib.Path
+def make_image_preview(
+  task: Task,
+  settings: ConfigDict,
+  config: ConfigDict,
+  mesh: Mesh,
+  directory: pathlib.Path,
 ) -> Callable[[Any, int], Mapping[str, float]]:
   """Returns `preview(params, step)`, which upsamples held-out images.
 
   The images are `config.train.preview_samples` crops of the held-out videos
   (of all videos where none are held out), the same in every preview, degraded
-  as in training. `directory/<step>/sample_<i>.png` shows `PANELS` side by
-  side.
+  as in training. `directory/<step>/sample_<i>.png` shows them side by side:
+  low resolution, bicubic, ours, truth.
 
   Args:
-    config: of the run; `config.sample` says how to sample.
+    task: super-resolution.
+    settings: the sampler, as in `config.sample`.
+    config: of the run.
     mesh: devices that share the images.
     directory: receives a folder per preview.
 
@@ -44,7 +48,7 @@ def make_sr_preview(
   truth, low = held_out_pairs(config, count)
   height, width = truth.shape[1:3]
   bicubic = np.stack([transforms.resize_bicubic(x, height, width) for x in low])
-  sample = sample_fn.make_sample_fn(config, mesh)
+  sample = make_sample_fn(task, settings, mesh)
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)
   split = sharding.batch_sharded(mesh)
 
@@ -53,7 +57,7 @@ def make_sr_preview(
       params,
       rng,
       jax.device_put(jnp.arange(count), split),
-      low_res=jax.device_put(uint8_to_unit(low), split),
+      cond={"low_res": jax.device_put(uint8_to_unit(low), split)},
     )
     x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
     ours = unit_to_uint8(x["image"])
@@ -89,8 +93,14 @@ def held_out_pairs(
   # Late: only the data pipeline needs grain.
   from mmdiff_jax.data import pipeline
 
-  loader = pipeline.create_sr_loader(
-    config.data, config.sr, batch_size=count, seed=config.seed, train=False
+  loader = pipeline.create_loader(
+    config.data,
+    view="images",
+    names=["image", "low_res"],
+    sr=config.sr,
+    batch_size=count,
+    seed=config.seed,
+    train=False,
   )
   with contextlib.closing(loader):
     batch = next(loader)
@@ -103,7 +113,7 @@ def held_out_pairs(
 def side_by_side(
   low: np.ndarray, bicubic: np.ndarray, ours: np.ndarray, truth: np.ndarray
 ) -> np.ndarray:
-  """Joins the `PANELS` of one image; `low` is enlarged without smoothing.
+  """Joins four pictures of an image; `low` is enlarged without smoothing.
 
   Args:
     low: uint8 `[h, w, 3]`.

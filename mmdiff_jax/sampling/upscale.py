@@ -1,6 +1,8 @@
 """Super-resolution of whole clips, frame by frame in chunks of fixed size."""
 
+import logging
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -9,16 +11,35 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, models, sharding, task
+from mmdiff_jax import checkpoint, samplers, sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
-from mmdiff_jax.sampling import sample_fn
+from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.files import check_directory
+from mmdiff_jax.sampling.sample_fn import (
+  SampleFn,
+  make_configured_sampler,
+  make_sample_fn,
+)
+from mmdiff_jax.task import Task, make_task
+
+_log = logging.getLogger(__name__)
+
+# Keys of `config.sample` that say nothing of frames which stand alone.
+_WITHOUT_EFFECT = (
+  "batch_size",
+  "cfg_scale",
+  "condition_method",
+  "guidance_scale",
+  "resample_repeats",
+  "resample_jump",
+)
 
 
 def load_sampling_params(
-  config: ConfigDict, path: str | os.PathLike, mesh: Mesh
+  task: Task, path: str | os.PathLike, mesh: Mesh
 ) -> Any:
   """The averaged parameters of a checkpoint, split over the `fsdp` axis."""
-  abstract = jax.eval_shape(task.make_init_params(config), jax.random.key(0))
+  abstract = jax.eval_shape(task.init, jax.random.key(0))
   shardings = sharding.fsdp_sharded(mesh, abstract)
   return checkpoint.load_params(
     path, sharding.with_shardings(abstract, shardings)
@@ -60,7 +81,8 @@ class Upscaler:
         option makes no sense.
     """
     config = checkpoint.load_config(path)
-    if config.model.name != "sr_unet":
+    task = make_task(config, sharding.platform(mesh))
+    if task.x.keys() != {"image"} or task.cond.keys() != {"low_res"}:
       raise ValueError(
         f"--sr_checkpoint={path} is a {config.model.name}; a super-resolution "
         "checkpoint (sr_unet) is needed."
@@ -73,21 +95,22 @@ class Upscaler:
       chunk_frames=settings.sr.chunk_frames,
       share_noise=settings.sr.share_noise,
     )
-    _override_sampler(config.sample, settings.sr.sample)
-    sample_fn.make_configured_sampler(config)
+    config.sample = _merge_sampler(config.sample, settings.sr.sample)
+    make_configured_sampler(task, config.sample)
     self.config = config
     self.factor = config.sr.factor
     self.nfe = 0
     self._mesh = mesh
-    self._params = load_sampling_params(config, path, mesh)
-    self._sample_fns: dict[tuple[int, int], sample_fn.SampleFn] = {}
+    self._params = load_sampling_params(task, path, mesh)
+    self._network = task.network
+    self._sample_fns: dict[tuple[int, int], SampleFn] = {}
     self._rng = jax.random.fold_in(jax.random.key(seed), 2)
 
   def check_size(self, height: int, width: int) -> None:
     """Raises ValueError unless frames of that size can be upsampled."""
     try:
-      models.validate(
-        self.config.model, (height * self.factor, width * self.factor, 3)
+      self._network.check_shapes(
+        self._network.inputs(self._resized(height, width))[0]
       )
     except ValueError as error:
       raise ValueError(
@@ -138,33 +161,98 @@ class Upscaler:
     else:
       seeds = start + np.arange(size, dtype=np.int32)
     split = sharding.batch_sharded(self._mesh)
-    x, nfe = self._sample_fn(frames.shape[1:3])(
+    x, nfe = self._sample_fn(*frames.shape[1:3])(
       self._params,
       jax.random.fold_in(self._rng, index),
       jax.device_put(jnp.asarray(seeds), split),
-      low_res=jax.device_put(uint8_to_unit(padded), split),
+      cond={"low_res": jax.device_put(uint8_to_unit(padded), split)},
     )
     self.nfe = int(np.max(jax.device_get(nfe)))
     return unit_to_uint8(jax.device_get(x["image"]))[:count]
 
-  def _sample_fn(self, size: tuple[int, int]) -> sample_fn.SampleFn:
-    """The jitted sampler of frames of `size` (height, width), low."""
-    if size not in self._sample_fns:
-      config = self.config.copy_and_resolve_references()
-      config.data.height, config.data.width = (n * self.factor for n in size)
-      self._sample_fns[size] = sample_fn.make_sample_fn(config, self._mesh)
-    return self._sample_fns[size]
+  def _resized(self, height: int, width: int) -> ConfigDict:
+    """The configuration for frames of another (low) size."""
+    config = self.config.copy_and_resolve_references()
+    config.data.height, config.data.width = (
+      height * self.factor,
+      width * self.factor,
+    )
+    return config
+
+  def _sample_fn(self, height: int, width: int) -> SampleFn:
+    """The jitted sampler of frames of that (low) size."""
+    if (height, width) not in self._sample_fns:
+      config = self._resized(height, width)
+      self._sample_fns[height, width] = make_sample_fn(
+        make_task(config, sharding.platform(self._mesh)),
+        config.sample,
+        self._mesh,
+      )
+    return self._sample_fns[height, width]
 
 
-def _override_sampler(target: ConfigDict, overrides: ConfigDict) -> None:
-  """Puts the keys that are set in `config.sr.sample` over a checkpoint's.
+def _merge_sampler(trained: ConfigDict, run: ConfigDict) -> ConfigDict:
+  """The sampler of a checkpoint under the keys set in `config.sr.sample`.
 
   With another sampler the checkpoint's options go: they belong to its own.
+
+  Raises:
+    ValueError: for a key that has no effect on single frames.
   """
-  if overrides.sampler not in (None, target.sampler):
-    for name in sample_fn.OPTIONS:
-      target[name] = None
-    target.sampler = overrides.sampler
-  for name in sample_fn.OPTIONS:
-    if overrides[name] is not None:
-      target[name] = overrides[name]
+  for name in _WITHOUT_EFFECT:
+    if run[name] is not None:
+      raise ValueError(
+        f"config.sr.sample.{name}={run[name]} has no effect on single frames; "
+        "leave it out."
+      )
+  same = run.sampler in (None, trained.sampler)
+  merged = ConfigDict(
+    {"sampler": run.sampler or trained.sampler, "cfg_scale": None}
+  )
+  for name in samplers.OPTIONS:
+    value = run[name]
+    if value is None and same:
+      value = trained.get(name)
+    merged[name] = value
+  return merged
+
+
+def upscale(
+  config: ConfigDict, *, sr_checkpoint: str, source: str, output: str, seed: int
+) -> pathlib.Path:
+  """Upsamples a video file and keeps its sound.
+
+  Frames are taken at the file's own size. Frame rate and sound stay those of
+  the file (the sound is encoded anew; more than two channels become one).
+
+  Args:
+    config: its sections `sr` and `mesh` apply.
+    sr_checkpoint: a super-resolution checkpoint.
+    source: a video file.
+    output: folder that receives `<name>_<height>.mp4`.
+    seed: of the noise.
+
+  Returns:
+    The path of the mp4.
+
+  Raises:
+    ValueError: if the file cannot be read, or has frames of a size that the
+      network cannot take.
+    NotADirectoryError: if `output` is a file.
+  """
+  check_directory(output)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
+  clip = media.read_media(source, channels="all")
+  audio = clip.audio
+  if audio is not None and audio.shape[1] > 2:
+    _log.warning("%s: %d channels become one.", source, audio.shape[1])
+    audio = audio.mean(axis=1, keepdims=True)
+  large = upscaler(clip.video, 0)
+  name = f"{pathlib.Path(source).stem}_{large.shape[1]}.mp4"
+  path = pathlib.Path(output) / name
+  media_writer.write_mp4(
+    path, large, audio, fps=clip.fps, sample_rate=clip.sample_rate
+  )
+  _log.info("Wrote %s.", path)
+  return path

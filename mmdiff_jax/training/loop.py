@@ -1,4 +1,4 @@
-"""The training loop, for the joint model and for super-resolution alike."""
+"""The training loop, the same for every task."""
 
 import contextlib
 import dataclasses
@@ -6,21 +6,23 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, models, sharding, task
-from mmdiff_jax.diffusion import create_timestep_sampler, make_schedule
-from mmdiff_jax.sampling.preview import Preview, make_preview
+from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax.diffusion import create_timestep_sampler
+from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import metrics, settings
+from mmdiff_jax.training.observers import Observer, make_observers
 from mmdiff_jax.training.optimizer import create_optimizer
 from mmdiff_jax.training.report import Report
 from mmdiff_jax.training.state import TrainState, state_initializer
-from mmdiff_jax.training.step import make_loss_fn, make_train_step
+from mmdiff_jax.training.step import make_train_step
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +32,10 @@ class NonFiniteLossError(RuntimeError):
 
 
 def train(
-  config: ConfigDict, workdir: pathlib.Path | str, loader: Any = None
+  config: ConfigDict,
+  workdir: pathlib.Path | str,
+  loader: Any = None,
+  held_out: Iterable[Any] | None = None,
 ) -> TrainState:
   """Trains, or continues the run in `workdir`, to `config.train.num_steps`.
 
@@ -42,9 +47,11 @@ def train(
     config: a configuration with the keys of `configs/default.py`.
     workdir: receives `checkpoints/`, `previews/`, `metrics.jsonl`,
       `tensorboard/`, `config.json` and `parameters.txt`.
-    loader: an iterator over batches (see `task.abstract_batch`) with
+    loader: an iterator over batches (see `Task.abstract_batch`) with
       `get_state() -> JSON`, `set_state(state)` and `close()`; None opens
       `config.data.source`.
+    held_out: batches for the held-out loss; None takes them from the held-out
+      share of `config.data.source`, if there is one.
 
   Returns:
     The state after the last finished step.
@@ -57,20 +64,25 @@ def train(
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
   _check_batch(config.train, mesh)
-  preview = None
-  if config.train.preview_every > 0:
-    preview = make_preview(config, mesh, workdir / "previews")
+  task = make_task(config, sharding.platform(mesh))
   with contextlib.ExitStack() as stack:
-    program = _build(config, mesh)
+    # Data come first: what is wrong with them is known in a second.
+    ours = loader is None
     loader = stack.enter_context(
-      contextlib.closing(loader or _create_loader(config))
+      contextlib.closing(loader or _create_loader(task, config))
     )
+    if ours and config.train.eval_every and config.data.holdout_fraction:
+      held_out = stack.enter_context(
+        contextlib.closing(_create_loader(task, config, train=False))
+      )
+    observers = make_observers(task, config, mesh, workdir, held_out)
+    program = _build(task, config, mesh)
     checkpoints = stack.enter_context(
       checkpoint.Checkpoints(
         workdir / "checkpoints", keep_every=config.train.keep_every
       )
     )
-    state, window = _start_or_resume(program, checkpoints, loader)
+    state, gathered = _start_or_resume(program, checkpoints, loader)
     first_step = int(state.step)
     if first_step >= config.train.num_steps:
       _log.info("Step %d is reached already: nothing to train.", first_step)
@@ -85,11 +97,11 @@ def train(
       program,
       train_step,
       state,
-      window,
+      gathered,
       loader=loader,
       checkpoints=checkpoints,
       report=report,
-      preview=preview,
+      observers=observers,
     )
 
 
@@ -97,6 +109,7 @@ def train(
 class _Program:
   """The functions of a run and the shapes and shardings they work on."""
 
+  task: Task
   config: ConfigDict
   mesh: jax.sharding.Mesh
   init: Callable[[jax.Array], TrainState]
@@ -107,33 +120,24 @@ class _Program:
   abstract_metrics: Any
 
 
-def _build(config: ConfigDict, mesh: jax.sharding.Mesh) -> _Program:
+def _build(task: Task, config: ConfigDict, mesh: jax.sharding.Mesh) -> _Program:
   """Builds the traceable functions of a run; nothing is compiled."""
   init_rng, step_rng = jax.random.split(jax.random.key(config.seed))
-  model = models.create_model(config.model)
-  schedule = make_schedule(
-    config.diffusion.schedule, config.diffusion.num_timesteps
-  )
   optimizer = create_optimizer(config.train)
   timestep_sampler = create_timestep_sampler(
-    config.diffusion.timestep_sampler, schedule
+    config.diffusion.timestep_sampler, task.schedule
   )
-  init = state_initializer(
-    task.make_init_params(config), optimizer, timestep_sampler.init
-  )
+  init = state_initializer(task.init, optimizer, timestep_sampler.init)
   step_fn = make_train_step(
-    make_loss_fn(model, schedule, config),
-    optimizer,
-    timestep_sampler,
-    schedule,
-    config,
-    mesh,
-    step_rng,
+    task, config, optimizer, timestep_sampler, mesh, step_rng
   )
-  batch = task.abstract_batch(config, sharding.batch_sharded(mesh))
+  batch = task.abstract_batch(
+    config.train.batch_size, sharding.batch_sharded(mesh)
+  )
   state = jax.eval_shape(init, init_rng)
   _, step_metrics = jax.eval_shape(step_fn, state, batch)
   return _Program(
+    task=task,
     config=config,
     mesh=mesh,
     init=init,
@@ -166,20 +170,22 @@ def _check_batch(train_config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
   )
 
 
-def _create_loader(config: ConfigDict) -> Any:
-  """The batches of this host: clips, or image pairs for super-resolution."""
+def _create_loader(task: Task, config: ConfigDict, train: bool = True) -> Any:
+  """This host's batches of what the task generates and is given."""
   # Late: training on arrays of one's own needs no grain.
   from mmdiff_jax.data import pipeline
 
-  options = dict(
+  return pipeline.create_loader(
+    config.data,
+    view=task.network.view,
+    names=[*task.x, *task.cond],
+    sr=config.sr,
     batch_size=config.train.batch_size,
     seed=config.seed,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
+    train=train,
   )
-  if config.model.name == "sr_unet":
-    return pipeline.create_sr_loader(config.data, config.sr, **options)
-  return pipeline.create_loader(config.data, **options)
 
 
 def _start_or_resume(
@@ -189,12 +195,12 @@ def _start_or_resume(
   latest = checkpoints.latest_step
   if latest is not None:
     settings.compare(checkpoints.config(latest), program.config)
-    state, window, loader_state = checkpoints.restore(
+    state, gathered, loader_state = checkpoints.restore(
       latest, program.abstract_state, program.abstract_metrics
     )
     loader.set_state(loader_state)
     _log.info("Continuing from step %d.", latest)
-    return state, window
+    return state, gathered
   shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
   state = jax.jit(program.init, out_shardings=shardings)(program.init_rng)
   init_from = program.config.train.init_from
@@ -204,10 +210,10 @@ def _start_or_resume(
       params=params, ema_params=jax.tree.map(lambda x: x.copy(), params)
     )
     _log.info("Parameters start from %s.", init_from)
-  return state, _empty_window(program)
+  return state, _no_metrics(program)
 
 
-def _empty_window(program: _Program) -> Any:
+def _no_metrics(program: _Program) -> Any:
   return jax.device_put(
     metrics.empty_like(program.abstract_metrics),
     sharding.replicated(program.mesh),
@@ -232,7 +238,8 @@ def _compile(
   program: _Program, state: TrainState
 ) -> tuple[Callable[..., Any], float]:
   """Compiles the train step; returns it and its FLOPs by XLA's count."""
-  started = time.perf_counter()
+  started, task = time.perf_counter(), program.task
+  _log.info("Compiling the train step (the first time takes a while).")
   shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
   lowered = jax.jit(
     program.step_fn,
@@ -243,12 +250,7 @@ def _compile(
   # XLA counts the body of the micro-batch loop once.
   flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
   flops *= program.config.train.microbatches
-  options = {}
-  if jax.default_backend() == "cpu" and program.config.model.remat != "none":
-    # Otherwise XLA:CPU recomputes early, to keep cores busy, and saves no
-    # memory.
-    options["xla_cpu_enable_concurrency_optimized_scheduler"] = False
-  compiled = lowered.compile(compiler_options=options)
+  compiled = lowered.compile(compiler_options=dict(task.compiler_options))
   _log.info(
     "Train step compiled in %.0f s: %.4g TFLOP.",
     time.perf_counter() - started,
@@ -261,38 +263,39 @@ def _run(
   program: _Program,
   train_step: Callable[..., Any],
   state: TrainState,
-  window: Any,
+  gathered: Any,
   *,
   loader: Any,
   checkpoints: checkpoint.Checkpoints,
   report: Report,
-  preview: Preview | None,
+  observers: list[Observer],
 ) -> TrainState:
-  """Steps until the end or a signal; logs, previews and saves on the way."""
+  """Steps until the end or a signal; logs, observes and saves on the way."""
   config, train_config = program.config, program.config.train
-  empty_window = _empty_window(program)
+  no_metrics = _no_metrics(program)
   with _stop_on_signals() as stop_requested:
     for step in range(int(state.step) + 1, train_config.num_steps + 1):
       batch = sharding.put_batch(program.mesh, next(loader))
       state, step_metrics = train_step(state, batch)
-      window = metrics.merge(window, step_metrics)
+      gathered = metrics.merge(gathered, step_metrics)
       report.tick()
       stopping = stop_requested(step)
       last = step == train_config.num_steps
       if last or _due(step, train_config.log_every):
-        _check_finite(window)
-        report.write(step, window)
-        window = empty_window
-      if _due(step, train_config.preview_every):
-        with report.paused():
-          scalars = preview(state.ema_params, step)
-        report.add(step, scalars)
+        _check_finite(gathered)
+        report.write(step, gathered)
+        gathered = no_metrics
+      for observer in observers:
+        if _due(step, observer.every):
+          with report.paused():
+            scalars = observer.observe(state, step)
+          report.add(step, scalars)
       if last or stopping or _due(step, train_config.checkpoint_every):
-        _check_finite(window)
+        _check_finite(gathered)
         checkpoints.save(
           step,
           state,
-          window,
+          gathered,
           config=config,
           loader_state=loader.get_state(),
         )
@@ -310,9 +313,9 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-def _check_finite(window: Any) -> None:
+def _check_finite(gathered: Any) -> None:
   """Raises NonFiniteLossError if a step since the last log was not finite."""
-  first = {k: int(v) for k, v in jax.device_get(window["nonfinite"]).items()}
+  first = {k: int(v) for k, v in jax.device_get(gathered["nonfinite"]).items()}
   bad = {name: step for name, step in first.items() if step != metrics.NEVER}
   if not bad:
     return
@@ -337,10 +340,10 @@ def _stop_on_signals() -> Iterator[Callable[[int], bool]]:
   if jax.process_count() > 1:
     yield multihost_utils.reached_preemption_sync_point
     return
-  received = []
-  previous = {}
+  received: list[int] = []
+  previous: dict[int, Any] = {}
 
-  def handler(signum: int, frame: Any) -> None:
+  def handler(signum: int, frame: FrameType | None) -> None:
     del frame
     received.append(signum)
     signal.signal(signum, previous[signum])

@@ -41,7 +41,7 @@ def average(values: jax.Array, mask: jax.Array | None = None) -> Average:
 
 
 def quarter_averages(
-  losses: jax.Array, t: jax.Array, num_timesteps: int
+  losses: jax.Array, t: jax.Array, num_timesteps: int, name: str = "loss"
 ) -> dict[str, Average]:
   """Mean loss of each quarter of the diffusion steps.
 
@@ -49,12 +49,13 @@ def quarter_averages(
     losses: `[B]`.
     t: `[B]` step indices.
     num_timesteps: T.
+    name: of the losses.
 
   Returns:
-    `loss_q1` (least noise) to `loss_q4` (most noise).
+    `<name>_q1` (least noise) to `<name>_q4` (most noise).
   """
   quarter = t * 4 // num_timesteps
-  return {f"loss_q{q + 1}": average(losses, quarter == q) for q in range(4)}
+  return {f"{name}_q{q + 1}": average(losses, quarter == q) for q in range(4)}
 
 
 def first_nonfinite(
@@ -67,12 +68,17 @@ def first_nonfinite(
   }
 
 
+def merge_averages(
+  a: Mapping[str, Average], b: Mapping[str, Average]
+) -> dict[str, Average]:
+  """Merges averages by name."""
+  return {name: a[name].merge(b[name]) for name in b}
+
+
 def merge(a: Any, b: Any) -> Any:
   """Merges the metrics of two stretches of steps."""
   return {
-    "averages": {
-      k: a["averages"][k].merge(b["averages"][k]) for k in b["averages"]
-    },
+    "averages": merge_averages(a["averages"], b["averages"]),
     "nonfinite": jax.tree.map(jnp.minimum, a["nonfinite"], b["nonfinite"]),
   }
 
@@ -89,9 +95,9 @@ def empty_like(abstract: Any) -> Any:
   }
 
 
-def compute(metrics: Any) -> dict[str, float]:
-  """Averages as floats; a quarter that no step drew is left out."""
-  host = jax.device_get(metrics["averages"])
+def compute(averages: Mapping[str, Average]) -> dict[str, float]:
+  """Averages as floats; those of no value are left out."""
+  host = jax.device_get(averages)
   return {
     name: float(value.compute())
     for name, value in host.items()

@@ -22,6 +22,9 @@ _RANGES = {
   "log_every": (0, math.inf),
   "checkpoint_every": (0, math.inf),
   "preview_every": (0, math.inf),
+  "eval_every": (0, math.inf),
+  "eval_batches": (1, math.inf),
+  "cond_dropout": (0.0, 1.0),
   "keep_every": (0, math.inf),
   "preview_samples": (1, math.inf),
   "preview_steps": (1, math.inf),
@@ -41,13 +44,14 @@ def check_ranges(train: ConfigDict) -> None:
 # Settings that a run may change on the way: what the network is, was learnt
 # and has seen does not depend on them.
 _FREE_SETTINGS = re.compile(
-  r"mesh\.|sample\.|sr\.(sample|chunk)|data\.(num_threads|prefetch)"
-  r"|train\.(num_steps|init_from|preview_|\w+_every$)"
+  r"mesh\.|compilation_cache|model\.kernels|sample\.|sr\.(sample|chunk)"
+  r"|data\.(num_threads|prefetch)"
+  r"|train\.(num_steps|init_from|preview_|eval_|\w+_every$)"
 )
 # Those that would make another model of it.
 _FIXED_SETTINGS = re.compile(
   r"diffusion\.(schedule|num_timesteps|prediction|timestep_sampler)"
-  r"|model\.(?!remat|attention$|dtype|dropout)"
+  r"|model\.(?!remat|attention$|kernels|dtype|dropout)"
 )
 
 

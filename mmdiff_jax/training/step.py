@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,54 +10,38 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import sharding
-from mmdiff_jax.diffusion import Schedule, training_losses
-from mmdiff_jax.task import make_denoise_fn
+from mmdiff_jax.diffusion import training_losses
+from mmdiff_jax.task import Task
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.state import TrainState
 
-
-def unpack_batch(batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
-  """Splits a loader's batch into `(x_start, low_res)`.
-
-  uint8 leaves become float32 in [-1, 1]; `low_res` is None for the joint
-  model.
-  """
-  x_start = {
-    name: value.astype(jnp.float32) / 127.5 - 1.0
-    if value.dtype == jnp.uint8
-    else value
-    for name, value in batch.items()
-    if name != "low_res"
-  }
-  return x_start, batch.get("low_res")
+LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def make_loss_fn(
-  model: nn.Module, schedule: Schedule, config: ConfigDict
-) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
-  """Returns `loss_fn(params, x_start, low_res, noise, t, weights, rng)`.
+def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
+  """Returns `loss_fn(params, x_start, cond, noise, t, weights, rng)`.
 
   It returns the scalar loss and the `[B]` losses of the samples: `loss` in
   all, and `<modality>_mse` (and `<modality>_vb`, in bits) apart.
-  """
-  weights_by_name = {
-    "video": config.train.video_loss_weight,
-    "audio": config.train.audio_loss_weight,
-    "image": 1.0,
-  }
 
-  def loss_fn(params, x_start, low_res, noise, t, weights, rng):
+  Args:
+    task: what is learnt.
+    loss: `config.diffusion.loss`.
+    train: turns dropout on.
+  """
+
+  def loss_fn(params, x_start, cond, noise, t, weights, rng):
     terms = training_losses(
-      make_denoise_fn(model, params, low_res=low_res, train=True),
-      schedule,
+      task.denoise_fn(params, cond, train=train),
+      task.schedule,
       x_start,
       t,
       noise,
-      loss=config.diffusion.loss,
-      learn_sigma=config.model.learn_sigma,
-      prediction=config.diffusion.prediction,
+      loss=loss,
+      learn_sigma=task.network.learn_sigma,
+      prediction=task.prediction,
       rng=rng,
-      weights={name: weights_by_name[name] for name in x_start},
+      weights=task.loss_weights,
     )
     by_term = {
       f"{name}_{term}": value
@@ -85,12 +68,62 @@ def group_norms(grads: Any) -> dict[str, jax.Array]:
   return {f"grad_norm_{k}": jnp.sqrt(v) for k, v in squares.items()}
 
 
+def _split(x: jax.Array, parts: int) -> jax.Array:
+  # Micro-batch m takes samples m, m+M, ...: each stays on its device.
+  x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+  return jnp.moveaxis(x, 1, 0)
+
+
+def make_gradients(loss_fn: LossFn, microbatches: int) -> Callable[..., Any]:
+  """Returns `gradients(params, inputs, rng) -> ((loss, terms), grads)`.
+
+  Args:
+    loss_fn: of `make_loss_fn`.
+    microbatches: parts of a batch that are computed one after another; the
+      gradients are their mean.
+  """
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  if microbatches == 1:
+    return lambda params, inputs, rng: grad_fn(params, *inputs, rng)
+
+  def gradients(params, inputs, rng):
+    def body(total, scanned):
+      part, index = scanned
+      out, grads = grad_fn(params, *part, jax.random.fold_in(rng, index))
+      return jax.tree.map(jnp.add, total, grads), out
+
+    parts = jax.tree.map(lambda x: _split(x, microbatches), inputs)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    grads, (losses, terms) = jax.lax.scan(
+      body, zeros, (parts, jnp.arange(microbatches))
+    )
+    grads = jax.tree.map(lambda g: g / microbatches, grads)
+    terms = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1), terms)
+    return (losses.mean(), terms), grads
+
+  return gradients
+
+
+def draw_noise(
+  rng: jax.Array, x_start: Mapping[str, jax.Array], mesh: Mesh
+) -> dict[str, jax.Array]:
+  """Standard normal noise like `x_start`, split over the mesh as it is."""
+  sharded = sharding.batch_sharded(mesh)
+  names = sorted(x_start)
+  keys = jax.random.split(rng, len(names))
+  return {
+    name: jax.lax.with_sharding_constraint(
+      jax.random.normal(key, x_start[name].shape, x_start[name].dtype), sharded
+    )
+    for name, key in zip(names, keys, strict=True)
+  }
+
+
 def make_train_step(
-  loss_fn: Callable[..., Any],
+  task: Task,
+  config: ConfigDict,
   optimizer: optax.GradientTransformation,
   timestep_sampler: Any,
-  schedule: Schedule,
-  config: ConfigDict,
   mesh: Mesh,
   root_rng: jax.Array,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
@@ -100,72 +133,28 @@ def make_train_step(
   `fold_in(root_rng, step)`, before it is cut into micro-batches: they depend
   neither on the number of devices nor on that of micro-batches.
   """
-  num_micro = config.train.microbatches
-  ema_decay = config.train.ema_decay
-  sharded = sharding.batch_sharded(mesh)
-
-  def split(x: jax.Array) -> jax.Array:
-    # Micro-batch m takes samples m, m+M, ...: each stays on its device.
-    x = x.reshape(x.shape[0] // num_micro, num_micro, *x.shape[1:])
-    return jnp.moveaxis(x, 1, 0)
-
-  def gradients(params, inputs, rng):
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    if num_micro == 1:
-      return grad_fn(params, *inputs, rng)
-    inputs = jax.tree.map(split, inputs)
-
-    def body(total, scanned):
-      micro_inputs, index = scanned
-      out, grads = grad_fn(
-        params, *micro_inputs, jax.random.fold_in(rng, index)
-      )
-      return jax.tree.map(jnp.add, total, grads), out
-
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    grads, (losses, terms) = jax.lax.scan(
-      body, zeros, (inputs, jnp.arange(num_micro))
-    )
-    grads = jax.tree.map(lambda g: g / num_micro, grads)
-    terms = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1), terms)
-    return (losses.mean(), terms), grads
+  gradients = make_gradients(
+    make_loss_fn(task, config.diffusion.loss), config.train.microbatches
+  )
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
     rng = jax.random.fold_in(root_rng, state.step)
     t_rng, noise_rng, net_rng = jax.random.split(rng, 3)
-    x_start, low_res = unpack_batch(batch)
-    leaves, structure = jax.tree.flatten(x_start)
-    keys = jax.random.split(noise_rng, len(leaves))
-    noise = structure.unflatten(
-      jax.lax.with_sharding_constraint(
-        jax.random.normal(key, leaf.shape, leaf.dtype), sharded
-      )
-      for key, leaf in zip(keys, leaves, strict=True)
-    )
-    t, weights = timestep_sampler.sample(
-      state.timestep_state, t_rng, leaves[0].shape[0]
-    )
+    x_start, cond = task.split(batch)
+    noise = draw_noise(noise_rng, x_start, mesh)
+    size = jax.tree.leaves(x_start)[0].shape[0]
+    t, weights = timestep_sampler.sample(state.timestep_state, t_rng, size)
     (_, terms), grads = gradients(
-      state.params, (x_start, low_res, noise, t, weights), net_rng
+      state.params, (x_start, cond, noise, t, weights), net_rng
     )
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema_params = optax.incremental_update(
-      params, state.ema_params, 1.0 - ema_decay
+      params, state.ema_params, 1.0 - config.train.ema_decay
     )
-    grad_norms = group_norms(grads)
-    step = state.step + 1
-    step_metrics = {
-      "averages": {
-        name: metrics.average(value)
-        for name, value in (terms | grad_norms).items()
-      }
-      | metrics.quarter_averages(terms["loss"], t, schedule.num_timesteps),
-      "nonfinite": metrics.first_nonfinite(step, terms | grad_norms),
-    }
     new_state = TrainState(
-      step=step,
+      step=state.step + 1,
       params=params,
       ema_params=ema_params,
       opt_state=opt_state,
@@ -173,6 +162,11 @@ def make_train_step(
         state.timestep_state, t, terms["loss"]
       ),
     )
-    return new_state, step_metrics
+    values = terms | group_norms(grads)
+    return new_state, {
+      "averages": {k: metrics.average(v) for k, v in values.items()}
+      | metrics.quarter_averages(terms["loss"], t, task.schedule.num_timesteps),
+      "nonfinite": metrics.first_nonfinite(new_state.step, values),
+    }
 
   return train_step

@@ -1,0 +1,58 @@
+"""Which checkpoint is sampled with which seed, and into which folder."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+
+def parse_seeds(texts: Sequence[str]) -> list[int]:
+  """Reads seeds.
+
+  Raises:
+    ValueError: for what is no integer from 0 to 2**32 - 1.
+  """
+  try:
+    seeds = [int(text) for text in texts]
+  except ValueError:
+    seeds = [-1]
+  if any(not 0 <= seed < 2**32 for seed in seeds):
+    raise ValueError(
+      f"--seeds={','.join(texts)}: give integers from 0 to 2**32 - 1."
+    )
+  return seeds
+
+
+def plan_runs(
+  checkpoints: Sequence[str], seeds: Sequence[int], output: str
+) -> dict[str, tuple[str, int]]:
+  """Output folder -> (checkpoint, seed), all of them distinct.
+
+  One run goes to `output` itself, several to `<name>-seed<seed>` in it.
+
+  Raises:
+    ValueError: if two runs would be written to the same folder.
+  """
+  if len(checkpoints) == len(seeds) == 1:
+    return {output: (checkpoints[0], seeds[0])}
+  runs: dict[str, tuple[str, int]] = {}
+  for checkpoint in checkpoints:
+    for seed in seeds:
+      run = os.path.join(output, f"{_run_name(checkpoint)}-seed{seed}")
+      if run in runs:
+        raise ValueError(
+          f"--checkpoint={checkpoint} --seeds={seed} would be written to "
+          f"{run}, as would --checkpoint={runs[run][0]}; sample it apart, "
+          "into another --output."
+        )
+      runs[run] = checkpoint, seed
+  return runs
+
+
+def _run_name(checkpoint: str) -> str:
+  """runs/a, runs/a/checkpoints -> "a"; runs/a/checkpoints/50 -> "a-50"."""
+  path, step = pathlib.Path(os.path.abspath(checkpoint)), ""
+  if path.name.isdigit():
+    path, step = path.parent, f"-{path.name}"
+  if path.name in ("checkpoint", "checkpoints"):
+    path = path.parent
+  return path.name + step
