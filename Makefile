@@ -13,7 +13,7 @@ SHAPES := --config=configs/shapes.py
 help:
 	@echo "make demo   sample, train, evaluate and look at a small model (5 minutes)"
 	@echo "make test   run the test suite"
-	@echo "make lint   check style    make format   apply it"
+	@echo "make lint   check style and types    make format   apply the style"
 	@echo "make bench  print the benchmark tables"
 
 # The stamp is written last: an interrupted install starts anew.
@@ -61,6 +61,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -107,7 +107,7 @@ def fsdp_sharded(mesh: Mesh, tree: Any) -> Any:
     if not divisible:
       return replicated(mesh)
     axis = max(divisible, key=lambda a: shape[a])
-    spec = [None] * len(shape)
+    spec: list[str | None] = [None] * len(shape)
     spec[axis] = "fsdp"
     return NamedSharding(mesh, PartitionSpec(*spec))
 

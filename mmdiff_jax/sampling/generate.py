@@ -23,6 +23,7 @@ from mmdiff_jax.sampling.clip_sampler import (
 )
 from mmdiff_jax.sampling.folder import SampleFolder
 from mmdiff_jax.sampling.given import Job, Source, load_sources, make_jobs
+from mmdiff_jax.sampling.sample_fn import make_configured_sampler
 from mmdiff_jax.sampling.upscale import Upscaler, load_sampling_params
 from mmdiff_jax.task import Task, make_task
 
@@ -93,12 +94,9 @@ def sample(
   lengths = Lengths.of(task.spec, condition, duration, overlap)
   _check_effect(config.sample, condition is None and duration is None)
   _check_cond(task, config.sample, cond or {})
+  make_configured_sampler(task, config.sample)  # Fails before the work.
   jobs = make_jobs(num_samples, _open_sources(condition, source, task, lengths))
   upscaler = None
-  if sr_checkpoint:
-    sr_checkpoint = str(checkpoint.find_checkpoint(sr_checkpoint))
-    upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
-    upscaler.check_size(task.spec.height, task.spec.width)
   settings = {
     "checkpoint_fingerprint": _fingerprint(directory),
     "seed": seed,
@@ -114,13 +112,16 @@ def sample(
     "checkpoint": str(directory),
     "batch_size": config.sample.batch_size,
   }
-  if upscaler is not None:
+  if sr_checkpoint:
+    sr_directory = checkpoint.find_checkpoint(sr_checkpoint)
+    upscaler = Upscaler(sr_directory, config, mesh, seed)
+    upscaler.check_size(task.spec.height, task.spec.width)
     settings |= {
-      "sr_checkpoint_fingerprint": _fingerprint(pathlib.Path(sr_checkpoint)),
+      "sr_checkpoint_fingerprint": _fingerprint(sr_directory),
       "sr_share_noise": config.sr.share_noise,
       "sr_sample": checkpoint.config_to_json(config.sr.sample),
     }
-    information["sr_checkpoint"] = sr_checkpoint
+    information["sr_checkpoint"] = str(sr_directory)
   folder = SampleFolder(output, task.spec, formats, settings, information)
   todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
   if len(todo) < len(jobs):

@@ -353,5 +353,5 @@ def _stop_on_signals() -> Iterator[Callable[[int], bool]]:
   try:
     yield lambda step: bool(received)
   finally:
-    for signum, old in previous.items():
-      signal.signal(signum, old)
+    for number, old in previous.items():
+      signal.signal(number, old)
