@@ -164,9 +164,9 @@ def test_bad_arrays_are_named(arrays, message):
 
 
 def test_bad_folders_are_named(tmp_path):
-  with pytest.raises(ValueError, match="neither a folder"):
+  with pytest.raises(ValueError, match="no such file or folder"):
     open_clips(tmp_path / "none", SPEC)
-  with pytest.raises(ValueError, match="holds no video"):
+  with pytest.raises(ValueError, match="holds no media file"):
     open_clips(tmp_path, SPEC)
   (tmp_path / "broken.mp4").write_bytes(b"not a video")
   with pytest.raises(ValueError, match="broken.mp4: damaged"):

@@ -166,7 +166,7 @@ class FrameReader:
       MediaError: if the file is missing, damaged, or has no video.
     """
     with opened(self.path) as container:
-      stream = _video_stream(self.path, container)
+      stream = video_stream(self.path, container)
       rate = stream.average_rate or stream.guessed_rate or Fraction(10)
       self.fps = self.fps or float(rate)
       aspect = float(stream.sample_aspect_ratio or 1)
@@ -215,8 +215,12 @@ class FrameReader:
       yield image
 
 
-def _video_stream(path: str | os.PathLike, container):
-  """The first video stream that is not a cover picture."""
+def video_stream(path: str | os.PathLike, container):
+  """The first video stream that is not a cover picture.
+
+  Raises:
+    MediaError: if there is none.
+  """
   import av
 
   cover = av.stream.Disposition.attached_pic

@@ -4,6 +4,7 @@
 beside it shows them with plots and players.
 """
 
+import dataclasses
 import importlib.metadata
 import logging
 import os
@@ -11,7 +12,7 @@ import pathlib
 import platform
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,10 +20,12 @@ import numpy as np
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.convert.torch_file import load_torch_file
+from mmdiff_jax.data.sources import Name
+from mmdiff_jax.data.sources.media_source import file_sha256
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import memorisation as memorisation_check
 from mmdiff_jax.evaluation import metrics as metric_table
-from mmdiff_jax.evaluation.clip_sets import ClipSet, file_sha256, open_clips
+from mmdiff_jax.evaluation.clip_sets import ClipSet, open_clips
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
 from mmdiff_jax.evaluation.report import page, sheet
 from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
@@ -39,13 +42,11 @@ RANDOM_STATEMENT = (
   "each other, not with papers."
 )
 
-Source = str | os.PathLike | dict[str, np.ndarray]
-
 
 def evaluate(
   *,
-  real: Source,
-  fake: Source,
+  real: Name,
+  fake: Name,
   output: str | os.PathLike | None = None,
   protocol: str = "clean",
   metrics: Sequence[str] = (),
@@ -54,6 +55,10 @@ def evaluate(
   seed: int = 0,
   num_clips: int = metric_table.PAPER_CLIPS,
   spec: AVSpec | None = None,
+  split: str | None = None,
+  holdout_fraction: float = 0.0,
+  tfds_dir: str = "",
+  synthetic_clips: int = 4096,
   batch_size: int = 8,
   cache_dir: str | os.PathLike | None = "",
   progress: bool = True,
@@ -61,8 +66,8 @@ def evaluate(
   """Compares generated clips with real ones.
 
   Args:
-    real: the real (training) clips: a folder of videos, a folder of prepared
-      shards, an .npz file, or a dict of arrays; see `clips.open_clips`.
+    real: the real clips: a source as training takes it, or a dict of arrays;
+      see `data.sources.open_source`.
     fake: the generated clips, likewise.
     output: where report.json goes; report.html is written beside it, and with
       `memorisation` the sheets of closest pairs. None writes nothing.
@@ -70,12 +75,18 @@ def evaluate(
       AudioCLIP gets.
     metrics: names of `metrics.METRICS` or groups; none means all that the
       weights at hand allow.
-    memorisation: also look for training clips that samples copy.
+    memorisation: also look for training clips that samples copy, among the
+      real videos that training did not hold out.
     weights_dir: folder of the published weights; None means `weights` in the
       user's cache folder.
     seed: of the choice of clips, the shuffles and the error bars.
     num_clips: clips of each side, chosen at random where there are more.
     spec: geometry at which both sides are read; None means the paper's.
+    split: which of the real videos to compare with: "train", "heldout" or
+      "all"; None means those held out, or all where none are.
+    holdout_fraction: share of the real videos that training held out.
+    tfds_dir: see `data.sources.SourceOptions`.
+    synthetic_clips: see `data.sources.SourceOptions`.
     batch_size: clips that a network sees at once (on all devices together).
     cache_dir: where features are kept; "" means the user's cache folder, None
       keeps nothing.
@@ -88,40 +99,39 @@ def evaluate(
     ValueError: on sets, names or weights that do not allow what is asked.
     FileNotFoundError: if a metric's weights are not there.
   """
-  if protocol not in PROTOCOLS:
-    raise ValueError(
-      f"Unknown protocol {protocol!r}; allowed: {', '.join(PROTOCOLS)}."
-    )
-  if output is not None and pathlib.Path(output).suffix != ".json":
-    raise ValueError(f"output must be a .json file, got {output}.")
+  _check_arguments(protocol, output, split, holdout_fraction)
   spec = spec or AVSpec()
-  folder = default_cache_dir() / "weights"
-  if weights_dir is not None:
-    folder = pathlib.Path(weights_dir).expanduser()
-  if cache_dir == "":
-    cache_dir = default_cache_dir()
-  found = extractors.find_weights(folder)
-  chosen, notes = _choose_metrics(metrics, found, folder, spec)
+  found, chosen, notes = _choose(metrics, weights_dir, spec)
 
-  sides = {"real": open_clips(real, spec), "fake": open_clips(fake, spec)}
+  def open_side(name: Name, split: str = "all") -> ClipSet:
+    return open_clips(
+      name,
+      spec,
+      split=split,
+      holdout_fraction=holdout_fraction,
+      tfds_dir=tfds_dir,
+      synthetic_clips=synthetic_clips,
+    )
+
+  held_out = holdout_fraction > 0
+  split = split or ("heldout" if held_out else "all")
+  sides = {"real": open_side(real, split), "fake": open_side(fake)}
   for clips in sides.values():
     clips.select(num_clips, seed)
   needed = list(dict.fromkeys(f for m in chosen for f in m.features))
   video = "i3d" if "i3d" in found else "i3d_random"
   weights = _load_weights({*needed, *([video] if memorisation else [])}, found)
-  store = FeatureStore(cache_dir, batch_size, progress)
-
-  def extract(clips: ClipSet, names: list[str], label: str) -> dict:
-    wanted = extractors.make_extractors(
-      names,
-      {kind: tree for kind, (tree, _) in weights.items()},
-      {kind: info["sha256"] for kind, (_, info) in weights.items()},
-      protocol,
-      spec.sample_rate,
-    )
-    return store.extract(clips, wanted, label)
-
-  features = {side: extract(sides[side], needed, side) for side in sides}
+  embed = Embedder(
+    FeatureStore(
+      default_cache_dir() if cache_dir == "" else cache_dir,
+      batch_size,
+      progress,
+    ),
+    weights,
+    protocol,
+    spec.sample_rate,
+  )
+  features = {side: embed(sides[side], needed, side) for side in sides}
   entries, warnings = _measure(
     chosen, features, spec, seed, protocol, strict=bool(metrics)
   )
@@ -132,7 +142,8 @@ def evaluate(
     "metrics": entries,
     "warnings": warnings,
     "notes": notes,
-    "real": _describe(sides["real"]),
+    "real": _describe(sides["real"])
+    | {"split": split, "holdout_fraction": holdout_fraction},
     "fake": _describe(sides["fake"]),
     "weights": {kind: info for kind, (_, info) in weights.items()},
     "random_network_seed": extractors.RANDOM_SEED,
@@ -141,16 +152,100 @@ def evaluate(
   }
   copies = None
   if memorisation:
-    training = open_clips(real, spec)
-    copies = _find_copies(training, sides["fake"], extract, video, seed)
-    content["memorisation"] = memorisation_check.summary(copies, video)
+    training = open_side(real, "train" if held_out else "all")
+    copies = Copies(
+      _find_copies(training, sides["fake"], embed, video, seed), training
+    )
+    content["memorisation"] = memorisation_check.summary(copies.spaces, video)
   if jax.process_index() == 0:
-    print(page.as_text(content))
-    if output is not None:
-      page.write(output, content, sides, features)
-    if output is not None and memorisation:
-      sheet.write(output, copies, sides["fake"], training)
+    _write(content, output, sides, features, copies)
   return content
+
+
+class Copies(NamedTuple):
+  """Closest training clips of the samples, and where they were looked for."""
+
+  spaces: dict[str, memorisation_check.Space]
+  training: ClipSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+  """Features of sets of clips by name; what they depend on is the same.
+
+  Attributes:
+    store: computes and keeps them.
+    weights: variables and description of the networks, by kind.
+    protocol: "paper" or "clean".
+    sample_rate: of the clips' audio.
+  """
+
+  store: FeatureStore
+  weights: dict[str, tuple[Any, dict]]
+  protocol: str
+  sample_rate: int
+
+  def __call__(
+    self, clips: ClipSet, names: list[str], label: str
+  ) -> metric_table.Features:
+    """`{name: [N, ...]}` of a set; `label` is of the progress bar."""
+    wanted = extractors.make_extractors(
+      names,
+      {kind: tree for kind, (tree, _) in self.weights.items()},
+      {kind: info["sha256"] for kind, (_, info) in self.weights.items()},
+      self.protocol,
+      self.sample_rate,
+    )
+    return self.store.extract(clips, wanted, label)
+
+
+def _check_arguments(
+  protocol: str,
+  output: str | os.PathLike | None,
+  split: str | None,
+  holdout_fraction: float,
+) -> None:
+  """Raises ValueError for what makes no sense, before anything is read."""
+  if protocol not in PROTOCOLS:
+    raise ValueError(
+      f"Unknown protocol {protocol!r}; allowed: {', '.join(PROTOCOLS)}."
+    )
+  if output is not None and pathlib.Path(output).suffix != ".json":
+    raise ValueError(f"output must be a .json file, got {output}.")
+  if split == "heldout" and holdout_fraction == 0:
+    raise ValueError(
+      "--split=heldout: nothing was held out of training at "
+      "data.holdout_fraction=0; set the fraction that training had."
+    )
+
+
+def _write(
+  content: dict[str, Any],
+  output: str | os.PathLike | None,
+  sides: dict[str, ClipSet],
+  features: dict[str, metric_table.Features],
+  copies: Copies | None,
+) -> None:
+  """Prints the figures, and writes the pages if there is an output."""
+  print(page.as_text(content))
+  if output is None:
+    return
+  page.write(output, content, sides, features)
+  if copies is not None:
+    sheet.write(output, copies.spaces, sides["fake"], copies.training)
+
+
+def _choose(
+  metrics: Sequence[str],
+  weights_dir: str | os.PathLike | None,
+  spec: AVSpec,
+) -> tuple[dict[str, pathlib.Path], list[metric_table.Metric], list[str]]:
+  """Weights that are there, metrics to compute, and notes on them."""
+  folder = default_cache_dir() / "weights"
+  if weights_dir is not None:
+    folder = pathlib.Path(weights_dir).expanduser()
+  found = extractors.find_weights(folder)
+  return (found, *_choose_metrics(metrics, found, folder, spec))
 
 
 def _choose_metrics(
@@ -245,16 +340,16 @@ def _measure(
 
 
 def _find_copies(
-  training: ClipSet, fake: ClipSet, extract, video: str, seed: int
+  training: ClipSet, fake: ClipSet, embed: Embedder, video: str, seed: int
 ) -> dict[str, memorisation_check.Space]:
-  """Compares the samples with all windows of the training clips."""
+  """Compares the samples with all clips of the training videos."""
   names = ["thumbnails", "mel_picture", video]
   _, sources = np.unique(
     [clip.source for clip in training.ids], return_inverse=True
   )
   return memorisation_check.compare_clips(
-    extract(fake, [*names, f"{video}_mirrored"], "samples"),
-    extract(training, names, "training"),
+    embed(fake, [*names, f"{video}_mirrored"], "samples"),
+    embed(training, names, "training"),
     sources,
     video,
     seed,

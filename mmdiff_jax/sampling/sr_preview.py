@@ -87,14 +87,19 @@ def held_out_pairs(
     uint8 `[N, H, W, 3]` and `[N, H / factor, W / factor, 3]`.
   """
   # Late: only the data pipeline needs grain.
-  from mmdiff_jax.data import pipeline
+  from mmdiff_jax.data import pipeline, views
 
-  loader = pipeline.create_sr_loader(
-    config.data, config.sr, batch_size=count, seed=config.seed, train=False
+  loader = pipeline.create_loader(
+    config.data,
+    view="images",
+    sr=config.sr,
+    batch_size=count,
+    seed=config.seed,
+    train=False,
   )
   with contextlib.closing(loader):
     batch = next(loader)
-  degrade = pipeline.Degradation.from_config(config.sr)
+  degrade = views.Degradation.from_config(config.sr)
   rng = np.random.default_rng(config.seed)
   low = unit_to_uint8(batch["low_res"])
   return batch["image"], np.stack([degrade(image, rng) for image in low])

@@ -178,7 +178,9 @@ def _create_loader(config: ConfigDict) -> Any:
     process_count=jax.process_count(),
   )
   if config.model.name == "sr_unet":
-    return pipeline.create_sr_loader(config.data, config.sr, **options)
+    return pipeline.create_loader(
+      config.data, view="images", sr=config.sr, **options
+    )
   return pipeline.create_loader(config.data, **options)
 
 
