@@ -90,7 +90,10 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
     "audio/sample_rate": integer,
   }
 
-  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  # The base class has no types.
+  class Builder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+  ):
     """Clips of videos with sound, prepared for mmdiff_jax."""
 
     VERSION = tfds.core.Version(VERSION)
@@ -132,10 +135,10 @@ def _values(features: Mapping[str, Feature]) -> dict:
       values[key] = np.array([bytes(frame) for frame in feature], object)
     elif key.startswith(GIVEN_PREFIXES):
       values[key] = np.asarray(feature)
-    elif isinstance(feature, list):
-      values[key] = bytes(feature[0])
-    else:
+    elif isinstance(feature, np.ndarray):
       values[key] = feature[0]
+    else:
+      values[key] = bytes(feature[0])
   return values
 
 

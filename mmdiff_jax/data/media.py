@@ -134,7 +134,7 @@ class FrameReader:
   frame is held for them; `origin` is the time of the first grid frame.
 
   Attributes:
-    fps: frames per second of the grid.
+    fps: frames per second of the grid (after iteration).
     origin: time of grid frame 0 on the file's time axis (after iteration).
     native_size: displayed height and width of the file (after iteration).
     repairs: what was padded, in words (after iteration).
@@ -151,10 +151,10 @@ class FrameReader:
     if fps is not None and not fps > 0:
       raise ValueError(f"fps must be positive, got {fps}.")
     if size is not None:
-      size = (size, size) if isinstance(size, int) else tuple(size)
+      size = (size, size) if isinstance(size, int) else size
       if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be positive height, width; got {size}.")
-    self.path, self.fps, self._size, self._track = path, fps, size, track
+    self.path, self.fps, self._size, self._track = path, fps or 0.0, size, track
     self.origin = 0.0
     self.native_size = (0, 0)
     self.repairs: list[str] = []

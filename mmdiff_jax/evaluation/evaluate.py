@@ -4,9 +4,7 @@
 beside it shows them with plots and players.
 """
 
-import dataclasses
 import importlib.metadata
-import logging
 import os
 import pathlib
 import platform
@@ -18,29 +16,17 @@ import jax
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.convert import convert_checkpoint
-from mmdiff_jax.convert.torch_file import load_torch_file
 from mmdiff_jax.data.sources import Name
-from mmdiff_jax.data.sources.media_source import file_sha256
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import memorisation as memorisation_check
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.clip_sets import ClipSet, open_clips
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
 from mmdiff_jax.evaluation.report import page, sheet
+from mmdiff_jax.evaluation.weights import Embedder, Weights
 from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
-from mmdiff_jax.metric_networks.i3d import MIN_FRAMES
 
-_log = logging.getLogger(__name__)
-
-# Audio that VGGish needs at least, in seconds.
-_VGGISH_SECONDS = 0.975
 _PACKAGES = ("mmdiff-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "av")
-RANDOM_STATEMENT = (
-  "Figures named *_random come from an I3D with random weights of a fixed "
-  "seed, figures named *_mel from log-mel statistics: they compare runs with "
-  "each other, not with papers."
-)
 
 
 def evaluate(
@@ -101,7 +87,8 @@ def evaluate(
   """
   _check_arguments(protocol, output, split, holdout_fraction)
   spec = spec or AVSpec()
-  found, chosen, notes = _choose(metrics, weights_dir, spec)
+  weights = Weights(weights_dir)
+  chosen, notes = weights.choose_metrics(metrics, spec)
 
   def open_side(name: Name, split: str = "all") -> ClipSet:
     return open_clips(
@@ -119,18 +106,12 @@ def evaluate(
   for clips in sides.values():
     clips.select(num_clips, seed)
   needed = list(dict.fromkeys(f for m in chosen for f in m.features))
-  video = "i3d" if "i3d" in found else "i3d_random"
-  weights = _load_weights({*needed, *([video] if memorisation else [])}, found)
-  embed = Embedder(
-    FeatureStore(
-      default_cache_dir() if cache_dir == "" else cache_dir,
-      batch_size,
-      progress,
-    ),
-    weights,
-    protocol,
-    spec.sample_rate,
-  )
+  video = "i3d" if "i3d" in weights.files else "i3d_random"
+  networks = weights.load({*needed, *([video] if memorisation else [])})
+  if cache_dir == "":
+    cache_dir = default_cache_dir()
+  store = FeatureStore(cache_dir, batch_size, progress)
+  embed = Embedder(store, networks, protocol, spec.sample_rate)
   features = {side: embed(sides[side], needed, side) for side in sides}
   entries, warnings = _measure(
     chosen, features, spec, seed, protocol, strict=bool(metrics)
@@ -142,10 +123,10 @@ def evaluate(
     "metrics": entries,
     "warnings": warnings,
     "notes": notes,
-    "real": _describe(sides["real"])
-    | {"split": split, "holdout_fraction": holdout_fraction},
+    "holdout_fraction": holdout_fraction,
+    "real": _describe(sides["real"]),
     "fake": _describe(sides["fake"]),
-    "weights": {kind: info for kind, (_, info) in weights.items()},
+    "weights": {kind: network.info for kind, network in networks.items()},
     "random_network_seed": extractors.RANDOM_SEED,
     "versions": _versions(),
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -167,36 +148,6 @@ class Copies(NamedTuple):
 
   spaces: dict[str, memorisation_check.Space]
   training: ClipSet
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedder:
-  """Features of sets of clips by name; what they depend on is the same.
-
-  Attributes:
-    store: computes and keeps them.
-    weights: variables and description of the networks, by kind.
-    protocol: "paper" or "clean".
-    sample_rate: of the clips' audio.
-  """
-
-  store: FeatureStore
-  weights: dict[str, tuple[Any, dict]]
-  protocol: str
-  sample_rate: int
-
-  def __call__(
-    self, clips: ClipSet, names: list[str], label: str
-  ) -> metric_table.Features:
-    """`{name: [N, ...]}` of a set; `label` is of the progress bar."""
-    wanted = extractors.make_extractors(
-      names,
-      {kind: tree for kind, (tree, _) in self.weights.items()},
-      {kind: info["sha256"] for kind, (_, info) in self.weights.items()},
-      self.protocol,
-      self.sample_rate,
-    )
-    return self.store.extract(clips, wanted, label)
 
 
 def _check_arguments(
@@ -233,80 +184,6 @@ def _write(
   page.write(output, content, sides, features)
   if copies is not None:
     sheet.write(output, copies.spaces, sides["fake"], copies.training)
-
-
-def _choose(
-  metrics: Sequence[str],
-  weights_dir: str | os.PathLike | None,
-  spec: AVSpec,
-) -> tuple[dict[str, pathlib.Path], list[metric_table.Metric], list[str]]:
-  """Weights that are there, metrics to compute, and notes on them."""
-  folder = default_cache_dir() / "weights"
-  if weights_dir is not None:
-    folder = pathlib.Path(weights_dir).expanduser()
-  found = extractors.find_weights(folder)
-  return (found, *_choose_metrics(metrics, found, folder, spec))
-
-
-def _choose_metrics(
-  names: Sequence[str],
-  found: dict[str, pathlib.Path],
-  folder: pathlib.Path,
-  spec: AVSpec,
-) -> tuple[list[metric_table.Metric], list[str]]:
-  """The metrics to compute, and notes on what is left out or replaced."""
-  notes = []
-  if names:
-    chosen = metric_table.resolve(list(names))
-    for metric in chosen:
-      for kind in metric.features:
-        if kind in extractors.WEIGHT_FILES and kind not in found:
-          raise FileNotFoundError(
-            f"{metric.name}: {extractors.missing_weights(kind, folder)}"
-          )
-  else:
-    wanted = ["fvd", "kvd", "prdc"]
-    if "i3d" not in found:
-      wanted = ["fvd_random", "kvd_random", "prdc_random"]
-    wanted += ["fad", "kad"] if "audioclip" in found else []
-    if "vggish" in found and spec.duration >= _VGGISH_SECONDS:
-      wanted += ["fad_vggish", "kad_vggish"]
-    chosen = metric_table.resolve([*wanted, "fad_mel", "kad_mel", "av_gap"])
-    notes += [
-      extractors.missing_weights(kind, folder)
-      for kind in extractors.WEIGHT_FILES
-      if kind not in found
-    ]
-  if any(m.name.endswith(("_random", "_mel")) for m in chosen):
-    notes.insert(0, RANDOM_STATEMENT)
-  if spec.frames < MIN_FRAMES and any("i3d" in m.features[0] for m in chosen):
-    notes.append(
-      f"I3D needs {MIN_FRAMES} frames: clips of {spec.frames} were repeated."
-    )
-  return chosen, notes
-
-
-def _load_weights(
-  features: set[str], found: dict[str, pathlib.Path]
-) -> dict[str, tuple[Any, dict]]:
-  """Variables of the networks that are needed, and what the report says."""
-  out = {}
-  for kind in extractors.WEIGHT_FILES:
-    if kind not in features:
-      continue
-    path = found[kind]
-    if path.suffix == ".npz":
-      with np.load(path, allow_pickle=False) as arrays:
-        state_dict = dict(arrays)
-    else:
-      state_dict = load_torch_file(path)
-    info = {
-      "file": path.name,
-      "bytes": path.stat().st_size,
-      "sha256": file_sha256(path),
-    }
-    out[kind] = (convert_checkpoint(state_dict, kind), info)
-  return out
 
 
 def _measure(
@@ -360,6 +237,7 @@ def _describe(clips: ClipSet) -> dict[str, Any]:
   """Which clips were used."""
   return {
     "source": clips.name,
+    "split": clips.split,
     "available": clips.available,
     "used": len(clips),
     "clips": [str(clip) for clip in clips.ids],

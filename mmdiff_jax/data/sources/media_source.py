@@ -7,7 +7,6 @@ one once and for all, and sorts out what decoding alone can tell.
 import collections
 import dataclasses
 import functools
-import hashlib
 import logging
 import os
 import pathlib
@@ -21,6 +20,7 @@ from mmdiff_jax.data import media
 from mmdiff_jax.data.container import MediaError, opened
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.media_files import find_media, suffixes
+from mmdiff_jax.files import file_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -240,12 +240,6 @@ def open_file(
     MediaError: if it cannot be read.
   """
   return MediaSource(str(path), {path.name: path}, spec, streams)
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-  """Hex digest of a file's content."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _count_frames(

@@ -188,6 +188,7 @@ def _provenance(content: dict[str, Any], path: pathlib.Path) -> str:
     "weights": content["weights"] or "none",
     "seed of random networks": content["random_network_seed"],
     "versions": content["versions"],
+    "share held out of training": content["holdout_fraction"],
     "real": {k: v for k, v in content["real"].items() if k != "clips"},
     "fake": {k: v for k, v in content["fake"].items() if k != "clips"},
     "created": content["created"],
