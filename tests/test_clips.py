@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,37 @@ def test_a_record_of_another_geometry_is_an_error():
     clips.Segment(b"", AVSpec())
 
 
+def test_a_record_without_anything_given_is_as_it_always_was():
+  spec = AVSpec(2, 4, 6, 10.0, 100)
+  features = decode_example(make_segment(spec, 0, 2))
+  assert sorted(features) == [
+    "audio/pcm16",
+    "audio/sample_rate",
+    "clip/source",
+    "clip/start",
+    "clip/window_frames",
+    "clip/windows",
+    "video/format",
+    "video/fps",
+    "video/frames",
+    "video/height",
+    "video/width",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "message"),
+  [
+    ("a/b", 1, "must be a name"),
+    ("text", "words", "allowed are integers and floats"),
+    ("label", 2**31, "beyond 32 bits"),
+  ],
+)
+def test_what_no_record_can_carry_is_named(name, value, message):
+  with pytest.raises(ValueError, match=message):
+    clips.as_given(name, value)
+
+
 def manifest():
   return Manifest(
     spec=AVSpec(5, 8, 8, 10.0, 1000),
@@ -112,6 +145,9 @@ def test_manifest_round_trip_and_counts(tmp_path):
   assert owners.tolist() == [0, 0, 1]
   assert (original.num_clips, original.num_records) == (9, 3)
   assert original.hours == pytest.approx(17 / 10 / 3600)
+  assert "classes" not in original.to_json()
+  labelled = dataclasses.replace(original, classes=("cat", "dog"))
+  assert Manifest.from_json(labelled.to_json()) == labelled
 
 
 def test_manifest_errors_name_the_file_and_the_cure(tmp_path):

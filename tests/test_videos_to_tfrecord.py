@@ -160,6 +160,44 @@ def test_records_are_examples(prepared):
   assert len(features["audio/pcm16"][0]) == 7 * RATE // 10 * 2
 
 
+def test_folders_can_label_their_videos(videos, tmp_path, capsys):
+  source, output = tmp_path / "in", tmp_path / "out"
+  for name in ("dog/x.mp4", "cat/y.mp4", "dog/more/z.mp4", "stray.mp4"):
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(videos / "a.mp4", source / name)
+  assert run(source, output, "--labels=folders") == 0
+  manifest = Manifest.load(output)
+  assert manifest.classes == ("cat", "dog")
+  assert [reason for name, reason in manifest.skipped] == [
+    "lies in no folder below --input, from which its label would follow"
+  ]
+  clips = all_clips(output)
+  labels = {
+    clips.place(i)[0]: clips[i].given()["label"].tolist()
+    for i in range(len(clips))
+  }
+  assert labels == {"cat/y.mp4": 0, "dog/more/z.mp4": 1, "dog/x.mp4": 1}
+  # Other labels are another data set; the parts of one do not serve the other.
+  capsys.readouterr()
+  assert run(source, output, "--labels=folders") == 0
+  assert "already prepared" in capsys.readouterr().out
+  assert run(source, output) == 1
+  assert "of other videos or options" in capsys.readouterr().err
+  assert run(source, output, "--overwrite") == 0
+  assert all_clips(output)[0].given() == {}
+  assert "classes" not in (output / "dataset.json").read_text()
+  assert run(source, output, "--labels=folders") == 1
+  shutil.copytree(source / "dog", source / "bird")
+  assert run(source, output, "--labels=folders", "--overwrite") == 0
+  clips = all_clips(output)
+  assert clips[len(clips) - 1].given()["label"] == 2
+  flat = tmp_path / "flat"
+  flat.mkdir()
+  shutil.copy(videos / "a.mp4", flat)
+  assert run(flat, tmp_path / "none", "--labels=folders") == 1
+  assert "all 1 videos lie directly in it" in capsys.readouterr().err
+
+
 def test_workers_do_not_change_a_byte(videos, prepared, tmp_path):
   flags = ["--missing_audio=silence", "--shards=3", "--workers=2"]
   assert run(videos, tmp_path / "data", *flags) == 0
@@ -456,5 +494,5 @@ def test_help_names_every_flag(capsys):
     videos_to_tfrecord.main(["--help"])
   text = capsys.readouterr().out
   flags = "fps size sample_rate clip_frames workers shards missing_audio"
-  for flag in [*flags.split(), "channels", "frame_format"]:
+  for flag in [*flags.split(), "channels", "frame_format", "labels"]:
     assert f"--{flag}" in text
