@@ -20,8 +20,8 @@ from configs import default
 from data_prep import tfds_builder, videos_to_tfrecord
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.clips import Manifest
-from mmdiff_jax.data.pipeline import create_loader, create_sr_loader
+from mmdiff_jax.data.manifest import Manifest
+from mmdiff_jax.data.pipeline import create_loader
 
 BATCH = 32
 
@@ -47,7 +47,7 @@ def prepare(videos: str, output: pathlib.Path, size: int, workers: int) -> int:
     status = videos_to_tfrecord.main([*flags, "--workers", str(workers)])
   if status:
     raise SystemExit(text.getvalue())
-  return len(Manifest.load(output).clips)
+  return len(Manifest.load(output).videos)
 
 
 def read(source: str, batches: int, tfds_dir: str = "") -> int:
@@ -63,7 +63,9 @@ def read(source: str, batches: int, tfds_dir: str = "") -> int:
 def read_pairs(source: str, batches: int) -> int:
   config = default.get_config()
   config.data.update(source=source, height=256, width=256)
-  loader = create_sr_loader(config.data, config.sr, batch_size=BATCH, seed=0)
+  loader = create_loader(
+    config.data, view="images", sr=config.sr, batch_size=BATCH, seed=0
+  )
   for _ in range(batches):
     next(loader)
   loader.close()

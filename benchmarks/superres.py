@@ -20,16 +20,16 @@ import pathlib
 import numpy as np
 
 from configs import default
-from data_prep.videos_to_tfrecord import find_videos
 from mmdiff_jax import sharding
 from mmdiff_jax.data import (
   image_quality,
   media,
   media_writer,
-  pipeline,
   transforms,
+  views,
 )
 from mmdiff_jax.data.clips import is_held_out
+from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.sampling.sr_preview import side_by_side
 from mmdiff_jax.sampling.upscale import Upscaler
 
@@ -68,7 +68,7 @@ def held_out_clips(
   folder: str, fraction: float, size: int, fps: float
 ) -> dict[str, np.ndarray]:
   """Name -> uint8 `[F, H, W, 3]` of the videos that training did not see."""
-  videos, _ = find_videos(folder)
+  videos, _ = find_media(folder)
   return {
     name: media.read_media(path, size=size, fps=fps).video
     for name, path in videos
@@ -84,7 +84,7 @@ def quality_table(
   """Prints table 1; writes the comparisons where a folder is given."""
   first = next(iter(upscalers.values()))
   clean = reduce(truth, first.factor)
-  degrade = pipeline.Degradation.from_config(first.config.sr)
+  degrade = views.Degradation.from_config(first.config.sr)
   rng = np.random.default_rng(0)
   degraded = np.stack([degrade(image, rng) for image in clean])
   height, width = truth.shape[1:3]

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import clips, media
+from mmdiff_jax.data.manifest import VERSION
 from mmdiff_jax.data.tfrecord import TFRecordWriter
 from mmdiff_jax.files import replacing
 
@@ -31,7 +32,7 @@ class ClipOptions:
   """What is the same for all videos of a data set.
 
   Attributes:
-    spec: geometry of a window.
+    spec: geometry of a clip.
     frame_format: "raw", "png" or "jpeg".
     jpeg_quality: 1-100, None for the other formats.
     channels: "mean" or "first".
@@ -55,6 +56,7 @@ class ClipTask:
     parts: directory of the results.
     key: hash of the file and the options.
     options: see ClipOptions.
+    label: what is given of the video by that name, or None.
   """
 
   path: str
@@ -62,6 +64,7 @@ class ClipTask:
   parts: str
   key: str
   options: ClipOptions
+  label: int | None = None
 
   @property
   def part(self) -> pathlib.Path:
@@ -78,9 +81,14 @@ class MissingAudioError(ValueError):
   """A video without sound where that is an error."""
 
 
-def task_key(path: str, source: str, options: ClipOptions) -> str:
-  """Hash of name, size, first and last 64 KiB of a file, and the options."""
-  digest = hashlib.sha256(f"{clips.VERSION} {options}".encode())
+def task_key(
+  path: str, source: str, options: ClipOptions, label: int | None = None
+) -> str:
+  """Hash of name, size, first and last 64 KiB of a file, options and label."""
+  text = f"{VERSION} {options}"
+  if label is not None:
+    text += f" label {label}"
+  digest = hashlib.sha256(text.encode())
   digest.update(clips.source_bytes(source) + b"\0")
   try:
     with open(path, "rb") as file:
@@ -168,7 +176,9 @@ def _write_segments(
   """Streams a video into segments; returns its number of frames."""
   options, spec = task.options, task.options.spec
   longest = clips.segment_length(spec.frames)
-  start, frames = 0, []
+  given = {} if task.label is None else {"label": task.label}
+  start = 0
+  frames: list[bytes] = []
 
   def write() -> None:
     begin, end = clips.audio_span(spec, start, len(frames))
@@ -183,6 +193,7 @@ def _write_segments(
       frames=frames,
       frame_format=options.frame_format,
       audio=audio,
+      given=given,
     )
     writer.write(record)
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from data_prep.command_line import bounded, one_line
 from data_prep.videos_to_tfrecord import summary
-from mmdiff_jax.data.clips import Manifest
-from mmdiff_jax.data.sources import PreparedSource
+from mmdiff_jax.data.manifest import Manifest
+from mmdiff_jax.data.sources import ClipList
+from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.data.tfrecord import (
   CorruptRecordError,
-  TFRecordSource,
   index_path,
   read_index,
   read_records,
@@ -68,7 +68,7 @@ def describe(directory: str | os.PathLike) -> str:
   folder = pathlib.Path(directory)
   manifest = Manifest.load(folder)
   spec = manifest.spec
-  seconds = np.array([clip.frames for clip in manifest.clips]) / spec.fps
+  seconds = np.array([video.frames for video in manifest.videos]) / spec.fps
   size = sum(
     (folder / name).stat().st_size
     for name, _ in manifest.shards
@@ -79,7 +79,7 @@ def describe(directory: str | os.PathLike) -> str:
     stored += f" quality {manifest.jpeg_quality}"
   return "\n".join(
     [
-      f"window: {spec.frames} frames of {spec.height}x{spec.width} at"
+      f"clip: {spec.frames} frames of {spec.height}x{spec.width} at"
       f" {spec.fps:g} fps, {spec.audio_length} samples at"
       f" {spec.sample_rate} Hz ({spec.duration:.2f} s)",
       f"videos: {seconds.min():.2f} to {seconds.max():.2f} s, median"
@@ -93,7 +93,7 @@ def describe(directory: str | os.PathLike) -> str:
 def contact_sheet(
   directory: str | os.PathLike, path: str | os.PathLike, *, clips: int = 12
 ) -> None:
-  """Draws windows spread evenly over the data set, two in a row.
+  """Draws clips spread evenly over the data set, two in a row.
 
   Args:
     directory: the data set.
@@ -107,19 +107,17 @@ def contact_sheet(
 
   from mmdiff_jax.gallery.picture import render_clip
 
-  folder = pathlib.Path(directory)
-  manifest = Manifest.load(folder)
-  records = TFRecordSource([folder / name for name, _ in manifest.shards])
-  source = PreparedSource(manifest, records, lambda _: True, str(folder))
-  count = min(clips, len(source))
+  source = open_tfrecord(directory)
+  listed = ClipList(source)
+  count = min(clips, len(listed))
   tiles = []
-  for index in np.linspace(0, len(source) - 1, count).round().astype(int):
-    window = source[int(index)]
+  for index in np.linspace(0, len(listed) - 1, count).round().astype(int):
+    clip = listed[int(index)]
     picture = render_clip(
-      window.video(), window.audio(), source.spec.sample_rate, _WIDTH
+      clip.video(), clip.audio(), source.spec.sample_rate, _WIDTH
     )
     tile = Image.new("RGB", (_WIDTH, picture.height + _LABEL), _PAPER)
-    ImageDraw.Draw(tile).text((2, 2), one_line(window.label()), _INK)
+    ImageDraw.Draw(tile).text((2, 2), one_line(clip.origin()), _INK)
     tile.paste(picture, (0, _LABEL))
     tiles.append(tile)
   cell = (_WIDTH + _GAP, tiles[0].height + _GAP)

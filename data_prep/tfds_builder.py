@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data_prep.command_line import one_line
-from mmdiff_jax.data.clips import FRAME_FORMATS, Manifest
+from mmdiff_jax.data.clips import FRAME_FORMATS, GIVEN_PREFIXES
 from mmdiff_jax.data.codec import Feature, decode_example
+from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import read_records
 
 VERSION = "1.0.0"
@@ -69,7 +70,13 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
   texts = tfds.features.Tensor(shape=(None,), dtype=np.object_)
   integer = tfds.features.Scalar(dtype=np.int64)
   real = tfds.features.Scalar(dtype=np.float32)
-  features = {
+  first = read_records(os.path.join(input_dir, manifest.shards[0][0]))
+  given = {
+    key: tfds.features.Tensor(shape=(None,), dtype=np.asarray(values).dtype)
+    for key, values in decode_example(next(first)).items()
+    if key.startswith(GIVEN_PREFIXES)
+  }
+  features = given | {
     "clip/source": text,
     "clip/start": integer,
     "clip/windows": integer,
@@ -83,7 +90,10 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
     "audio/sample_rate": integer,
   }
 
-  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  # The base class has no types.
+  class Builder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+  ):
     """Clips of videos with sound, prepared for mmdiff_jax."""
 
     VERSION = tfds.core.Version(VERSION)
@@ -118,15 +128,17 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
 
 
 def _values(features: Mapping[str, Feature]) -> dict:
-  """An example as TFDS wants it: scalars, bytes, and one array of bytes."""
-  values = {}
+  """An example as TFDS wants it: scalars, bytes, and a few arrays."""
+  values: dict[str, bytes | np.ndarray] = {}
   for key, feature in features.items():
     if key == "video/frames":
       values[key] = np.array([bytes(frame) for frame in feature], object)
-    elif isinstance(feature, list):
-      values[key] = bytes(feature[0])
-    else:
+    elif key.startswith(GIVEN_PREFIXES):
+      values[key] = np.asarray(feature)
+    elif isinstance(feature, np.ndarray):
       values[key] = feature[0]
+    else:
+      values[key] = bytes(feature[0])
   return values
 
 

@@ -10,38 +10,24 @@ and listed with the reason in dataset.json.
 
 import argparse
 import contextlib
-import hashlib
 import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from data_prep import clip_task, runners
+from data_prep import clip_task, data_set, runners
 from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.clips import (
-  FRAME_FORMATS,
-  MANIFEST,
-  Clip,
-  Manifest,
-  segments,
-)
+from mmdiff_jax.data.clips import FRAME_FORMATS
+from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.media import CHANNELS
-from mmdiff_jax.data.tfrecord import (
-  CorruptRecordError,
-  TFRecordWriter,
-  index_path,
-  read_index,
-  read_records,
-)
+from mmdiff_jax.data.media_files import VIDEO_SUFFIXES, find_media
 from mmdiff_jax.files import check_directory
 
-EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif")
-PARTS = ".parts"
-# Videos per shard where --shards is not given.
-_CLIPS_PER_SHARD = 64
+LABELS = ("none", "folders")
 # Frames up to this size (pixels) are stored uncompressed by default.
 _RAW_SIZE = 64
 
@@ -54,6 +40,7 @@ def prepare(
   workers: int = 1,
   shards: int = 0,
   runner: str = "processes",
+  labels: str = "none",
   overwrite: bool = False,
 ) -> Manifest:
   """Prepares all videos below a directory.
@@ -65,6 +52,8 @@ def prepare(
     workers: processes; the result does not depend on it.
     shards: number of shards, at most one per video; 0 takes one per 64.
     runner: "processes", or "beam" for Apache Beam's DirectRunner.
+    labels: "folders" gives a video the label of the first folder below
+      `source_dir` on its path; "none" gives none.
     overwrite: replace a data set that is there; it stays until the new one
       is ready.
 
@@ -78,26 +67,13 @@ def prepare(
   """
   output = pathlib.Path(output_dir)
   check_directory(output)
-  files, duplicates = find_videos(source_dir)
-  if not files:
-    raise ValueError(
-      f"no video below {source_dir}; looked for {' '.join(EXTENSIONS)}."
-    )
-  parts = output / PARTS
-  tasks = [
-    ClipTask(
-      path,
-      source,
-      str(parts),
-      clip_task.task_key(path, source, options),
-      options,
-    )
-    for source, path in files
-  ]
-  fingerprint = _fingerprint(tasks, duplicates, shards)
-  finished = _finished(output, fingerprint, overwrite)
-  if finished is not None:
-    return finished
+  parts = output / data_set.PARTS
+  tasks, left_out, classes = _list_tasks(source_dir, parts, options, labels)
+  if not overwrite:
+    wanted = data_set.fingerprint(tasks, left_out, shards)
+    finished = data_set.find_finished(output, wanted)
+    if finished is not None:
+      return finished
   if runner == "beam":
     runners.check_beam()
   run = runners.run_beam if runner == "beam" else runners.run_processes
@@ -105,7 +81,7 @@ def prepare(
   try:
     with runners.progress(len(tasks)) as advance:
       run(tasks, workers, advance)
-    manifest = _assemble(output, tasks, duplicates, shards, fingerprint)
+    manifest = data_set.assemble(output, tasks, left_out, shards, classes)
   except clip_task.MissingAudioError:
     # What is done serves once that video is gone or has sound.
     with contextlib.suppress(OSError):
@@ -119,240 +95,61 @@ def prepare(
   return manifest
 
 
-def find_videos(
-  directory: str | os.PathLike,
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-  """Lists the videos below a directory, links followed, sorted by name.
+def _list_tasks(
+  source_dir: str | os.PathLike,
+  parts: pathlib.Path,
+  options: ClipOptions,
+  labels: str,
+) -> tuple[list[ClipTask], list[tuple[str, str]], list[str]]:
+  """The videos to prepare, those left out with the reason, the classes."""
+  files, left_out = find_media(source_dir)
+  if not files:
+    raise ValueError(
+      f"no video below {source_dir}; looked for {' '.join(VIDEO_SUFFIXES)}."
+    )
+  classes: list[str] = []
+  if labels == "folders":
+    files, classes, without = _sort_by_folder(files)
+    left_out += without
+  tasks = [
+    _make_task(source, path, parts, options, classes) for source, path in files
+  ]
+  return tasks, left_out, classes
 
-  Returns:
-    (name, path) of each video; (name, reason) of each further link to one of
-    them. The name is the path relative to the directory, with slashes.
+
+def _sort_by_folder(
+  files: Sequence[tuple[str, str]],
+) -> tuple[list[tuple[str, str]], list[str], list[tuple[str, str]]]:
+  """Returns the videos in folders, the folders, and the videos in none.
 
   Raises:
-    ValueError: if there is no such directory.
+    ValueError: if there is no video in a folder.
   """
-  root = os.fspath(directory)
-  if not os.path.isdir(root):
-    raise ValueError(f"{root}: no such directory.")
-  names, visited = [], set()
-  for folder, subfolders, files in os.walk(root, followlinks=True):
-    real = os.path.realpath(folder)
-    if real in visited:
-      # A link back up the tree, or a second way to a folder.
-      subfolders.clear()
-      continue
-    visited.add(real)
-    subfolders[:] = sorted(name for name in subfolders if name != PARTS)
-    for name in files:
-      if name.lower().endswith(EXTENSIONS):
-        path = os.path.join(folder, name)
-        names.append((os.path.relpath(path, root).replace(os.sep, "/"), path))
-  names.sort()
-  # A plain file stands for itself, however its links are called.
-  plain = {p: s for s, p in names if not os.path.islink(p)}
-  owners = {os.path.realpath(p): s for p, s in plain.items()}
-  videos, duplicates = [], []
-  for source, path in names:
-    owner = owners.setdefault(os.path.realpath(path), source)
-    if owner == source:
-      videos.append((source, path))
-    else:
-      duplicates.append((source, f"a link to {owner}"))
-  return videos, duplicates
-
-
-def _fingerprint(
-  tasks: Sequence[ClipTask],
-  duplicates: Sequence[tuple[str, str]],
-  shards: int,
-) -> str:
-  text = repr(([task.key for task in tasks], duplicates, shards))
-  data = text.encode("utf-8", "surrogateescape")
-  return hashlib.sha256(data).hexdigest()
-
-
-def _finished(
-  output: pathlib.Path, fingerprint: str, overwrite: bool
-) -> Manifest | None:
-  """The data set that is there if it is the wanted one."""
-  if not (output / MANIFEST).exists():
-    return None
-  if overwrite:
-    return None
-  try:
-    manifest = Manifest.load(output)
-  except ValueError:
-    manifest = None
-  if manifest is None or manifest.fingerprint != fingerprint:
+  inside = [(source, path) for source, path in files if "/" in source]
+  if not inside:
     raise ValueError(
-      f"{output} holds a data set of other videos or options; choose another"
-      " --output, or give --overwrite to replace it."
+      "--labels=folders takes the label from the first folder below --input,"
+      f" but all {len(files)} videos lie directly in it."
     )
-  problem = _damage(output, manifest)
-  if problem is not None:
-    print(one_line(f"{problem}; preparing the videos again."))
-    return None
-  print(one_line(f"{output} is already prepared; nothing to do."))
-  return manifest
+  reason = "lies in no folder below --input, from which its label would follow"
+  without = [(source, reason) for source, _ in files if "/" not in source]
+  return inside, sorted({_folder(source) for source, _ in inside}), without
 
 
-def _damage(output: pathlib.Path, manifest: Manifest) -> str | None:
-  """What sizes alone tell of a shard that is not whole."""
-  first = 0
-  for name, count in manifest.shards:
-    path = output / name
-    clips = manifest.clips[first : first + count]
-    first += count
-    wanted = sum(len(segments(c.frames, manifest.spec.frames)) for c in clips)
-    if not path.exists():
-      return f"{path}: the shard is missing"
-    try:
-      found = len(read_index(path))
-    except CorruptRecordError as error:
-      return f"{path}: {error.reason}"
-    if found != wanted:
-      return f"{path}: {found} records of {wanted} are there"
-  return None
+def _folder(source: str) -> str:
+  return source.partition("/")[0]
 
 
-def _assemble(
-  output: pathlib.Path,
-  tasks: Sequence[ClipTask],
-  duplicates: Sequence[tuple[str, str]],
-  shards: int,
-  fingerprint: str,
-) -> Manifest:
-  """Joins the parts into shards, then writes dataset.json."""
-  skipped, used = list(duplicates), []
-  for task in tasks:
-    report = clip_task.read_report(task)
-    if "reason" in report:
-      skipped.append((task.source, report["reason"]))
-    else:
-      clip = Clip(task.source, report["frames"], tuple(report["repaired"]))
-      used.append((task, clip))
-  if not used:
-    reasons = "; ".join(f"{s}: {r}" for s, r in skipped[:5])
-    raise ValueError(
-      f"none of the {len(skipped)} videos can be used ({reasons}"
-      f"{'; ...' if len(skipped) > 5 else ''})."
-    )
-  count = min(shards or -(-len(used) // _CLIPS_PER_SHARD), len(used))
-  table = []
-  for shard in range(count):
-    group = used[shard * len(used) // count : (shard + 1) * len(used) // count]
-    name = f"clips-{shard:05d}-of-{count:05d}.tfrecord"
-    with TFRecordWriter(output / PARTS / name) as writer:
-      for task, _ in group:
-        for record in read_records(task.part):
-          writer.write(record)
-    table.append((name, len(group)))
-  # All is written: only now the old data set goes.
-  (output / MANIFEST).unlink(missing_ok=True)
-  for old in [*output.glob("clips-*.tfrecord"), *output.glob("clips-*.idx")]:
-    old.unlink()
-  for name, _ in table:
-    for part in (index_path(output / PARTS / name), output / PARTS / name):
-      os.replace(part, output / part.name)
-  options = tasks[0].options
-  manifest = Manifest(
-    spec=options.spec,
-    frame_format=options.frame_format,
-    jpeg_quality=options.jpeg_quality,
-    clips=tuple(clip for _, clip in used),
-    shards=tuple(table),
-    skipped=tuple(sorted(skipped)),
-    options={
-      "channels": options.channels,
-      "missing_audio": options.missing_audio,
-    },
-    fingerprint=fingerprint,
-  )
-  manifest.save(output)
-  return manifest
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.videos_to_tfrecord",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("--input", required=True, metavar="DIR", help="folder of videos")
-  add("--output", required=True, metavar="DIR", help="folder of the data set")
-  add(
-    "--fps",
-    type=bounded(float, *FPS),
-    default=10.0,
-    help="frames per second [10]",
-  )
-  add(
-    "--size",
-    type=_size,
-    default=(64, 64),
-    metavar="N|HxW",
-    help="height and width of the frames in pixels [64]",
-  )
-  add(
-    "--sample_rate",
-    type=bounded(int, *SAMPLE_RATE),
-    default=16000,
-    help="audio samples per second [16000]",
-  )
-  add(
-    "--clip_frames",
-    type=bounded(int, 1),
-    default=16,
-    help="frames of a window [16]",
-  )
-  add(
-    "--workers",
-    type=bounded(int, 1),
-    default=os.cpu_count() or 1,
-    help="processes; does not change the result [one per core]",
-  )
-  add(
-    "--shards",
-    type=bounded(int, 1),
-    default=0,
-    help="number of shards, at most one per video [one per 64 videos]",
-  )
-  add(
-    "--missing_audio",
-    choices=clip_task.MISSING_AUDIO,
-    default="skip",
-    help="what to do with a video that has no sound [skip]",
-  )
-  add(
-    "--channels",
-    choices=CHANNELS,
-    default="mean",
-    help="how several audio channels become one [mean]",
-  )
-  add(
-    "--frame_format",
-    choices=FRAME_FORMATS,
-    help="storage of the frames [raw up to 64 pixels, else png]",
-  )
-  add(
-    "--jpeg_quality",
-    type=bounded(int, 1, 100),
-    help="1-100, for --frame_format=jpeg [95]",
-  )
-  add(
-    "--runner",
-    choices=("processes", "beam"),
-    default="processes",
-    help="what runs the work: processes of this program, or Apache Beam's"
-    " DirectRunner (extra `beam`) [processes]",
-  )
-  add(
-    "--overwrite",
-    action="store_true",
-    help="replace a data set of other videos or options in --output",
-  )
-  return parser
+def _make_task(
+  source: str,
+  path: str,
+  parts: pathlib.Path,
+  options: ClipOptions,
+  classes: Sequence[str],
+) -> ClipTask:
+  label = classes.index(_folder(source)) if classes else None
+  key = clip_task.task_key(path, source, options, label)
+  return ClipTask(path, source, str(parts), key, options, label)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -365,6 +162,92 @@ def _size(text: str) -> tuple[int, int]:
       f"must be N or HxW, such as 64 or 48x64, got {text}"
     )
   return numbers[0], numbers[-1]
+
+
+# Options of each flag, for argparse.
+_FLAGS: dict[str, dict[str, Any]] = {
+  "--input": {"required": True, "metavar": "DIR", "help": "folder of videos"},
+  "--output": {
+    "required": True,
+    "metavar": "DIR",
+    "help": "folder of the data set",
+  },
+  "--fps": {
+    "type": bounded(float, *FPS),
+    "default": 10.0,
+    "help": "frames per second [10]",
+  },
+  "--size": {
+    "type": _size,
+    "default": (64, 64),
+    "metavar": "N|HxW",
+    "help": "height and width of the frames in pixels [64]",
+  },
+  "--sample_rate": {
+    "type": bounded(int, *SAMPLE_RATE),
+    "default": 16000,
+    "help": "audio samples per second [16000]",
+  },
+  "--clip_frames": {
+    "type": bounded(int, 1),
+    "default": 16,
+    "help": "frames of a clip [16]",
+  },
+  "--labels": {
+    "choices": LABELS,
+    "default": "none",
+    "help": "folders: a video's label is the first folder below --input [none]",
+  },
+  "--workers": {
+    "type": bounded(int, 1),
+    "default": os.cpu_count() or 1,
+    "help": "processes; does not change the result [one per core]",
+  },
+  "--shards": {
+    "type": bounded(int, 1),
+    "default": 0,
+    "help": "number of shards, at most one per video [one per 64 videos]",
+  },
+  "--missing_audio": {
+    "choices": clip_task.MISSING_AUDIO,
+    "default": "skip",
+    "help": "what to do with a video that has no sound [skip]",
+  },
+  "--channels": {
+    "choices": CHANNELS,
+    "default": "mean",
+    "help": "how several audio channels become one [mean]",
+  },
+  "--frame_format": {
+    "choices": FRAME_FORMATS,
+    "help": "storage of the frames [raw up to 64 pixels, else png]",
+  },
+  "--jpeg_quality": {
+    "type": bounded(int, 1, 100),
+    "help": "1-100, for --frame_format=jpeg [95]",
+  },
+  "--runner": {
+    "choices": ("processes", "beam"),
+    "default": "processes",
+    "help": "what runs the work: processes of this program, or Apache Beam's"
+    " DirectRunner (extra `beam`) [processes]",
+  },
+  "--overwrite": {
+    "action": "store_true",
+    "help": "replace a data set of other videos or options in --output",
+  },
+}
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m data_prep.videos_to_tfrecord",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  for name, options in _FLAGS.items():
+    parser.add_argument(name, **options)
+  return parser.parse_args(arguments)
 
 
 def _options(flags: argparse.Namespace) -> ClipOptions:
@@ -384,23 +267,23 @@ def _options(flags: argparse.Namespace) -> ClipOptions:
 def summary(manifest: Manifest) -> str:
   """The counts of a data set, and what was skipped or repaired, in lines."""
   lines = [
-    f"{len(manifest.clips)} videos used, {len(manifest.skipped)} skipped;"
-    f" {manifest.num_windows} windows of {manifest.spec.frames} frames in"
+    f"{len(manifest.videos)} videos used, {len(manifest.skipped)} skipped;"
+    f" {manifest.num_clips} clips of {manifest.spec.frames} frames in"
     f" {manifest.num_records} records, {len(manifest.shards)} shards;"
     f" {manifest.hours:.4f} h"
   ]
   lines += [f"skipped {source}: {why}" for source, why in manifest.skipped]
   lines += [
-    f"repaired {clip.source}: {'; '.join(clip.repaired)}"
-    for clip in manifest.clips
-    if clip.repaired
+    f"repaired {video.source}: {'; '.join(video.repaired)}"
+    for video in manifest.videos
+    if video.repaired
   ]
   return "\n".join(map(one_line, lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program; returns its exit status."""
-  flags = _parser().parse_args(arguments)
+  flags = _parse(arguments)
   try:
     manifest = prepare(
       flags.input,
@@ -409,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       workers=flags.workers,
       shards=flags.shards,
       runner=flags.runner,
+      labels=flags.labels,
       overwrite=flags.overwrite,
     )
   except clip_task.MissingAudioError as error:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and folders to write them to."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -25,6 +26,12 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes a value as indented JSON, whole or not at all."""
   with replacing(path) as temporary:
     pathlib.Path(temporary).write_text(json.dumps(value, indent=2) + "\n")
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+  """Hex digest of a file's content."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_directory(path: str | os.PathLike) -> None:

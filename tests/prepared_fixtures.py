@@ -3,6 +3,7 @@
 import numpy as np
 
 from mmdiff_jax.data import clips
+from mmdiff_jax.data.manifest import Manifest, Video
 from mmdiff_jax.data.tfrecord import TFRecordWriter
 
 
@@ -14,8 +15,13 @@ def numbered_frame(spec, clip, number):
   return image
 
 
-def write_dataset(folder, spec, lengths, *, shards=1, frame_format="raw"):
-  """Writes a data set of videos of so many frames each."""
+def write_dataset(
+  folder, spec, lengths, *, shards=1, frame_format="raw", given=None
+):
+  """Writes a data set of videos of so many frames each.
+
+  `given` lists what is given of each video.
+  """
   folder.mkdir(parents=True)
   names = [f"video_{i:03d}.mp4" for i in range(len(lengths))]
   groups = np.array_split(np.arange(len(lengths)), shards)
@@ -24,20 +30,22 @@ def write_dataset(folder, spec, lengths, *, shards=1, frame_format="raw"):
     name = f"clips-{shard:05d}-of-{shards:05d}.tfrecord"
     with TFRecordWriter(folder / name) as writer:
       for clip in group:
-        for record in records(spec, int(clip), names, lengths, frame_format):
+        for record in records(
+          spec, int(clip), names, lengths, frame_format, given
+        ):
           writer.write(record)
     table.append((name, len(group)))
-  clips.Manifest(
+  Manifest(
     spec=spec,
     frame_format=frame_format,
     jpeg_quality=None,
-    clips=tuple(map(clips.Clip, names, lengths)),
+    videos=tuple(map(Video, names, lengths)),
     shards=tuple(table),
   ).save(folder)
   return folder
 
 
-def records(spec, clip, names, lengths, frame_format):
+def records(spec, clip, names, lengths, frame_format, given):
   for start, frames in clips.segments(lengths[clip], spec.frames):
     begin, end = clips.audio_span(spec, start, frames)
     images = [numbered_frame(spec, clip, start + i) for i in range(frames)]
@@ -48,4 +56,5 @@ def records(spec, clip, names, lengths, frame_format):
       frames=[clips.encode_frame(i, frame_format, 95) for i in images],
       frame_format=frame_format,
       audio=np.arange(begin, end)[:, None] / 32768,
+      given=given[clip] if given else None,
     )

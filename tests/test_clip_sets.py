@@ -37,7 +37,7 @@ def folder(tmp_path):
   return tmp_path
 
 
-def test_a_folder_offers_the_windows_of_its_videos(folder):
+def test_a_folder_offers_the_clips_of_its_videos(folder):
   clips = open_clips(folder, SPEC)
   names = [str(clip) for clip in clips.ids]
   assert names == ["a.mp4", "below/b.mp4", "below/b.mp4@4", "below/b.mp4@8"]
@@ -45,7 +45,7 @@ def test_a_folder_offers_the_windows_of_its_videos(folder):
   assert clips.skipped == [("short.mp4", "3 of the 4 frames of a clip")]
 
 
-def test_a_window_has_the_frames_and_the_sound_of_its_time(folder):
+def test_a_clip_has_the_frames_and_the_sound_of_its_time(folder):
   clip = open_clips(folder, SPEC).load(2)
   assert clip["video"].shape == SPEC.video_shape
   levels = clip["video"].mean(axis=(1, 2, 3))
@@ -54,12 +54,24 @@ def test_a_window_has_the_frames_and_the_sound_of_its_time(folder):
   np.testing.assert_allclose(clip["audio"], ramp, atol=0.05)
 
 
-def test_larger_frames_are_reduced(tmp_path):
-  write_video(tmp_path / "a.mp4", 4, height=32, width=32)
-  assert open_clips(tmp_path, SPEC).load(0)["video"].shape == SPEC.video_shape
+def test_larger_frames_are_reduced():
+  """Quarters of one colour each stay quarters; a wide frame gets bars."""
+  large = np.zeros((1, 4, 64, 64, 3), np.uint8)
+  large[..., :32, 32:, :], large[..., 32:, :32, :] = 80, 160
+  audio = np.zeros((1, 3200, 1), np.float32)
+  video = open_clips({"video": large, "audio": audio}, SPEC).load(0)["video"]
+  assert video.shape == SPEC.video_shape
+  # Bicubic interpolation mixes the pixels next to an edge alone.
+  corners = video.reshape(4, 2, 8, 2, 8, 3)[:, :, 2:-2, :, 2:-2]
+  for row, column, level in ((0, 0, 0), (0, 1, 80), (1, 0, 160), (1, 1, 0)):
+    assert (corners[:, row, :, column] == level).all()
+  wide = np.full((1, 4, 32, 64, 3), 200, np.uint8)
+  video = open_clips({"video": wide, "audio": audio}, SPEC).load(0)["video"]
+  assert (video[:, 4:12] == 200).all()
+  assert not video[:, :4].any() and not video[:, 12:].any()
 
 
-def test_selection_takes_one_window_of_every_video_in_turn():
+def test_selection_takes_one_clip_of_every_video_in_turn():
   video = np.zeros((6, 12, 16, 16, 3), np.uint8)
   arrays = {"video": video, "audio": np.zeros((6, 9600, 1), np.float32)}
   clips = open_clips(arrays, SPEC)
@@ -98,7 +110,7 @@ def test_arrays_files_and_folders_hold_the_same_clips(tmp_path):
     assert np.sqrt(np.mean(error**2)) < 0.03
 
 
-def test_prepared_shards_hold_the_windows_of_their_videos(tmp_path):
+def test_prepared_shards_hold_the_clips_of_their_videos(tmp_path):
   folder = write_dataset(tmp_path / "set", SPEC, [4, 13], shards=2)
   clips = open_clips(folder, SPEC)
   assert [clip.start for clip in clips.ids] == [0, 0, 4, 8]
@@ -120,7 +132,7 @@ def test_digests_follow_the_content_and_the_geometry(tmp_path):
   arrays = {"video": video, "audio": np.zeros((3, 6400, 1), np.float32)}
   clips = open_clips(arrays, SPEC)
   digests = [clips.digest(i) for i in range(6)]
-  # Windows: clip 0 at 0 and 4, clip 1 (changed at frame 0), clip 2.
+  # Clips: video 0 at 0 and 4, video 1 (changed at frame 0), video 2.
   assert digests[0] == digests[4] != digests[2]
   larger = open_clips(arrays, AVSpec(4, 32, 16, 10.0, 8000))
   assert larger.digest(0) != digests[0]
@@ -164,9 +176,9 @@ def test_bad_arrays_are_named(arrays, message):
 
 
 def test_bad_folders_are_named(tmp_path):
-  with pytest.raises(ValueError, match="neither a folder"):
+  with pytest.raises(ValueError, match="no such file or folder"):
     open_clips(tmp_path / "none", SPEC)
-  with pytest.raises(ValueError, match="holds no video"):
+  with pytest.raises(ValueError, match="holds no media file"):
     open_clips(tmp_path, SPEC)
   (tmp_path / "broken.mp4").write_bytes(b"not a video")
   with pytest.raises(ValueError, match="broken.mp4: damaged"):

@@ -1,14 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import clips
 from mmdiff_jax.data.codec import decode_example
+from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 
 
 @pytest.mark.parametrize("clip_frames", [1, 2, 5, 16])
 @pytest.mark.parametrize("num_frames", [1, 4, 5, 6, 9, 10, 14, 15, 16, 31, 100])
-def test_every_window_is_in_exactly_one_segment(num_frames, clip_frames):
+def test_every_clip_is_in_exactly_one_segment(num_frames, clip_frames):
   seen = []
   for start, frames in clips.segments(num_frames, clip_frames):
     assert clip_frames <= frames <= 2 * clip_frames - 1
@@ -46,11 +49,11 @@ def make_segment(spec, start, num_frames, source="a/b.mp4"):
 
 
 @pytest.mark.parametrize("rate, fps", [(16000, 10.0), (1000, 29.97), (999, 7)])
-def test_a_window_has_the_audio_of_its_time_span(rate, fps):
+def test_a_clip_has_the_audio_of_its_time_span(rate, fps):
   spec = AVSpec(5, 4, 6, fps, rate)
   segment = clips.Segment(make_segment(spec, 10, 9), spec)
-  assert (segment.start, segment.windows, segment.num_frames) == (10, 5, 9)
-  for offset in range(segment.windows):
+  assert (segment.start, segment.num_clips, segment.num_frames) == (10, 5, 9)
+  for offset in range(segment.num_clips):
     video, audio = segment.video(offset), segment.audio(offset)
     assert video.shape == spec.video_shape
     assert audio.shape == spec.audio_shape
@@ -88,12 +91,43 @@ def test_a_record_of_another_geometry_is_an_error():
     clips.Segment(b"", AVSpec())
 
 
+def test_a_record_without_anything_given_is_as_it_always_was():
+  spec = AVSpec(2, 4, 6, 10.0, 100)
+  features = decode_example(make_segment(spec, 0, 2))
+  assert sorted(features) == [
+    "audio/pcm16",
+    "audio/sample_rate",
+    "clip/source",
+    "clip/start",
+    "clip/window_frames",
+    "clip/windows",
+    "video/format",
+    "video/fps",
+    "video/frames",
+    "video/height",
+    "video/width",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "message"),
+  [
+    ("a/b", 1, "must be a name"),
+    ("text", "words", "allowed are integers and floats"),
+    ("label", 2**31, "beyond 32 bits"),
+  ],
+)
+def test_what_no_record_can_carry_is_named(name, value, message):
+  with pytest.raises(ValueError, match=message):
+    clips.as_given(name, value)
+
+
 def manifest():
-  return clips.Manifest(
+  return Manifest(
     spec=AVSpec(5, 8, 8, 10.0, 1000),
     frame_format="jpeg",
     jpeg_quality=90,
-    clips=(clips.Clip("a.mp4", 12, ("late",)), clips.Clip("b.mp4", 5)),
+    videos=(Video("a.mp4", 12, ("late",)), Video("b.mp4", 5)),
     shards=(("clips-0.tfrecord", 1), ("clips-1.tfrecord", 1)),
     skipped=(("c.mp4", "empty"),),
     options={"channels": "mean"},
@@ -104,25 +138,28 @@ def manifest():
 def test_manifest_round_trip_and_counts(tmp_path):
   original = manifest()
   original.save(tmp_path)
-  assert clips.Manifest.load(tmp_path) == original
-  windows, owners = original.record_table()
-  # 12 frames: windows 0-4 and 5-7; 5 frames: one window.
-  assert windows.tolist() == [5, 3, 1]
+  assert Manifest.load(tmp_path) == original
+  counts, owners = original.record_table()
+  # 12 frames: clips 0-4 and 5-7; 5 frames: one clip.
+  assert counts.tolist() == [5, 3, 1]
   assert owners.tolist() == [0, 0, 1]
-  assert (original.num_windows, original.num_records) == (9, 3)
+  assert (original.num_clips, original.num_records) == (9, 3)
   assert original.hours == pytest.approx(17 / 10 / 3600)
+  assert "classes" not in original.to_json()
+  labelled = dataclasses.replace(original, classes=("cat", "dog"))
+  assert Manifest.from_json(labelled.to_json()) == labelled
 
 
 def test_manifest_errors_name_the_file_and_the_cure(tmp_path):
   with pytest.raises(ValueError, match="videos_to_tfrecord --input"):
-    clips.Manifest.load(tmp_path)
-  path = tmp_path / clips.MANIFEST
+    Manifest.load(tmp_path)
+  path = tmp_path / MANIFEST
   path.write_text(manifest().to_json()[:200])
   with pytest.raises(ValueError, match="dataset.json is damaged"):
-    clips.Manifest.load(tmp_path)
+    Manifest.load(tmp_path)
   path.write_text(manifest().to_json().replace('"version": 1', '"version": 9'))
   with pytest.raises(ValueError, match="version 9; this program reads"):
-    clips.Manifest.load(tmp_path)
+    Manifest.load(tmp_path)
 
 
 def test_the_held_out_share_is_stable_and_near_its_fraction():

@@ -7,6 +7,7 @@ import pytest
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
+from mmdiff_jax.data.clips import is_held_out
 from mmdiff_jax.evaluation import descriptors, extractors
 from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.evaluation.frechet import frechet_distance
@@ -195,6 +196,71 @@ def test_memorisation_finds_planted_clips_and_draws_the_sheets(
   assert "report_memorisation.html" in (tmp_path / "report.html").read_text()
 
 
+def share(fraction, held):
+  """Names of the 24 real clips on one side of a split."""
+  names = [f"{i:06d}" for i in range(24)]
+  return [name for name in names if is_held_out(name, fraction) == held]
+
+
+def test_the_held_out_share_is_what_samples_are_compared_with(
+  real, fake, tmp_path
+):
+  held = share(0.5, held=True)
+  assert 4 < len(held) < 20
+  report = run(
+    real,
+    fake,
+    metrics=["fad_mel"],
+    holdout_fraction=0.5,
+    output=tmp_path / "report.json",
+  )
+  assert report["real"]["clips"] == held
+  assert report["real"]["split"] == "heldout"
+  assert report["holdout_fraction"] == 0.5
+  assert report["fake"]["split"] == "all" and report["fake"]["used"] == 16
+  assert (
+    f"against {len(held)} heldout real clips"
+    in (tmp_path / "report.html").read_text()
+  )
+  numbers = [int(name) for name in held]
+  alone = run(
+    {key: real[key][numbers] for key in real}, fake, metrics=["fad_mel"]
+  )
+  assert light(alone) == light(report)
+  for split, clips in (
+    ("train", share(0.5, held=False)),
+    ("all", [f"{i:06d}" for i in range(24)]),
+  ):
+    report = run(
+      real, fake, metrics=["fad_mel"], holdout_fraction=0.5, split=split
+    )
+    assert report["real"]["clips"] == clips
+    assert report["real"]["split"] == split
+  assert run(real, fake, metrics=["fad_mel"])["real"]["split"] == "all"
+
+
+def test_copies_are_looked_for_among_what_was_trained_on(real, monkeypatch):
+  monkeypatch.setattr(
+    extractors,
+    "_i3d",
+    lambda variables: lambda batch: descriptors.scene(batch["video"]),
+  )
+  monkeypatch.setattr(i3d, "init_variables", lambda seed: None)
+  held, trained = (
+    [int(name) for name in share(0.5, held=side)] for side in (True, False)
+  )
+  chosen = [*held[:3], trained[0]]
+  report = run(
+    real,
+    {key: real[key][chosen] for key in real},
+    metrics=["fad_mel"],
+    memorisation=True,
+    holdout_fraction=0.5,
+  )
+  pixel = report["memorisation"]["spaces"]["pixel"]
+  assert pixel["share_of_copies"] == pytest.approx(1 / 4)
+
+
 def test_a_missing_weight_file_says_where_it_is_to_be_had(pair, tmp_path):
   with pytest.raises(FileNotFoundError) as error:
     run(*pair, metrics=["fad"], weights_dir=tmp_path)
@@ -210,6 +276,10 @@ def test_a_missing_weight_file_says_where_it_is_to_be_had(pair, tmp_path):
     ({"output": "report.txt"}, "must be a .json file"),
     ({"num_clips": 1, "metrics": ["fad_mel"]}, "at least 2"),
     ({"metrics": ["prdc_random"]}, "lower k or add clips"),
+    ({"split": "heldout"}, "nothing was held out"),
+    ({"split": "test"}, "'test'; allowed: train, heldout, all"),
+    ({"holdout_fraction": 1e-9}, "no clip in split 'heldout'"),
+    ({"batch_size": 0}, "batch_size must be positive"),
   ],
 )
 def test_bad_requests_are_named(pair, options, message, monkeypatch):

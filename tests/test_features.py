@@ -125,7 +125,7 @@ import numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.evaluation import features
-from mmdiff_jax.evaluation.clips import open_clips
+from mmdiff_jax.evaluation.clip_sets import open_clips
 features.BLOCK = 4
 level = jax.jit(lambda x: x.mean(axis=(1, 2, 3))[:, :1])
 def apply(batch):

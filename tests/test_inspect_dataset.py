@@ -6,7 +6,7 @@ import pytest
 
 from data_prep import inspect_dataset
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.clips import Manifest
+from mmdiff_jax.data.manifest import Manifest
 from tests.prepared_fixtures import write_dataset
 
 SPEC = AVSpec(4, 8, 8, 10.0, 4000)
@@ -22,8 +22,8 @@ def test_a_good_data_set_passes_and_is_drawn(dataset, capsys):
 
   assert inspect_dataset.main([str(dataset), "--clips=3"]) == 0
   output = capsys.readouterr().out
-  assert "3 videos used, 0 skipped; 10 windows of 4 frames" in output
-  assert "window: 4 frames of 8x8 at 10 fps, 1600 samples at 4000 Hz" in output
+  assert "3 videos used, 0 skipped; 10 clips of 4 frames" in output
+  assert "clip: 4 frames of 8x8 at 10 fps, 1600 samples at 4000 Hz" in output
   assert "all CRCs are right" in output
   sheet = np.asarray(Image.open(dataset / inspect_dataset.SHEET))
   assert sheet.shape[1] > 1000

@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 
@@ -131,9 +132,18 @@ def test_short_audio_is_padded_and_long_audio_is_cut(tmp_path):
     assert bool(item.repairs) == (seconds < 2)
 
 
-def test_aac_end_padding_is_trimmed(tmp_path):
-  path = av_file(tmp_path / "a.mp4", seconds=1.6)
-  assert media.read_media(path).audio.shape == (25600, 1)
+def test_aac_padding_is_trimmed_and_nothing_else(tmp_path):
+  """AAC packs 1024 samples: a tone of 25.8 packs comes with silence around."""
+  path = tmp_path / "a.mp4"
+  tone = 0.5 * np.sin(np.arange(26400) * 2 * np.pi * 440 / RATE)
+  write(path, flash_frames(np.arange(33) / 20), rate=20, audio=tone)
+  with av.open(str(path)) as container:
+    decoded = sum(frame.samples for frame in container.decode(audio=0))
+  assert decoded > len(tone)
+  audio = media.read_media(path).audio[:, 0]
+  assert len(audio) == len(tone)
+  for part in (slice(0, 800), slice(12000, 12800), slice(-800, None)):
+    assert np.corrcoef(audio[part], tone[part])[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("channels, expected", [("mean", 0.1), ("first", 0.6)])

@@ -10,12 +10,12 @@ from configs import default
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import transforms
 from mmdiff_jax.data.clips import is_held_out
-from mmdiff_jax.data.pipeline import create_loader, create_sr_loader
+from mmdiff_jax.data.pipeline import create_loader
 from tests.prepared_fixtures import write_dataset
 
 SPEC = AVSpec(4, 8, 8, 10.0, 1000)
 LENGTHS = (9, 4, 6, 13, 5)
-WINDOWS = {(c, s) for c, n in enumerate(LENGTHS) for s in range(n - 3)}
+PLACES = {(c, s) for c, n in enumerate(LENGTHS) for s in range(n - 3)}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def take(data, count=None, state=None, **options):
     loader.close()
 
 
-def windows(batches):
+def places(batches):
   """(clip, first frame) of every element; checks frames and sound."""
   found = []
   for batch in batches:
@@ -93,17 +93,17 @@ def test_batches_have_the_contract_of_shapes_and_types(data):
   assert batch["audio"].dtype == np.float32
 
 
-def test_an_epoch_has_every_window_once_in_an_order_of_its_own(data):
-  batches = take(data, 3 * len(WINDOWS), batch_size=1)
-  order = windows(batches)
+def test_an_epoch_has_every_clip_once_in_an_order_of_its_own(data):
+  batches = take(data, 3 * len(PLACES), batch_size=1)
+  order = places(batches)
   epochs = [
-    order[i : i + len(WINDOWS)] for i in range(0, len(order), len(WINDOWS))
+    order[i : i + len(PLACES)] for i in range(0, len(order), len(PLACES))
   ]
-  assert all(set(epoch) == WINDOWS for epoch in epochs)
+  assert all(set(epoch) == PLACES for epoch in epochs)
   assert epochs[0] != epochs[1] != epochs[2]
-  again = windows(take(data, 5, batch_size=1))
+  again = places(take(data, 5, batch_size=1))
   assert again == order[:5]
-  other = windows(take(data, len(WINDOWS), batch_size=1, seed=1))
+  other = places(take(data, len(PLACES), batch_size=1, seed=1))
   assert other != epochs[0]
 
 
@@ -136,7 +136,7 @@ def test_resume_is_exact_also_on_another_number_of_hosts(data, before, after):
 
 
 def test_flips_have_their_probability_and_change_with_the_epoch(data):
-  marks = flipped(take(data, 20 * len(WINDOWS), batch_size=1))
+  marks = flipped(take(data, 20 * len(PLACES), batch_size=1))
   assert abs(np.mean(marks) - 0.5) < 0.08
   data.flip_probability = 0.0
   assert not any(flipped(take(data, 30, batch_size=2)))
@@ -147,8 +147,8 @@ def test_flips_have_their_probability_and_change_with_the_epoch(data):
 def test_evaluation_is_not_flipped_and_can_end(data):
   batches = take(data, batch_size=2, train=False, num_epochs=1)
   assert not any(flipped(batches))
-  found = windows(batches)
-  assert len(found) == len(set(found)) == len(WINDOWS) // 2 * 2
+  found = places(batches)
+  assert len(found) == len(set(found)) == len(PLACES) // 2 * 2
 
 
 def test_held_out_clips_are_never_trained_on(tmp_path):
@@ -156,7 +156,7 @@ def test_held_out_clips_are_never_trained_on(tmp_path):
   folder = write_dataset(tmp_path / "many", SPEC, lengths)
   data = data_config(f"tfrecord:{folder}", holdout_fraction=0.3)
   sides = [
-    {c for c, _ in windows(take(data, batch_size=1, train=t, num_epochs=1))}
+    {c for c, _ in places(take(data, batch_size=1, train=t, num_epochs=1))}
     for t in (True, False)
   ]
   assert sides[0] | sides[1] == set(range(60))
@@ -240,7 +240,9 @@ def sr_dataset(tmp_path_factory):
 
 
 def sr_batches(data, sr, count, **options):
-  loader = create_sr_loader(data, sr, batch_size=4, seed=0, **options)
+  loader = create_loader(
+    data, view="images", sr=sr, batch_size=4, seed=0, **options
+  )
   batches = [next(loader) for _ in range(count)]
   loader.close()
   return batches
@@ -270,7 +272,7 @@ def test_sr_training_pairs_are_cropped_degraded_and_resumable(sr_dataset):
       deviations.append((low - clean)[:, 3:6].std() * 127.5)
   assert 5 < np.mean(deviations) < 15 and max(deviations) < 26
   assert_equal(sr_batches(data, sr, 6), batches)
-  loader = create_sr_loader(data, sr, batch_size=4, seed=0)
+  loader = create_loader(data, view="images", sr=sr, batch_size=4, seed=0)
   loader.set_state({"next_index": 4})
   assert_equal([next(loader), next(loader)], batches[4:])
   loader.close()

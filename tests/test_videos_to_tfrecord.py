@@ -12,14 +12,16 @@ import time
 import numpy as np
 import pytest
 
-from data_prep import runners, videos_to_tfrecord
+from data_prep import data_set, runners, videos_to_tfrecord
 from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
-from mmdiff_jax.data.clips import Manifest
 from mmdiff_jax.data.codec import decode_example
-from mmdiff_jax.data.sources import PreparedSource
-from mmdiff_jax.data.tfrecord import TFRecordSource, index_path, read_records
+from mmdiff_jax.data.manifest import Manifest
+from mmdiff_jax.data.media_files import find_media
+from mmdiff_jax.data.sources import ClipList
+from mmdiff_jax.data.sources.prepared import open_tfrecord
+from mmdiff_jax.data.tfrecord import index_path, read_records
 from mmdiff_jax.evaluation.clip_sets import open_clips
 from tests.media_fixtures import click_track, flash_frames, write
 
@@ -84,10 +86,8 @@ def assert_same_files(left, right):
   assert different == [[], []]
 
 
-def open_source(output):
-  manifest = Manifest.load(output)
-  records = TFRecordSource([output / name for name, _ in manifest.shards])
-  return PreparedSource(manifest, records, lambda _: True, str(output))
+def all_clips(output):
+  return ClipList(open_tfrecord(output))
 
 
 def test_usable_files_are_used_and_the_others_have_a_reason(prepared):
@@ -127,9 +127,9 @@ def test_usable_files_are_used_and_the_others_have_a_reason(prepared):
   assert sum(shard["records"] for shard in content["shards"]) == 9
 
 
-def test_every_window_is_there_once_with_its_own_sound(videos, prepared):
-  source = open_source(prepared)
-  labels = [source[i].label() for i in range(len(source))]
+def test_every_clip_is_there_once_with_its_own_sound(videos, prepared):
+  source = all_clips(prepared)
+  labels = [source[i].origin() for i in range(len(source))]
   counts = dict(zip([*GOOD, "mute.webm"], (10, 4, 17, 8), strict=True))
   expected = [f"{n} @{i}" for n, c in counts.items() for i in range(c - 3)]
   assert sorted(labels) == sorted(expected)
@@ -140,14 +140,14 @@ def test_every_window_is_there_once_with_its_own_sound(videos, prepared):
   for index, label in enumerate(labels):
     name, start = label.rsplit(" @", 1)
     start, samples = int(start), RATE // 10
-    window = source[index]
+    ours = source[index]
     if name == "mute.webm":
-      assert not window.audio().any()
+      assert not ours.audio().any()
       continue
     clip = whole[name]
-    np.testing.assert_array_equal(window.video(), clip.video[start : start + 4])
+    np.testing.assert_array_equal(ours.video(), clip.video[start : start + 4])
     sound = clip.audio[start * samples : (start + 4) * samples]
-    np.testing.assert_allclose(window.audio(), sound, atol=2e-5)
+    np.testing.assert_allclose(ours.audio(), sound, atol=2e-5)
 
 
 def test_records_are_examples(prepared):
@@ -158,6 +158,44 @@ def test_records_are_examples(prepared):
   assert len(features["video/frames"][0]) == 16 * 16 * 3
   assert features["clip/window_frames"].tolist() == [4]
   assert len(features["audio/pcm16"][0]) == 7 * RATE // 10 * 2
+
+
+def test_folders_can_label_their_videos(videos, tmp_path, capsys):
+  source, output = tmp_path / "in", tmp_path / "out"
+  for name in ("dog/x.mp4", "cat/y.mp4", "dog/more/z.mp4", "stray.mp4"):
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(videos / "a.mp4", source / name)
+  assert run(source, output, "--labels=folders") == 0
+  manifest = Manifest.load(output)
+  assert manifest.classes == ("cat", "dog")
+  assert [reason for name, reason in manifest.skipped] == [
+    "lies in no folder below --input, from which its label would follow"
+  ]
+  clips = all_clips(output)
+  labels = {
+    clips.place(i)[0]: clips[i].given()["label"].tolist()
+    for i in range(len(clips))
+  }
+  assert labels == {"cat/y.mp4": 0, "dog/more/z.mp4": 1, "dog/x.mp4": 1}
+  # Other labels are another data set; the parts of one do not serve the other.
+  capsys.readouterr()
+  assert run(source, output, "--labels=folders") == 0
+  assert "already prepared" in capsys.readouterr().out
+  assert run(source, output) == 1
+  assert "of other videos or options" in capsys.readouterr().err
+  assert run(source, output, "--overwrite") == 0
+  assert all_clips(output)[0].given() == {}
+  assert "classes" not in (output / "dataset.json").read_text()
+  assert run(source, output, "--labels=folders") == 1
+  shutil.copytree(source / "dog", source / "bird")
+  assert run(source, output, "--labels=folders", "--overwrite") == 0
+  clips = all_clips(output)
+  assert clips[len(clips) - 1].given()["label"] == 2
+  flat = tmp_path / "flat"
+  flat.mkdir()
+  shutil.copy(videos / "a.mp4", flat)
+  assert run(flat, tmp_path / "none", "--labels=folders") == 1
+  assert "all 1 videos lie directly in it" in capsys.readouterr().err
 
 
 def test_workers_do_not_change_a_byte(videos, prepared, tmp_path):
@@ -176,7 +214,7 @@ def test_killed_run_continues_to_the_same_bytes(videos, tmp_path, monkeypatch):
   command += [f"--input={many}", f"--output={output}", "--workers=1", *FLAGS]
   environment = {**os.environ, "PYTHONPATH": str(ROOT)}
   process = subprocess.Popen(command, env=environment, cwd=ROOT)
-  parts = output / videos_to_tfrecord.PARTS
+  parts = output / data_set.PARTS
   while len(list(parts.glob("*.json"))) < 5 and process.poll() is None:
     time.sleep(0.005)
   process.send_signal(signal.SIGKILL)
@@ -246,11 +284,11 @@ def test_the_old_data_set_stays_until_the_new_one_is_written(
   def full_disk(path):
     raise OSError(f"{path}: no space")
 
-  monkeypatch.setattr(videos_to_tfrecord, "read_records", full_disk)
+  monkeypatch.setattr(data_set, "read_records", full_disk)
   flags = ["--shards=1", "--overwrite"]
   assert run(videos, output, *flags) == 1
   # The work that is done serves the next run.
-  assert len(list((output / videos_to_tfrecord.PARTS).glob("*.json"))) > 3
+  assert len(list((output / data_set.PARTS).glob("*.json"))) > 3
   equal, *different = filecmp.cmpfiles(
     prepared, output, os.listdir(prepared), shallow=False
   )
@@ -295,7 +333,7 @@ def test_a_run_stopped_for_missing_audio_continues(videos, tmp_path, capsys):
   assert "the same command continues" in capsys.readouterr().err
   (source / "mute.webm").unlink()
   assert run(source, output, "--missing_audio=error") == 0
-  assert not (output / videos_to_tfrecord.PARTS).exists()
+  assert not (output / data_set.PARTS).exists()
 
 
 def test_any_file_name_is_shown_in_one_line(videos, tmp_path, capsysbinary):
@@ -311,17 +349,17 @@ def test_any_file_name_is_shown_in_one_line(videos, tmp_path, capsysbinary):
   assert b"\nskipped b.mp4" not in out + err
   assert b"\nskipped a\\nskipped b.mp4: the file is empty\n" in out
   assert b"skipped x\\udcff.mp4: " in out
-  assert Manifest.load(tmp_path / "out").clips[0].source == "z\udcff.mp4"
+  assert Manifest.load(tmp_path / "out").videos[0].source == "z\udcff.mp4"
 
 
 def test_the_evaluation_skips_what_cannot_be_read(videos, caplog):
   clips = open_clips(videos, AVSpec(4, 16, 16, 10.0, RATE))
   assert {clip.source for clip in clips.ids} >= set(GOOD)
   reasons = dict(clips.skipped)
-  assert "damaged" in reasons["empty.mp4"]
+  assert reasons["empty.mp4"] == "the file is empty"
   assert "damaged" in reasons["garbage.AVI"]
   assert reasons["sound only.mp4"] == "has no video"
-  assert f"{videos / 'empty.mp4'}: damaged" in caplog.text
+  assert f"{videos / 'empty.mp4'}: the file is empty" in caplog.text
 
 
 def test_missing_audio_can_skip_or_stop(videos, tmp_path, capsys):
@@ -363,8 +401,8 @@ def test_compressed_frames(
   manifest = Manifest.load(tmp_path / "out")
   assert manifest.frame_format == frame_format
   assert manifest.jpeg_quality == (95 if frame_format == "jpeg" else None)
-  source, raw = open_source(tmp_path / "out"), open_source(prepared)
-  assert source[2].label() == raw[2].label() == "a.mp4 @2"
+  source, raw = all_clips(tmp_path / "out"), all_clips(prepared)
+  assert source[2].origin() == raw[2].origin() == "a.mp4 @2"
   difference = source[2].video().astype(int) - raw[2].video()
   assert np.abs(difference).max() <= tolerance
 
@@ -377,7 +415,7 @@ def test_larger_frames_are_png_by_default(videos, tmp_path):
   manifest = Manifest.load(tmp_path / "out")
   assert manifest.frame_format == "png"
   assert (manifest.spec.height, manifest.spec.width) == (72, 80)
-  assert open_source(tmp_path / "out")[0].video().shape == (4, 72, 80, 3)
+  assert all_clips(tmp_path / "out")[0].video().shape == (4, 72, 80, 3)
 
 
 def test_flags_are_checked(videos, tmp_path, capsys):
@@ -420,7 +458,7 @@ def crashing_work(task):
 
 
 def test_a_crashing_decoder_costs_one_file(videos, tmp_path):
-  files, _ = videos_to_tfrecord.find_videos(videos)
+  files, _ = find_media(videos)
   options = ClipOptions(
     AVSpec(4, 16, 16, 10.0, RATE), "raw", None, "mean", "skip"
   )
@@ -456,5 +494,5 @@ def test_help_names_every_flag(capsys):
     videos_to_tfrecord.main(["--help"])
   text = capsys.readouterr().out
   flags = "fps size sample_rate clip_frames workers shards missing_audio"
-  for flag in [*flags.split(), "channels", "frame_format"]:
+  for flag in [*flags.split(), "channels", "frame_format", "labels"]:
     assert f"--{flag}" in text

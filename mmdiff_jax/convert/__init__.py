@@ -110,7 +110,9 @@ def _apply(
   state_dict: Mapping[str, np.ndarray], conversion: Conversion, kind: str
 ) -> dict[str, Any]:
   """Moves every array to its place, or raises with all that does not fit."""
-  flat, unexpected, wrong, dropped = {}, [], [], {}
+  flat: dict[str, np.ndarray] = {}
+  unexpected, wrong = [], []
+  dropped: dict[str, list[str]] = {}
   for key, value in state_dict.items():
     target = conversion.targets.get(key)
     if target is None:

@@ -51,7 +51,7 @@ def _block(key: str, path: str) -> dict[str, Target]:
 
 
 def _cross(key: str, path: str) -> dict[str, Target]:
-  targets = {}
+  targets: dict[str, Target] = {}
   for s in ("video", "audio"):
     targets |= affine(f"{key}.{s[0]}_norm.GroupNorm", f"{path}/{s}_norm")
     targets |= linear(f"{key}.{s[0]}_qkv", f"{path}/{s}_qkv")

@@ -34,7 +34,8 @@ def import_checkpoint(
     FileExistsError: if `workdir` holds a checkpoint already.
     ValueError: if the file does not fit the network, key by key.
   """
-  if (pathlib.Path(workdir) / "checkpoints").exists():
+  folder = pathlib.Path(workdir)
+  if (folder / "checkpoints").exists():
     raise FileExistsError(
       f"{workdir} holds checkpoints already; give another --workdir."
     )
@@ -42,8 +43,8 @@ def import_checkpoint(
   config = config.copy_and_resolve_references()
   _adopt(config, state_dict)
   variables = convert_checkpoint(state_dict, config.model.name, config.model)
-  path = checkpoint.save_params(workdir, variables["params"], config)
-  checkpoint.write_config(config, workdir)
+  path = checkpoint.save_params(folder, variables["params"], config)
+  checkpoint.write_config(config, folder)
   count = sum(x.size for x in jax.tree.leaves(variables))
   _log.info("Imported %s parameters into %s.", f"{count:,}", path)
   return path

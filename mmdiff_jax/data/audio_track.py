@@ -91,30 +91,32 @@ def read_track(
   if sample_rate is not None and sample_rate <= 0:
     raise ValueError(f"sample_rate must be positive, got {sample_rate}.")
   runs: list[tuple[float, list[np.ndarray]]] = []
-  resampler, setup, expected = None, None, 0.0
+  resampler: av.AudioResampler | None = None
+  setup, expected = None, 0.0
   with opened(path) as container:
     if not container.streams.audio:
       return None
     stream = container.streams.audio[0]
     rate = sample_rate or stream.rate
 
-    def drain(frame) -> None:
+    def drain(resampler: av.AudioResampler, frame) -> None:
       for part in resampler.resample(frame):
         runs[-1][1].append(_mix(part.to_ndarray(), channels))
 
     for frame in container.decode(stream):
       time = expected if frame.time is None else float(frame.time)
       format_now = (frame.format.name, frame.layout.name, frame.sample_rate)
-      if setup != format_now or abs(time - expected) > _AUDIO_GAP:
+      gap = abs(time - expected) > _AUDIO_GAP
+      if resampler is None or setup != format_now or gap:
         if resampler is not None:
-          drain(None)
+          drain(resampler, None)
         resampler = av.AudioResampler("fltp", frame.layout.name, rate)
         runs.append((time, []))
         setup, expected = format_now, time
       expected += frame.samples / frame.sample_rate
-      drain(frame)
+      drain(resampler, frame)
     if resampler is not None:
-      drain(None)
+      drain(resampler, None)
   joined = tuple((t, np.concatenate(x)) for t, x in runs if x)
   for _, samples in joined:
     if not np.isfinite(samples).all():

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-Feature = Sequence[bytes] | np.ndarray
+# Of a parsed example, the bytes are views into its data.
+Feature = Sequence[bytes] | Sequence[memoryview] | np.ndarray
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
@@ -51,12 +52,10 @@ def decode_example(data: bytes) -> dict[str, Feature]:
   """
   features: dict[str, Feature] = {}
   try:
-    for number, value in _fields(memoryview(data)):
-      if number == 1:
-        for inner, entry in _fields(value):
-          if inner == 1:
-            key, feature = _decode_entry(entry)
-            features[key] = feature
+    for part in _messages(memoryview(data), 1):
+      for entry in _messages(part, 1):
+        key, feature = _decode_entry(entry)
+        features[key] = feature
   except (IndexError, TypeError, UnicodeDecodeError) as error:
     raise ValueError(f"not a tf.train.Example: {error}") from error
   return features
@@ -129,26 +128,34 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     position += size
 
 
+def _messages(data: memoryview, wanted: int) -> list[memoryview]:
+  """Payloads of the fields of one number."""
+  found = []
+  for number, payload in _fields(data):
+    if number == wanted:
+      if isinstance(payload, int):
+        raise ValueError(f"not a tf.train.Example: field {number} is a number")
+      found.append(payload)
+  return found
+
+
 def _decode_entry(entry: memoryview) -> tuple[str, Feature]:
-  key, feature = "", []
-  for number, value in _fields(entry):
-    if number == 1:
-      key = str(value, "utf-8")
-    elif number == 2:
-      feature = _decode_feature(value)
-  return key, feature
+  key = "".join(str(name, "utf-8") for name in _messages(entry, 1)[-1:])
+  value = _messages(entry, 2)
+  return key, _decode_feature(value[-1]) if value else []
 
 
 def _decode_feature(data: memoryview) -> Feature:
   for number, payload in _fields(data):
-    values = [value for inner, value in _fields(payload) if inner == 1]
+    if isinstance(payload, int):
+      raise ValueError("not a tf.train.Example: a list is a number")
     if number == 1:
-      return values
+      return _messages(payload, 1)
     if number == 2:
       # Packed (one chunk) and unpacked (four bytes each) read alike.
-      return np.frombuffer(b"".join(values), "<f4")
+      return np.frombuffer(b"".join(_messages(payload, 1)), "<f4")
     if number == 3:
-      return _decode_int64s(values)
+      return _decode_int64s([v for n, v in _fields(payload) if n == 1])
   return []
 
 

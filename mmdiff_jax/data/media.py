@@ -134,7 +134,7 @@ class FrameReader:
   frame is held for them; `origin` is the time of the first grid frame.
 
   Attributes:
-    fps: frames per second of the grid.
+    fps: frames per second of the grid (after iteration).
     origin: time of grid frame 0 on the file's time axis (after iteration).
     native_size: displayed height and width of the file (after iteration).
     repairs: what was padded, in words (after iteration).
@@ -151,10 +151,10 @@ class FrameReader:
     if fps is not None and not fps > 0:
       raise ValueError(f"fps must be positive, got {fps}.")
     if size is not None:
-      size = (size, size) if isinstance(size, int) else tuple(size)
+      size = (size, size) if isinstance(size, int) else size
       if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be positive height, width; got {size}.")
-    self.path, self.fps, self._size, self._track = path, fps, size, track
+    self.path, self.fps, self._size, self._track = path, fps or 0.0, size, track
     self.origin = 0.0
     self.native_size = (0, 0)
     self.repairs: list[str] = []
@@ -166,7 +166,7 @@ class FrameReader:
       MediaError: if the file is missing, damaged, or has no video.
     """
     with opened(self.path) as container:
-      stream = _video_stream(self.path, container)
+      stream = video_stream(self.path, container)
       rate = stream.average_rate or stream.guessed_rate or Fraction(10)
       self.fps = self.fps or float(rate)
       aspect = float(stream.sample_aspect_ratio or 1)
@@ -215,8 +215,12 @@ class FrameReader:
       yield image
 
 
-def _video_stream(path: str | os.PathLike, container):
-  """The first video stream that is not a cover picture."""
+def video_stream(path: str | os.PathLike, container):
+  """The first video stream that is not a cover picture.
+
+  Raises:
+    MediaError: if there is none.
+  """
   import av
 
   cover = av.stream.Disposition.attached_pic

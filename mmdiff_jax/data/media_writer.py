@@ -49,8 +49,7 @@ def write_mp4(
   import av
 
   video = _check_video(video, fps)
-  if audio is not None:
-    audio = _check_audio(audio, sample_rate)
+  sound = None if audio is None else _check_audio(audio, sample_rate)
   video = _pad_to_even(video)
   rate = Fraction(fps).limit_denominator(100_000)
   with (
@@ -67,16 +66,16 @@ def write_mp4(
     context = stream.codec_context
     context.colorspace, context.color_range = 6, 1
     context.color_primaries, context.color_trc = 6, 6
-    sound = None
-    if audio is not None:
-      sound = _add_aac(container, sample_rate, audio.shape[1])
+    if sound is not None:
+      wave_out, audio_rate = sound
+      audio_stream = _add_aac(container, audio_rate, wave_out.shape[1])
     for index, image in enumerate(video):
       frame = av.VideoFrame.from_ndarray(image, format="rgb24")
       frame.pts, frame.time_base = index, 1 / rate
       container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
     if sound is not None:
-      _encode_audio(container, sound, audio, sample_rate)
+      _encode_audio(container, audio_stream, wave_out, audio_rate)
 
 
 def write_wav(
@@ -92,7 +91,7 @@ def write_wav(
   Raises:
     ValueError: if the audio has another shape or is not finite.
   """
-  audio = _check_audio(audio, sample_rate)
+  audio, _ = _check_audio(audio, sample_rate)
   with replacing(path) as temporary, wave.open(temporary, "wb") as file:
     file.setnchannels(audio.shape[1])
     file.setsampwidth(2)
@@ -189,7 +188,9 @@ def _check_video(video: np.ndarray, fps: float) -> np.ndarray:
   return video
 
 
-def _check_audio(audio: np.ndarray, sample_rate: int | None) -> np.ndarray:
+def _check_audio(
+  audio: np.ndarray, sample_rate: int | None
+) -> tuple[np.ndarray, int]:
   audio = np.asarray(audio, np.float32)
   if audio.ndim != 2 or audio.shape[1] not in (1, 2) or audio.shape[0] == 0:
     raise ValueError(
@@ -200,7 +201,7 @@ def _check_audio(audio: np.ndarray, sample_rate: int | None) -> np.ndarray:
     raise ValueError("audio holds values that are not finite.")
   if not sample_rate or sample_rate <= 0:
     raise ValueError(f"sample_rate must be positive, got {sample_rate}.")
-  return np.clip(audio, -1.0, 1.0)
+  return np.clip(audio, -1.0, 1.0), sample_rate
 
 
 def _pad_to_even(video: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The input pipeline: shuffled, augmented batches of windows (grain).
+"""The input pipeline: shuffled, augmented batches of clips (grain).
 
 All hosts see one global order of elements: shuffled anew in every epoch and
 repeated without end. Host h of H takes the elements h, h+H, h+2H ... of it, so
@@ -7,21 +7,22 @@ depend on H. The state of an iterator is `{"next_index": batches so far}`:
 resuming is exact, also on another number of hosts.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.data import transforms
-from mmdiff_jax.data.sources import Source, Window, config_spec, open_source
+from mmdiff_jax.data.sources import Clip, ClipList, SourceOptions, open_source
+from mmdiff_jax.data.views import VIEWS, Element, config_spec
 
 
 def create_loader(
   data: ConfigDict,
   *,
+  view: str = "clips",
+  names: Sequence[str] | None = None,
+  sr: ConfigDict | None = None,
   batch_size: int,
   seed: int,
   process_index: int = 0,
@@ -29,197 +30,109 @@ def create_loader(
   train: bool = True,
   num_epochs: int | None = None,
 ) -> grain.DatasetIterator:
-  """Batches of clips for the audio-video model.
+  """Batches of what a network learns from.
 
-  An epoch has every window (F consecutive frames) of every video once.
+  An epoch has every clip (F consecutive frames) of every video once.
 
   Args:
     data: the `data` part of a config.
-    batch_size: clips per batch over all hosts.
-    seed: of the order and the flips.
+    view: what is made of a clip, a key of `VIEWS`: "clips", or "images" (one
+      random frame, and its small version).
+    names: features of a batch: the view's own, and what the source gives of
+      its videos, such as "label". None means all of the view's own.
+    sr: the `sr` part of a config, for "images".
+    batch_size: elements per batch over all hosts.
+    seed: of the order and all random choices.
     process_index: number of this host.
     process_count: number of hosts.
-    train: True reads the training side of the split and flips clips at
-      random; False reads the held-out side (all data where there is none)
-      unflipped.
+    train: True reads the training side of the split and flips (and degrades)
+      at random; False reads the held-out side (all data where there is none)
+      as it is.
     num_epochs: None repeats without end; a last partial batch is dropped.
 
   Returns:
-    An iterator over {"video": uint8 `[B/H, F, H, W, 3]`, "audio": float32
-    `[B/H, L, 1]` in [-1, 1]} with `get_state`, `set_state` and `close`.
+    An iterator, with `get_state`, `set_state` and `close`, over dicts of
+    exactly the names: "video" uint8 `[B/H, F, H, W, 3]` and "audio" float32
+    `[B/H, L, 1]` in [-1, 1]; or "image" uint8 `[B/H, H, W, 3]` and "low_res"
+    float32 `[B/H, H/factor, W/factor, 3]` in [-1, 1]; what is given, int32 or
+    float32, with the batch in front.
 
   Raises:
-    ValueError: if the config does not fit the data, or the batch the hosts.
+    ValueError: if the config does not fit the data, the batch the hosts, or
+      the names the source.
   """
-  source = open_source(data, train=train)
-  _check_spec(source.spec, config_spec(data), data.source)
-  probability = data.flip_probability if train else 0.0
-  if not 0 <= probability <= 1:
+  if view not in VIEWS:
+    raise ValueError(f"Unknown view {view!r}; allowed: {', '.join(VIEWS)}.")
+  if not 0 <= data.flip_probability <= 1:
     raise ValueError(
-      f"data.flip_probability must be in [0, 1], got {probability}."
+      f"data.flip_probability must be in [0, 1], got {data.flip_probability}."
     )
+  names = VIEWS[view].features if names is None else tuple(names)
+  clips = _open_clips(data, VIEWS[view].streams, train)
+  _check_names(names, VIEWS[view].features, clips)
+  transform = VIEWS[view].make(data, sr, clips.source, names, train)
+  given = [name for name in names if name not in VIEWS[view].features]
 
-  def to_clip(window: Window, rng: np.random.Generator) -> dict:
-    video = window.video()
-    if rng.random() < probability:
-      video = transforms.flip(video)
-    return {"video": np.ascontiguousarray(video), "audio": window.audio()}
+  def to_element(clip: Clip, rng: np.random.Generator) -> Element:
+    element = transform(clip, rng)
+    known = clip.given() if given else {}
+    return element | {name: known[name] for name in given}
 
-  return _iterate(
-    source, to_clip, data, batch_size, seed, process_index, process_count,
-    num_epochs,
-  )  # fmt: skip
-
-
-def create_sr_loader(
-  data: ConfigDict,
-  sr: ConfigDict,
-  *,
-  batch_size: int,
-  seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
-  train: bool = True,
-  num_epochs: int | None = None,
-) -> grain.DatasetIterator:
-  """Batches of image pairs for the super-resolution model.
-
-  An image is a random frame of a window, cropped at random to data.height x
-  data.width where it is larger. Its low-resolution partner is reduced
-  bicubically, then, in training, perhaps made noisy and JPEG compressed.
-
-  Args:
-    data: the `data` part of a config.
-    sr: the `sr` part of a config.
-    batch_size: images per batch over all hosts.
-    seed: of all random choices.
-    process_index: number of this host.
-    process_count: number of hosts.
-    train: False reads the held-out side, unflipped and without degradation.
-    num_epochs: None repeats without end.
-
-  Returns:
-    An iterator over {"image": uint8 `[N, H, W, 3]`, "low_res": float32
-    `[N, H/factor, W/factor, 3]` in [-1, 1]}, as of `create_loader`.
-
-  Raises:
-    ValueError: if the config does not fit the data, or the batch the hosts.
-  """
-  source = open_source(data, train=train)
-  height, width = data.height, data.width
-  if height % sr.factor or width % sr.factor:
-    raise ValueError(
-      f"data.height={height} and data.width={width} must be divisible by"
-      f" sr.factor={sr.factor}."
-    )
-  if source.spec.height < height or source.spec.width < width:
-    raise ValueError(
-      f"{data.source} holds frames of {source.spec.height}x"
-      f"{source.spec.width} pixels, data.height x data.width is {height}x"
-      f"{width}; prepare it with --size {height}x{width}."
-    )
-  degrade = Degradation.from_config(sr) if train else None
-  flip_probability = data.flip_probability if train else 0.0
-
-  def to_pair(window: Window, rng: np.random.Generator) -> dict:
-    image = window.frame(int(rng.integers(source.spec.frames)))
-    image = transforms.random_crop(image, height, width, rng)
-    if rng.random() < flip_probability:
-      image = transforms.flip(image)
-    image = np.ascontiguousarray(image)
-    low = transforms.resize_bicubic(
-      image, height // sr.factor, width // sr.factor
-    )
-    if degrade is not None:
-      low = degrade(low, rng)
-    return {"image": image, "low_res": uint8_to_unit(low)}
-
-  return _iterate(
-    source, to_pair, data, batch_size, seed, process_index, process_count,
-    num_epochs,
-  )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Degradation:
-  """What happens to low-resolution inputs in training.
-
-  Attributes:
-    noise_probability: of adding Gaussian noise.
-    noise_max_sigma: its sigma is uniform from 0 to this, in grey levels.
-    jpeg_probability: of JPEG compression, after the noise.
-    jpeg_quality: lowest and highest quality, uniform.
-  """
-
-  noise_probability: float
-  noise_max_sigma: float
-  jpeg_probability: float
-  jpeg_quality: tuple[int, int]
-
-  @classmethod
-  def from_config(cls, sr: ConfigDict) -> "Degradation":
-    """Reads the `sr` part of a config; raises ValueError if out of range."""
-    low, high = sr.jpeg_quality
-    if not 1 <= low <= high <= 95:
-      raise ValueError(
-        f"sr.jpeg_quality must be 1 <= low <= high <= 95, got {low}, {high}."
-      )
-    for name in ("noise_probability", "jpeg_probability"):
-      if not 0 <= sr[name] <= 1:
-        raise ValueError(f"sr.{name} must be in [0, 1], got {sr[name]}.")
-    if sr.noise_max_sigma < 0:
-      raise ValueError(
-        f"sr.noise_max_sigma must not be negative, got {sr.noise_max_sigma}."
-      )
-    return cls(
-      sr.noise_probability, sr.noise_max_sigma, sr.jpeg_probability, (low, high)
-    )
-
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Degrades uint8 `[h, w, 3]`."""
-    if rng.random() < self.noise_probability:
-      image = transforms.add_noise(image, self.noise_max_sigma, rng)
-    if rng.random() < self.jpeg_probability:
-      low, high = self.jpeg_quality
-      image = transforms.jpeg_round_trip(image, rng.integers(low, high + 1))
-    return image
-
-
-def _iterate(
-  source: Source,
-  transform: Callable[[Window, np.random.Generator], dict],
-  data: ConfigDict,
-  batch_size: int,
-  seed: int,
-  process_index: int,
-  process_count: int,
-  num_epochs: int | None,
-) -> grain.DatasetIterator:
-  if not 0 <= process_index < process_count:
-    raise ValueError(
-      f"process_index must be in [0, {process_count}), got {process_index}."
-    )
-  if batch_size < 1 or batch_size % process_count:
-    raise ValueError(
-      f"the batch size must be a positive multiple of the {process_count}"
-      f" hosts, got {batch_size}."
-    )
-  if data.num_threads < 1 or data.prefetch < 1:
-    raise ValueError(
-      "data.num_threads and data.prefetch must be at least 1, got"
-      f" {data.num_threads} and {data.prefetch}."
-    )
   dataset = (
-    grain.MapDataset.source(source)
+    grain.MapDataset.source(clips)
     .seed(seed)
     .shuffle()
     .repeat(num_epochs, reseed_each_epoch=True)
     # Before the hosts part, so that an element's randomness goes by its
     # global index, whatever their number.
-    .random_map(transform)
+    .random_map(to_element)
   )
-  dataset = _HostShare(dataset, batch_size, process_index, process_count)
-  dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
+  share = _HostShare(dataset, batch_size, process_index, process_count)
+  return _prefetch(share.batch(share.size, drop_remainder=True), data)
+
+
+def _open_clips(
+  data: ConfigDict, streams: tuple[str, ...], train: bool
+) -> ClipList:
+  """The clips of one side of the split; without one, all on both sides."""
+  fraction = data.holdout_fraction
+  options = SourceOptions(
+    config_spec(data), streams, data.tfds_dir, data.synthetic_clips
+  )
+  source = open_source(data.source, options)
+  split = "all" if fraction == 0 else "train" if train else "heldout"
+  clips = ClipList(source, split=split, holdout_fraction=fraction)
+  if len(clips) == 0:
+    side = "training" if train else "held-out"
+    raise ValueError(
+      f"data.source={data.source!r} has no {side} clip at"
+      f" data.holdout_fraction={fraction}; change the fraction or add videos."
+    )
+  return clips
+
+
+def _check_names(
+  names: Sequence[str], features: Sequence[str], clips: ClipList
+) -> None:
+  unknown = set(names) - set(features)
+  if unknown:
+    unknown -= clips[0].given().keys()
+  if unknown:
+    has = ", ".join([*features, *clips[0].given()])
+    raise ValueError(
+      f"{clips.source.name} has no {', '.join(sorted(unknown))}; it has {has}."
+    )
+
+
+def _prefetch(
+  dataset: grain.MapDataset, data: ConfigDict
+) -> grain.DatasetIterator:
+  """Iterates over batches that threads make ahead."""
+  if data.num_threads < 1 or data.prefetch < 1:
+    raise ValueError(
+      "data.num_threads and data.prefetch must be at least 1, got"
+      f" {data.num_threads} and {data.prefetch}."
+    )
   options = grain.ReadOptions(
     num_threads=data.num_threads,
     prefetch_buffer_size=max(data.prefetch, data.num_threads),
@@ -232,46 +145,29 @@ class _HostShare(grain.MapDataset):
 
   The hosts' batches, one after another, are then the batch of a single host
   in its order, and training is the same on any number of them.
+
+  Attributes:
+    size: elements of each batch.
   """
 
   def __init__(
     self, parent: grain.MapDataset, batch_size: int, host: int, hosts: int
   ):
     super().__init__(parent)
+    if not 0 <= host < hosts:
+      raise ValueError(f"process_index must be in [0, {hosts}), got {host}.")
+    if batch_size < 1 or batch_size % hosts:
+      raise ValueError(
+        f"the batch size must be a positive multiple of the {hosts} hosts, got"
+        f" {batch_size}."
+      )
+    self.size = batch_size // hosts
     self._batch_size = batch_size
-    self._share = batch_size // hosts
-    self._first = host * self._share
+    self._first = host * self.size
 
   def __len__(self) -> int:
-    return len(self._parent) // self._batch_size * self._share
+    return len(self._parent) // self._batch_size * self.size
 
-  def __getitem__(self, index: int) -> dict:
-    batch, place = divmod(index, self._share)
+  def __getitem__(self, index: int) -> Element:
+    batch, place = divmod(index, self.size)
     return self._parent[batch * self._batch_size + self._first + place]
-
-
-def _check_spec(prepared: AVSpec, wanted: AVSpec, source: str) -> None:
-  """Compares what is stored with what the config asks for."""
-  names = {"frames": "clip_frames"}
-  differing = [
-    field.name
-    for field in dataclasses.fields(AVSpec)
-    if getattr(prepared, field.name) != getattr(wanted, field.name)
-  ]
-  if differing:
-    pairs = ", ".join(
-      f"{name} {getattr(prepared, name)} (config: {getattr(wanted, name)})"
-      for name in differing
-    )
-    flags = sorted(
-      {
-        "--size"
-        if name in ("height", "width")
-        else f"--{names.get(name, name)}"
-        for name in differing
-      }
-    )
-    raise ValueError(
-      f"{source} was prepared with {pairs}. Change config.data, or prepare the"
-      f" videos again with other {' '.join(flags)}."
-    )

@@ -118,7 +118,8 @@ def build_index(path: str | os.PathLike) -> list[tuple[int, int]]:
   Raises:
     CorruptRecordError: if a header is damaged or the file is truncated.
   """
-  entries, offset = [], 0
+  entries: list[tuple[int, int]] = []
+  offset = 0
   end = os.path.getsize(path)
   with open(path, "rb") as file:
     while offset < end:

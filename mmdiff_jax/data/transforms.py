@@ -34,6 +34,13 @@ def fit_frame(
   return out
 
 
+def fit_video(video: np.ndarray, height: int, width: int) -> np.ndarray:
+  """`fit_frame` of every frame, `[F, h, w, 3]` -> `[F, height, width, 3]`."""
+  if video.shape[1:3] != (height, width):
+    video = np.stack([fit_frame(frame, height, width) for frame in video])
+  return np.ascontiguousarray(video)
+
+
 def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes uint8 `[h, w, 3]` bicubically, low-pass filtered when smaller."""
   from PIL import Image

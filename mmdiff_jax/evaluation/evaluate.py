@@ -5,47 +5,34 @@ beside it shows them with plots and players.
 """
 
 import importlib.metadata
-import logging
 import os
 import pathlib
 import platform
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.convert import convert_checkpoint
-from mmdiff_jax.convert.torch_file import load_torch_file
+from mmdiff_jax.data.sources import Name
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import memorisation as memorisation_check
 from mmdiff_jax.evaluation import metrics as metric_table
-from mmdiff_jax.evaluation.clip_sets import ClipSet, file_sha256, open_clips
+from mmdiff_jax.evaluation.clip_sets import ClipSet, open_clips
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
 from mmdiff_jax.evaluation.report import page, sheet
+from mmdiff_jax.evaluation.weights import Embedder, Weights
 from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
-from mmdiff_jax.metric_networks.i3d import MIN_FRAMES
 
-_log = logging.getLogger(__name__)
-
-# Audio that VGGish needs at least, in seconds.
-_VGGISH_SECONDS = 0.975
 _PACKAGES = ("mmdiff-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "av")
-RANDOM_STATEMENT = (
-  "Figures named *_random come from an I3D with random weights of a fixed "
-  "seed, figures named *_mel from log-mel statistics: they compare runs with "
-  "each other, not with papers."
-)
-
-Source = str | os.PathLike | dict[str, np.ndarray]
 
 
 def evaluate(
   *,
-  real: Source,
-  fake: Source,
+  real: Name,
+  fake: Name,
   output: str | os.PathLike | None = None,
   protocol: str = "clean",
   metrics: Sequence[str] = (),
@@ -54,6 +41,10 @@ def evaluate(
   seed: int = 0,
   num_clips: int = metric_table.PAPER_CLIPS,
   spec: AVSpec | None = None,
+  split: str | None = None,
+  holdout_fraction: float = 0.0,
+  tfds_dir: str = "",
+  synthetic_clips: int = 4096,
   batch_size: int = 8,
   cache_dir: str | os.PathLike | None = "",
   progress: bool = True,
@@ -61,8 +52,8 @@ def evaluate(
   """Compares generated clips with real ones.
 
   Args:
-    real: the real (training) clips: a folder of videos, a folder of prepared
-      shards, an .npz file, or a dict of arrays; see `clips.open_clips`.
+    real: the real clips: a source as training takes it, or a dict of arrays;
+      see `data.sources.open_source`.
     fake: the generated clips, likewise.
     output: where report.json goes; report.html is written beside it, and with
       `memorisation` the sheets of closest pairs. None writes nothing.
@@ -70,12 +61,18 @@ def evaluate(
       AudioCLIP gets.
     metrics: names of `metrics.METRICS` or groups; none means all that the
       weights at hand allow.
-    memorisation: also look for training clips that samples copy.
+    memorisation: also look for training clips that samples copy, among the
+      real videos that training did not hold out.
     weights_dir: folder of the published weights; None means `weights` in the
       user's cache folder.
     seed: of the choice of clips, the shuffles and the error bars.
     num_clips: clips of each side, chosen at random where there are more.
     spec: geometry at which both sides are read; None means the paper's.
+    split: which of the real videos to compare with: "train", "heldout" or
+      "all"; None means those held out, or all where none are.
+    holdout_fraction: share of the real videos that training held out.
+    tfds_dir: see `data.sources.SourceOptions`.
+    synthetic_clips: see `data.sources.SourceOptions`.
     batch_size: clips that a network sees at once (on all devices together).
     cache_dir: where features are kept; "" means the user's cache folder, None
       keeps nothing.
@@ -88,40 +85,34 @@ def evaluate(
     ValueError: on sets, names or weights that do not allow what is asked.
     FileNotFoundError: if a metric's weights are not there.
   """
-  if protocol not in PROTOCOLS:
-    raise ValueError(
-      f"Unknown protocol {protocol!r}; allowed: {', '.join(PROTOCOLS)}."
-    )
-  if output is not None and pathlib.Path(output).suffix != ".json":
-    raise ValueError(f"output must be a .json file, got {output}.")
+  _check_arguments(protocol, output, split, holdout_fraction)
   spec = spec or AVSpec()
-  folder = default_cache_dir() / "weights"
-  if weights_dir is not None:
-    folder = pathlib.Path(weights_dir).expanduser()
-  if cache_dir == "":
-    cache_dir = default_cache_dir()
-  found = extractors.find_weights(folder)
-  chosen, notes = _choose_metrics(metrics, found, folder, spec)
+  weights = Weights(weights_dir)
+  chosen, notes = weights.choose_metrics(metrics, spec)
 
-  sides = {"real": open_clips(real, spec), "fake": open_clips(fake, spec)}
+  def open_side(name: Name, split: str = "all") -> ClipSet:
+    return open_clips(
+      name,
+      spec,
+      split=split,
+      holdout_fraction=holdout_fraction,
+      tfds_dir=tfds_dir,
+      synthetic_clips=synthetic_clips,
+    )
+
+  held_out = holdout_fraction > 0
+  split = split or ("heldout" if held_out else "all")
+  sides = {"real": open_side(real, split), "fake": open_side(fake)}
   for clips in sides.values():
     clips.select(num_clips, seed)
   needed = list(dict.fromkeys(f for m in chosen for f in m.features))
-  video = "i3d" if "i3d" in found else "i3d_random"
-  weights = _load_weights({*needed, *([video] if memorisation else [])}, found)
+  video = "i3d" if "i3d" in weights.files else "i3d_random"
+  networks = weights.load({*needed, *([video] if memorisation else [])})
+  if cache_dir == "":
+    cache_dir = default_cache_dir()
   store = FeatureStore(cache_dir, batch_size, progress)
-
-  def extract(clips: ClipSet, names: list[str], label: str) -> dict:
-    wanted = extractors.make_extractors(
-      names,
-      {kind: tree for kind, (tree, _) in weights.items()},
-      {kind: info["sha256"] for kind, (_, info) in weights.items()},
-      protocol,
-      spec.sample_rate,
-    )
-    return store.extract(clips, wanted, label)
-
-  features = {side: extract(sides[side], needed, side) for side in sides}
+  embed = Embedder(store, networks, protocol, spec.sample_rate)
+  features = {side: embed(sides[side], needed, side) for side in sides}
   entries, warnings = _measure(
     chosen, features, spec, seed, protocol, strict=bool(metrics)
   )
@@ -132,86 +123,67 @@ def evaluate(
     "metrics": entries,
     "warnings": warnings,
     "notes": notes,
+    "holdout_fraction": holdout_fraction,
     "real": _describe(sides["real"]),
     "fake": _describe(sides["fake"]),
-    "weights": {kind: info for kind, (_, info) in weights.items()},
+    "weights": {kind: network.info for kind, network in networks.items()},
     "random_network_seed": extractors.RANDOM_SEED,
     "versions": _versions(),
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
   }
   copies = None
   if memorisation:
-    training = open_clips(real, spec)
-    copies = _find_copies(training, sides["fake"], extract, video, seed)
-    content["memorisation"] = memorisation_check.summary(copies, video)
+    training = open_side(real, "train" if held_out else "all")
+    copies = Copies(
+      _find_copies(training, sides["fake"], embed, video, seed), training
+    )
+    content["memorisation"] = memorisation_check.summary(copies.spaces, video)
   if jax.process_index() == 0:
-    print(page.as_text(content))
-    if output is not None:
-      page.write(output, content, sides, features)
-    if output is not None and memorisation:
-      sheet.write(output, copies, sides["fake"], training)
+    _write(content, output, sides, features, copies)
   return content
 
 
-def _choose_metrics(
-  names: Sequence[str],
-  found: dict[str, pathlib.Path],
-  folder: pathlib.Path,
-  spec: AVSpec,
-) -> tuple[list[metric_table.Metric], list[str]]:
-  """The metrics to compute, and notes on what is left out or replaced."""
-  notes = []
-  if names:
-    chosen = metric_table.resolve(list(names))
-    for metric in chosen:
-      for kind in metric.features:
-        if kind in extractors.WEIGHT_FILES and kind not in found:
-          raise FileNotFoundError(
-            f"{metric.name}: {extractors.missing_weights(kind, folder)}"
-          )
-  else:
-    wanted = ["fvd", "kvd", "prdc"]
-    if "i3d" not in found:
-      wanted = ["fvd_random", "kvd_random", "prdc_random"]
-    wanted += ["fad", "kad"] if "audioclip" in found else []
-    if "vggish" in found and spec.duration >= _VGGISH_SECONDS:
-      wanted += ["fad_vggish", "kad_vggish"]
-    chosen = metric_table.resolve([*wanted, "fad_mel", "kad_mel", "av_gap"])
-    notes += [
-      extractors.missing_weights(kind, folder)
-      for kind in extractors.WEIGHT_FILES
-      if kind not in found
-    ]
-  if any(m.name.endswith(("_random", "_mel")) for m in chosen):
-    notes.insert(0, RANDOM_STATEMENT)
-  if spec.frames < MIN_FRAMES and any("i3d" in m.features[0] for m in chosen):
-    notes.append(
-      f"I3D needs {MIN_FRAMES} frames: clips of {spec.frames} were repeated."
+class Copies(NamedTuple):
+  """Closest training clips of the samples, and where they were looked for."""
+
+  spaces: dict[str, memorisation_check.Space]
+  training: ClipSet
+
+
+def _check_arguments(
+  protocol: str,
+  output: str | os.PathLike | None,
+  split: str | None,
+  holdout_fraction: float,
+) -> None:
+  """Raises ValueError for what makes no sense, before anything is read."""
+  if protocol not in PROTOCOLS:
+    raise ValueError(
+      f"Unknown protocol {protocol!r}; allowed: {', '.join(PROTOCOLS)}."
     )
-  return chosen, notes
+  if output is not None and pathlib.Path(output).suffix != ".json":
+    raise ValueError(f"output must be a .json file, got {output}.")
+  if split == "heldout" and holdout_fraction == 0:
+    raise ValueError(
+      "--split=heldout: nothing was held out of training at "
+      "data.holdout_fraction=0; set the fraction that training had."
+    )
 
 
-def _load_weights(
-  features: set[str], found: dict[str, pathlib.Path]
-) -> dict[str, tuple[Any, dict]]:
-  """Variables of the networks that are needed, and what the report says."""
-  out = {}
-  for kind in extractors.WEIGHT_FILES:
-    if kind not in features:
-      continue
-    path = found[kind]
-    if path.suffix == ".npz":
-      with np.load(path, allow_pickle=False) as arrays:
-        state_dict = dict(arrays)
-    else:
-      state_dict = load_torch_file(path)
-    info = {
-      "file": path.name,
-      "bytes": path.stat().st_size,
-      "sha256": file_sha256(path),
-    }
-    out[kind] = (convert_checkpoint(state_dict, kind), info)
-  return out
+def _write(
+  content: dict[str, Any],
+  output: str | os.PathLike | None,
+  sides: dict[str, ClipSet],
+  features: dict[str, metric_table.Features],
+  copies: Copies | None,
+) -> None:
+  """Prints the figures, and writes the pages if there is an output."""
+  print(page.as_text(content))
+  if output is None:
+    return
+  page.write(output, content, sides, features)
+  if copies is not None:
+    sheet.write(output, copies.spaces, sides["fake"], copies.training)
 
 
 def _measure(
@@ -245,16 +217,16 @@ def _measure(
 
 
 def _find_copies(
-  training: ClipSet, fake: ClipSet, extract, video: str, seed: int
+  training: ClipSet, fake: ClipSet, embed: Embedder, video: str, seed: int
 ) -> dict[str, memorisation_check.Space]:
-  """Compares the samples with all windows of the training clips."""
+  """Compares the samples with all clips of the training videos."""
   names = ["thumbnails", "mel_picture", video]
   _, sources = np.unique(
     [clip.source for clip in training.ids], return_inverse=True
   )
   return memorisation_check.compare_clips(
-    extract(fake, [*names, f"{video}_mirrored"], "samples"),
-    extract(training, names, "training"),
+    embed(fake, [*names, f"{video}_mirrored"], "samples"),
+    embed(training, names, "training"),
     sources,
     video,
     seed,
@@ -265,6 +237,7 @@ def _describe(clips: ClipSet) -> dict[str, Any]:
   """Which clips were used."""
   return {
     "source": clips.name,
+    "split": clips.split,
     "available": clips.available,
     "used": len(clips),
     "clips": [str(clip) for clip in clips.ids],

@@ -119,14 +119,17 @@ class FeatureStore:
     digests = [clips.digest(i) for i in block] if self._cache else []
     paths = {e.name: self._path(e, digests) for e in extractors}
     found = {name: _read(path, len(block)) for name, path in paths.items()}
-    todo = [e for e in extractors if found[e.name] is None]
-    if todo:
-      found |= self._compute(clips, block, todo, pool, bar)
-      for e in todo:
-        _write(paths[e.name], found[e.name])
-    else:
+    done = {
+      name: values for name, values in found.items() if values is not None
+    }
+    todo = [e for e in extractors if e.name not in done]
+    if not todo:
       bar.update(len(block))
-    return found
+      return done
+    computed = self._compute(clips, block, todo, pool, bar)
+    for name, values in computed.items():
+      _write(paths[name], values)
+    return done | computed
 
   def _path(self, extractor: Extractor, digests: list) -> pathlib.Path | None:
     if self._cache is None:

@@ -79,7 +79,6 @@ def _dependence(features: Features, reference, fps: float, seed: int) -> float:
 
 
 def _video_metrics(feature: str, suffix: str, source: str) -> list[Metric]:
-  options = {"features": (feature,)}
   about = {
     "precision": "share of generated clips inside the real ones' balls",
     "recall": "share of real clips inside the generated ones' balls",
@@ -89,26 +88,26 @@ def _video_metrics(feature: str, suffix: str, source: str) -> list[Metric]:
   return [
     Metric(
       f"fvd{suffix}",
+      (feature,),
       better="lower",
       about=f"Frechet distance of {source}",
       distance=frechet_distance,
       gaussian=True,
-      **options,
     ),
     Metric(
       f"kvd{suffix}",
+      (feature,),
       better="lower",
       about=f"unbiased MMD^2, kernel (x.y/400 + 1)^3, of {source}",
       distance=polynomial_mmd,
-      **options,
     ),
     *(
       Metric(
         f"{name}{suffix}",
+        (feature,),
         better="higher",
         about=f"{about[name]} (k = {NEIGHBOURS}, {source})",
         distance=functools.partial(_one_of_prdc, name),
-        **options,
       )
       for name in _PRDC
     ),
@@ -265,13 +264,15 @@ def _compute_distance(
   metric: Metric, real: Features, fake: Features, fps: float, seed: int
 ) -> dict:
   (name,) = metric.features
+  distance = metric.distance
+  assert distance is not None
 
   def rows(features: Features) -> np.ndarray:
     # VGGish has several embeddings per clip: they count as samples.
     return features[name].reshape(-1, features[name].shape[-1])
 
   def statistic(a: Features, b: Features) -> float:
-    return metric.scale * metric.distance(rows(a), rows(b))
+    return metric.scale * distance(rows(a), rows(b))
 
   entry = {
     "value": statistic(real, fake),
@@ -296,12 +297,15 @@ def _tolerant(function: Callable[[], float]) -> float | None:
 def _compute_pairs(
   metric: Metric, real: Features, fake: Features, fps: float, seed: int
 ) -> dict:
+  pairs = metric.pairs
+  assert pairs is not None
+
   def summary(features: Features, reference: Features | None) -> tuple:
-    values = metric.pairs(features, reference, fps, seed)
+    values = pairs(features, reference, fps, seed)
     if np.ndim(values) == 0:
       error = _tolerant(
         lambda: jackknife(
-          lambda x: metric.pairs(x, reference, fps, seed), features, seed=seed
+          lambda x: pairs(x, reference, fps, seed), features, seed=seed
         )
       )
       return float(values), error

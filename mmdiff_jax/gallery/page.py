@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def make_gallery(
       `sample`, one after the other.
     output: folder to write to; the media are copied there, so that it can be
       moved alone. By default the page is written into `directory`.
-    onsets: mark the impacts that `evaluation.sync` sees and hears (made for
+    onsets: mark the impacts that `world.sync` sees and hears (made for
       the sounding shapes), and count them among the facts.
     title: of the page; by default the name of the folder.
 
@@ -138,7 +139,8 @@ def _read_subfolders(
   directory: pathlib.Path,
 ) -> tuple[dict, list[_Item], list[str]]:
   """`_read_samples` of every subfolder that has a `samples.json`."""
-  settings, items, warnings = {}, [], []
+  settings: dict = {}
+  items, warnings = [], []
   for listing in sorted(directory.glob("*/samples.json")):
     name = listing.parent.name
     inner_settings, inner_items, inner_warnings = _read_samples(listing.parent)
@@ -181,55 +183,74 @@ def _flatten(value: object, prefix: str = "") -> dict:
   return flat
 
 
+class _Streams(NamedTuple):
+  """What a file holds; a stream that is absent has no rate."""
+
+  video: np.ndarray | None
+  audio: np.ndarray | None
+  fps: float | None
+  sample_rate: int | None
+
+  @property
+  def duration(self) -> float:
+    """In seconds."""
+    if self.video is not None and self.fps is not None:
+      return len(self.video) / self.fps
+    assert self.audio is not None and self.sample_rate is not None
+    return len(self.audio) / self.sample_rate
+
+
+def _read_streams(path: pathlib.Path) -> _Streams:
+  from mmdiff_jax.data import media
+
+  if path.suffix.lower() == ".wav":
+    audio, rate = media.read_audio(path)
+    return _Streams(None, audio, None, rate)
+  clip = media.read_media(path)
+  sound = clip.audio, clip.sample_rate
+  # The wav beside it has the sound before compression.
+  if path.with_suffix(".wav").is_file():
+    sound = media.read_audio(path.with_suffix(".wav"))
+  return _Streams(clip.video, sound[0], clip.fps, sound[1])
+
+
 def _draw(
   directory: pathlib.Path, target: pathlib.Path, item: _Item, onsets: bool
 ) -> None:
   """Writes the picture of a clip; a damaged file becomes a note instead."""
-  from mmdiff_jax.data import media
-
   source = directory / item.file
-  video, audio, fps, rate = None, None, None, None
   try:
-    if source.suffix.lower() == ".wav":
-      item.kind = "audio"
-      audio, rate = media.read_audio(source)
-    else:
-      clip = media.read_media(source)
-      video, audio = clip.video, clip.audio
-      fps, rate = clip.fps, clip.sample_rate
-      # The wav beside it has the sound before compression.
-      if source.with_suffix(".wav").is_file():
-        audio, rate = media.read_audio(source.with_suffix(".wav"))
+    streams = _read_streams(source)
   except ValueError as error:
     item.problem = str(error).removeprefix(f"{source}: ")
     return
-  item.duration = len(video) / fps if video is not None else len(audio) / rate
+  video, audio = streams.video, streams.audio
+  item.kind = "audio" if video is None else "video"
+  item.duration = streams.duration
   name = f"{_PICTURES}/{item.file.replace('/', '_')}.png"
-  drawn = picture.render_clip(video, audio, rate)
+  drawn = picture.render_clip(video, audio, streams.sample_rate)
   drawn.save(target / name, format="png", optimize=True)
   item.picture = name
   item.strip = picture.strip_share(video, audio is not None)
   item.small = video is not None and video.shape[2] < _PIXELATED_BELOW
   if onsets:
-    _mark(item, video, audio, fps, rate)
+    _mark(item, streams)
 
 
-def _mark(
-  item: _Item,
-  video: np.ndarray | None,
-  audio: np.ndarray | None,
-  fps: float | None,
-  rate: int | None,
-) -> None:
-  seen, heard = picture.find_events(video, audio, fps, rate)
+def _mark(item: _Item, streams: _Streams) -> None:
+  """Counts the impacts among the facts, and lists their times."""
+  seen, heard = picture.find_events(*streams)
   item.seen, item.heard = tuple(seen.tolist()), tuple(heard.tolist())
-  if video is not None and audio is not None:
-    events = [sync.Events(t, ("",) * len(t)) for t in (seen, heard)]
-    matched = len(sync.match(*events, tolerance=1 / fps))
+  if streams.audio is not None and streams.fps is not None:
+    matched = sync.match(
+      sync.Events(seen, ("",) * len(seen)),
+      sync.Events(heard, ("",) * len(heard)),
+      tolerance=1 / streams.fps,
+    )
     item.facts |= {
       "impacts seen": len(seen),
       "impacts heard": len(heard),
-      "impacts matched": matched,
+      "impacts matched": len(matched),
     }
 
 
@@ -288,12 +309,12 @@ def _table(values: dict) -> str:
 
 def _card(item: _Item, place: int) -> str:
   escape = html.escape
-  values = {"file": item.file, **item.facts, "listed": place}
-  values = escape(json.dumps(values, default=str))
+  facts = {"file": item.file, **item.facts, "listed": place}
+  values = escape(json.dumps(facts, default=str))
   name = escape(item.file)
   player = panel = ""
-  if item.problem:
-    player = f'<p class="note warning">{escape(item.problem)}</p>'
+  if item.picture is None:
+    player = f'<p class="note warning">{escape(item.problem or "")}</p>'
   else:
     source = escape(_url(item.file))
     small = ' class="small"' if item.small else ""

@@ -51,7 +51,7 @@ def render_clip(
     duration: of the clip in seconds; needed with events.
 
   Raises:
-    ValueError: if both streams are absent.
+    ValueError: if both streams are absent, or a rate.
   """
   from PIL import Image
 
@@ -61,6 +61,8 @@ def render_clip(
     kinds.append(0)
   if audio is not None and len(audio):
     rows.append(waveform(audio, width))
+    if sample_rate is None:
+      raise ValueError("render_clip needs the sample_rate of the audio.")
     rows.append(mel_spectrogram(audio, sample_rate, width))
     kinds += [1, 1]
   if not rows:
@@ -165,16 +167,19 @@ def mel_spectrogram(
 def find_events(
   video: np.ndarray | None,
   audio: np.ndarray | None,
-  fps: float,
+  fps: float | None,
   sample_rate: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Impacts that `evaluation.sync` sees in a clip and hears in it (s)."""
+  """Impacts that `world.sync` sees in a clip and hears in it (s).
+
+  A stream that is absent needs no rate, and has no impacts.
+  """
   seen = heard = np.zeros(0)
-  if video is not None:
+  if video is not None and fps is not None:
     frames, height, width, _ = video.shape
     spec = AVSpec(frames, height, width, fps, sample_rate or 2000)
     seen = sync.analyse_video(video, spec).times
-  if audio is not None:
+  if audio is not None and sample_rate is not None:
     heard = sync.analyse_audio(audio, AVSpec(sample_rate=sample_rate)).times
   return seen, heard
 

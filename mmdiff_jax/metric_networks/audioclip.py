@@ -216,8 +216,8 @@ class AudioCLIP(nn.Module):
       for block in range(blocks):
         stride = 2 if block == 0 and stage > 0 else 1
         y = Bottleneck(width, stride, name=f"layer{stage + 1}_{block}")(y)
-      gate = Attention(2 * width, _ATTENTION[stage], name=f"att{stage + 1}")
-      x = y * gate(x, y.shape[1], y.shape[2])
+      attend = Attention(2 * width, _ATTENTION[stage], name=f"att{stage + 1}")
+      x = y * attend(x, y.shape[1], y.shape[2])
     pooled = x.mean(axis=(1, 2))
     gate = Attention(x.shape[-1], (3, 5), name="att5")(x, 1, 1)
     pooled = pooled * gate[:, 0, 0]
@@ -232,7 +232,8 @@ def abstract_variables() -> dict[str, Any]:
 
 @jax.jit
 def _embed(variables: dict[str, Any], wave: jax.Array) -> jax.Array:
-  return AudioCLIP().apply(variables, wave)
+  # Flax's type allows for the tuple that `mutable` asks for.
+  return AudioCLIP().apply(variables, wave)  # type: ignore[return-value]
 
 
 def embed(

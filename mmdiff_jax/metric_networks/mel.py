@@ -6,6 +6,7 @@ Magnitude (not power) of a periodic-Hann STFT, 64 HTK mel bands.
 import functools
 
 import numpy as np
+import numpy.typing as npt
 
 SAMPLE_RATE = 16000
 BANDS = 64
@@ -16,7 +17,7 @@ _FFT = 512
 _LOW_HZ, _HIGH_HZ = 125.0, 7500.0
 
 
-def hertz_to_mel(hertz: np.ndarray) -> np.ndarray:
+def hertz_to_mel(hertz: npt.ArrayLike) -> np.ndarray:
   """HTK's mel scale."""
   return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 

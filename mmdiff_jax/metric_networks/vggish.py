@@ -16,9 +16,10 @@ from mmdiff_jax.metric_networks import mel
 EMBEDDING = 128
 # Frames of 10 ms in one example.
 _EXAMPLE = 96
-# Channels of the convolutions, "M" a 2x2 max-pool; the position in this list
+# Channels of the convolutions, 0 a 2x2 max-pool; the position in this list
 # with ReLUs counted is the layer's number in the published checkpoint.
-_LAYERS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")
+_POOL = 0
+_LAYERS = (64, _POOL, 128, _POOL, 256, 256, _POOL, 512, 512, _POOL)
 _DENSE = (4096, 4096, EMBEDDING)
 
 
@@ -31,7 +32,7 @@ class VGGish(nn.Module):
     x = x[..., None]
     number = 0
     for layer in _LAYERS:
-      if layer == "M":
+      if layer == _POOL:
         x = nn.max_pool(x, (2, 2), (2, 2))
         number += 1
       else:
@@ -81,7 +82,8 @@ def log_mel_examples(wave: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _embed(variables: dict[str, Any], examples: jax.Array) -> jax.Array:
-  return VGGish().apply(variables, examples)
+  # Flax's type allows for the tuple that `mutable` asks for.
+  return VGGish().apply(variables, examples)  # type: ignore[return-value]
 
 
 def embed(variables: dict[str, Any], wave: np.ndarray) -> jax.Array:

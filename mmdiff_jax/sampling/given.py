@@ -10,13 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.data import media
+from mmdiff_jax.data import sources as data_sources
+from mmdiff_jax.data import transforms
 
 _log = logging.getLogger(__name__)
 
-CONDITIONS = ("audio", "video", "continue")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".gif")
-AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac")
+# Condition -> the streams that are given.
+CONDITIONS = {
+  "audio": ("audio",),
+  "video": ("video",),
+  "continue": ("video", "audio"),
+}
 # Below this level (of full scale) a sound is called silent: 16-bit rounding.
 SILENCE = 1e-4
 
@@ -80,96 +84,110 @@ def _source_index(name: str, k: int) -> int:
 
 
 def load_sources(
-  condition: str, source: str, spec: AVSpec, known_frames: int
+  condition: str,
+  source: str,
+  spec: AVSpec,
+  known_frames: int,
+  *,
+  tfds_dir: str = "",
+  synthetic_clips: int = 4096,
 ) -> list[Source]:
-  """Reads a file, or every media file of a folder, as conditions.
+  """Reads the beginning of every video of a source as conditions.
 
   Documented repairs: frames are resampled to the model's rate and fitted to
   its size (bicubic, black bars), sound is resampled and mixed to mono, what
-  is longer than needed is cut at its end. In a folder, files that cannot be
-  used are left out with a warning.
+  is longer than needed is cut at its end. Of several videos, those that
+  cannot be used are left out with a warning.
 
   Args:
     condition: "audio", "video" or "continue" (both).
-    source: a file or a folder.
+    source: a file, a folder, or another name of `data.sources.open_source`.
     spec: the model's clip geometry.
     known_frames: length of what is given, in frames.
+    tfds_dir: see `data.sources.SourceOptions`.
+    synthetic_clips: see `data.sources.SourceOptions`.
 
   Returns:
     Sources, sorted by name.
 
   Raises:
-    FileNotFoundError: if `source` does not exist.
-    ValueError: if no file can be used; it says why.
+    ValueError: if there is no such source, or nothing in it can be used; it
+      says why.
   """
-  path = pathlib.Path(source)
-  if path.is_file():
-    return [_load(condition, path, path.stem, spec, known_frames)]
-  if not path.is_dir():
-    raise FileNotFoundError(f"--source={source}: no such file or folder.")
-  suffixes = VIDEO_SUFFIXES
-  if condition == "audio":
-    suffixes += AUDIO_SUFFIXES
-  files = sorted(
-    p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file()
+  options = data_sources.SourceOptions(
+    dataclasses.replace(spec, frames=known_frames),
+    CONDITIONS[condition],
+    tfds_dir,
+    synthetic_clips,
   )
-  if not files:
-    raise ValueError(
-      f"--source={source} holds no file of the kinds {', '.join(suffixes)}."
-    )
-  sources = []
-  for file in files:
-    name = "_".join(file.relative_to(path).with_suffix("").parts)
-    while any(s.name == name for s in sources):
-      name += file.suffix.replace(".", "_")
+  videos = data_sources.open_source(source, options)
+  _check_rates(videos, spec, known_frames)
+  loaded: list[Source] = []
+  names: set[str] = set()
+  for video in sorted(videos.videos):
     try:
-      sources.append(_load(condition, file, name, spec, known_frames))
+      name = _unique_name(video, names)
+      loaded.append(_load(condition, videos, video, name, spec, known_frames))
     except ValueError as error:
+      if len(videos.videos) == 1:
+        raise
       _log.warning("Left out: %s", error)
-  if not sources:
-    raise ValueError(f"--source={source}: none of its files can be used.")
-  return sources
+    else:
+      names.add(name)
+  if not loaded:
+    raise ValueError(f"--source={source}: nothing in it can be used.")
+  return loaded
+
+
+def _check_rates(
+  videos: data_sources.Source, spec: AVSpec, frames: int
+) -> None:
+  """Raises ValueError for records that were prepared for another model."""
+  has = videos.spec
+  if (has.fps, has.sample_rate) != (spec.fps, spec.sample_rate):
+    raise ValueError(
+      f"{videos.name} was prepared at {has.fps:g} fps and {has.sample_rate} "
+      f"Hz, the model wants {spec.fps:g} fps and {spec.sample_rate} Hz; give "
+      "the videos themselves."
+    )
+  if has.frames < frames:
+    raise ValueError(
+      f"{videos.name} was prepared as clips of {has.frames} frames, "
+      f"{frames} are needed; give the videos themselves."
+    )
+
+
+def _unique_name(video: str, taken: set[str]) -> str:
+  """The video's path without suffix as one word, unlike those taken."""
+  path = pathlib.PurePosixPath(video)
+  name = "_".join(path.with_suffix("").parts)
+  while name in taken:
+    name += path.suffix.replace(".", "_") or "_"
+  return name
 
 
 def _load(
-  condition: str, path: pathlib.Path, name: str, spec: AVSpec, frames: int
+  condition: str,
+  videos: data_sources.Source,
+  video: str,
+  name: str,
+  spec: AVSpec,
+  frames: int,
 ) -> Source:
-  repairs: list[str] = []
+  clip = videos.clip(video, 0)
   known = {}
-  if condition in ("video", "continue"):
-    clip = media.read_media(
-      path,
-      fps=spec.fps,
-      size=(spec.height, spec.width),
-      sample_rate=spec.sample_rate,
-    )
-    repairs += clip.repairs
-    if len(clip.video) < frames:
-      raise _too_short(path, len(clip.video) / spec.fps, frames / spec.fps)
-    known["video"] = uint8_to_unit(clip.video[:frames])
-    if condition == "continue":
-      if clip.audio is None:
-        raise media.MediaError(
-          path, "has no audio; --condition=continue needs both streams"
-        )
-      known["audio"] = clip.audio[: spec.frames_to_samples(frames)]
-  else:
-    audio, _ = media.read_audio(path, sample_rate=spec.sample_rate)
-    length = spec.frames_to_samples(frames)
-    if len(audio) < length:
-      raise _too_short(
-        path, len(audio) / spec.sample_rate, length / spec.sample_rate
-      )
-    known["audio"] = audio[:length]
+  if "video" in CONDITIONS[condition]:
+    pictures = clip.video()[:frames]
+    pictures = transforms.fit_video(pictures, spec.height, spec.width)
+    known["video"] = uint8_to_unit(pictures)
+  if "audio" in CONDITIONS[condition]:
+    sound = clip.audio()
+    if sound is None:
+      raise ValueError(f"{clip.origin()} has no audio.")
+    known["audio"] = sound[: spec.frames_to_samples(frames)]
+  repairs = clip.repairs()
+  path = videos.where(video)
   if "audio" in known and np.abs(known["audio"]).max() < SILENCE:
-    repairs.append("silent")
+    repairs += ("silent",)
     _log.warning("%s is silent: as a condition it says little.", path)
-  with path.open("rb") as content:
-    digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
-  return Source(name, str(path), known, tuple(repairs), digest)
-
-
-def _too_short(path: pathlib.Path, has: float, needs: float) -> ValueError:
-  return media.MediaError(
-    path, f"lasts {has:.2f} s, but {needs:.2f} s are needed"
-  )
+  return Source(name, path, known, repairs, videos.digest(video, 0)[:16])

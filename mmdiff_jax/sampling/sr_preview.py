@@ -91,7 +91,7 @@ def held_out_pairs(
     uint8 `[N, H, W, 3]` and `[N, H / factor, W / factor, 3]`.
   """
   # Late: only the data pipeline needs grain.
-  from mmdiff_jax.data import pipeline
+  from mmdiff_jax.data import pipeline, views
 
   loader = pipeline.create_loader(
     config.data,
@@ -104,7 +104,7 @@ def held_out_pairs(
   )
   with contextlib.closing(loader):
     batch = next(loader)
-  degrade = pipeline.Degradation.from_config(config.sr)
+  degrade = views.Degradation.from_config(config.sr)
   rng = np.random.default_rng(config.seed)
   low = unit_to_uint8(batch["low_res"])
   return batch["image"], np.stack([degrade(image, rng) for image in low])

@@ -37,6 +37,9 @@ _START_MARGIN, _END_MARGIN, _PAST_END = 0.05, 0.08, 0.03
 # An impact before the clip lies this far back: its tone is over.
 _SILENT_LEAD = 0.35
 
+# (color, kind) of a clip's first shape, by its label.
+CLASSES = tuple((color, kind) for color in COLORS for kind in TIMBRES)
+
 _SPLIT_SIZE = 1_000_000_000
 SPLITS = ("train", "tune", "eval")
 
@@ -148,6 +151,12 @@ class Clip:
   def impact_colors(self) -> list[str]:
     """Colour of the shape of each impact."""
     return [self.attributes[i]["color"] for i in self.impact_shapes]
+
+  @property
+  def label(self) -> int:
+    """Class of the first shape: its place in `CLASSES`."""
+    first = self.attributes[0]
+    return CLASSES.index((first["color"], first["kind"]))
 
   def truth(self) -> dict:
     """Everything but the streams, ready for JSON."""

@@ -120,8 +120,10 @@ def _mean_3x3(images: np.ndarray) -> np.ndarray:
   """Mean of each pixel's neighbourhood, `[F, H, W, C]`, zeros outside."""
   _, height, width, _ = images.shape
   padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  rows = sum(padded[:, i : i + height] for i in range(3))
-  return sum(rows[:, :, i : i + width] for i in range(3)) / 9
+  top, middle, bottom = (padded[:, i : i + height] for i in range(3))
+  rows = top + middle + bottom
+  left, middle, right = (rows[:, :, i : i + width] for i in range(3))
+  return (left + middle + right) / 9
 
 
 def _edges(coverage: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -148,14 +150,13 @@ def _turning_frames(gap: np.ndarray, spec: AVSpec) -> list[int]:
   """Frames where the gap `[F]` closes: small, least, and larger around."""
   reach = max(1, round(_REBOUND_TIME * spec.fps))
   gap = np.where(np.isfinite(gap), gap, np.inf)
-  frames = []
+  frames: list[int] = []
   for i in np.argsort(gap, kind="stable"):
     if gap[i] > _CONTACT:
       break
-    sides = (gap[max(0, i - reach) : i], gap[i + 1 : i + 1 + reach])
+    sides = [gap[max(0, i - reach) : i], gap[i + 1 : i + 1 + reach]]
     sides = [side[np.isfinite(side)] for side in sides]
-    sides = [side for side in sides if side.size]
-    rebounds = [side.max() >= gap[i] + _REBOUND for side in sides]
+    rebounds = [side.max() >= gap[i] + _REBOUND for side in sides if side.size]
     apart = all(abs(i - other) >= reach for other in frames)
     if rebounds and all(rebounds) and apart:
       frames.append(int(i))

@@ -30,9 +30,10 @@ def format_value(value: float | None, error: float | None = None) -> str:
 
 def as_text(content: dict[str, Any]) -> str:
   """The figures as lines of plain text."""
-  spec = content["spec"]
+  spec, real = content["spec"], content["real"]
+  side = "" if real["split"] == "all" else f"{real['split']} "
   lines = [
-    f"{content['fake']['used']} generated against {content['real']['used']} "
+    f"{content['fake']['used']} generated against {real['used']} {side}"
     f"real clips, {spec['frames']} frames of {spec['height']}x"
     f"{spec['width']} at {spec['fps']:g} fps, protocol {content['protocol']}, "
     f"seed {content['seed']}",
@@ -187,6 +188,7 @@ def _provenance(content: dict[str, Any], path: pathlib.Path) -> str:
     "weights": content["weights"] or "none",
     "seed of random networks": content["random_network_seed"],
     "versions": content["versions"],
+    "share held out of training": content["holdout_fraction"],
     "real": {k: v for k, v in content["real"].items() if k != "clips"},
     "fake": {k: v for k, v in content["fake"].items() if k != "clips"},
     "created": content["created"],

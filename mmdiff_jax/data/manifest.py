@@ -1,0 +1,193 @@
+"""dataset.json, which describes a prepared data set.
+
+The records follow from it: those of its videos in order, of each video its
+segments.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.clips import segments
+from mmdiff_jax.files import replacing
+
+FORMAT = "mmdiff_jax clips"
+VERSION = 1
+MANIFEST = "dataset.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """One prepared video: its name, its number of frames, what was repaired."""
+
+  source: str
+  frames: int
+  repaired: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """Contents of dataset.json.
+
+  Attributes:
+    spec: geometry of a clip.
+    frame_format: one of `clips.FRAME_FORMATS`.
+    jpeg_quality: quality of "jpeg" frames, else None.
+    videos: in the order of their records.
+    shards: (file name, number of videos) of each shard, in order.
+    skipped: (source, reason) of each video that was left out.
+    options: what else the preparation was told.
+    classes: names of the values of the records' "label", if they have one.
+    fingerprint: hash of inputs and options.
+  """
+
+  spec: AVSpec
+  frame_format: str
+  jpeg_quality: int | None
+  videos: tuple[Video, ...]
+  shards: tuple[tuple[str, int], ...]
+  skipped: tuple[tuple[str, str], ...] = ()
+  options: dict = dataclasses.field(default_factory=dict)
+  classes: tuple[str, ...] = ()
+  fingerprint: str = ""
+
+  def record_table(self) -> tuple[np.ndarray, np.ndarray]:
+    """Number of clips, and index of the video, of every record."""
+    clips, owners = [], []
+    for owner, video in enumerate(self.videos):
+      for _, frames in segments(video.frames, self.spec.frames):
+        clips.append(frames - self.spec.frames + 1)
+        owners.append(owner)
+    return np.array(clips, np.int64), np.array(owners, np.int64)
+
+  @property
+  def num_records(self) -> int:
+    """Records in all shards."""
+    return len(self.record_table()[0])
+
+  @property
+  def num_clips(self) -> int:
+    """Clips of `spec.frames` frames at stride 1 in all videos."""
+    return sum(self._clips_of(video) for video in self.videos)
+
+  @property
+  def hours(self) -> float:
+    """Length of all videos."""
+    return sum(v.frames for v in self.videos) / self.spec.fps / 3600
+
+  def to_json(self) -> str:
+    """The text of dataset.json; equal data sets give equal text."""
+    content = {
+      "format": FORMAT,
+      "version": VERSION,
+      "spec": dataclasses.asdict(self.spec),
+      "frame_format": self.frame_format,
+      "jpeg_quality": self.jpeg_quality,
+      "options": self.options,
+      "counts": {
+        "clips": len(self.videos),
+        "skipped": len(self.skipped),
+        "repaired": sum(bool(video.repaired) for video in self.videos),
+        "records": self.num_records,
+        "windows": self.num_clips,
+        "frames": sum(video.frames for video in self.videos),
+      },
+      "hours": round(self.hours, 6),
+      "shards": self._shard_table(),
+      "clips": [
+        {
+          "source": video.source,
+          "frames": video.frames,
+          "windows": self._clips_of(video),
+          "repaired": list(video.repaired),
+        }
+        for video in self.videos
+      ],
+      "skipped": [
+        {"source": source, "reason": reason} for source, reason in self.skipped
+      ],
+      "fingerprint": self.fingerprint,
+    }
+    if self.classes:
+      content["classes"] = list(self.classes)
+    return json.dumps(content, indent=1) + "\n"
+
+  def _clips_of(self, video: Video) -> int:
+    return video.frames - self.spec.frames + 1
+
+  def _shard_table(self) -> list[dict]:
+    table, first = [], 0
+    for name, count in self.shards:
+      videos = self.videos[first : first + count]
+      first += count
+      table.append(
+        {
+          "file": name,
+          "clips": count,
+          "records": sum(
+            len(segments(v.frames, self.spec.frames)) for v in videos
+          ),
+          "windows": sum(self._clips_of(v) for v in videos),
+        }
+      )
+    return table
+
+  @classmethod
+  def from_json(cls, text: str, where: str = MANIFEST) -> "Manifest":
+    """Inverse of `to_json`; `where` names the text in errors.
+
+    Raises:
+      ValueError: if the text describes no data set, or one of another version.
+    """
+    try:
+      content = json.loads(text)
+      if content["format"] != FORMAT or content["version"] != VERSION:
+        raise ValueError(
+          f"{where}: format {content['format']!r} version"
+          f" {content['version']}; this program reads {FORMAT!r} version"
+          f" {VERSION}. Prepare the videos again."
+        )
+      return cls(
+        spec=AVSpec(**content["spec"]),
+        frame_format=content["frame_format"],
+        jpeg_quality=content["jpeg_quality"],
+        videos=tuple(
+          Video(v["source"], v["frames"], tuple(v["repaired"]))
+          for v in content["clips"]
+        ),
+        shards=tuple((s["file"], s["clips"]) for s in content["shards"]),
+        skipped=tuple((s["source"], s["reason"]) for s in content["skipped"]),
+        options=content["options"],
+        classes=tuple(content.get("classes", ())),
+        fingerprint=content["fingerprint"],
+      )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+      raise ValueError(
+        f"{where} is damaged ({type(error).__name__}: {error}); prepare the"
+        " videos again."
+      ) from error
+
+  @classmethod
+  def load(cls, directory: str | os.PathLike) -> "Manifest":
+    """Reads dataset.json of a prepared directory.
+
+    Raises:
+      ValueError: if there is none, or it is damaged.
+    """
+    path = pathlib.Path(directory) / MANIFEST
+    if not path.is_file():
+      raise ValueError(
+        f"{path} does not exist: {directory} is no prepared data set. Prepare"
+        " one with: python -m data_prep.videos_to_tfrecord --input VIDEOS"
+        f" --output {directory}"
+      )
+    return cls.from_json(path.read_text(), str(path))
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes dataset.json."""
+    with replacing(pathlib.Path(directory) / MANIFEST) as temporary:
+      pathlib.Path(temporary).write_text(self.to_json())

@@ -1,0 +1,141 @@
+"""Sources of clips by name, for training, evaluation and conditioning alike.
+
+A new kind is a module with a `Source` and a row of `KINDS`.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.manifest import MANIFEST
+from mmdiff_jax.data.sources.arrays import ArraySource, open_npz
+from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
+from mmdiff_jax.data.sources.media_source import open_file, open_folder
+from mmdiff_jax.data.sources.prepared import open_tfds, open_tfrecord
+from mmdiff_jax.data.sources.synthetic import SyntheticSource
+
+__all__ = [
+  "SPLITS",
+  "Clip",
+  "ClipList",
+  "Name",
+  "Source",
+  "SourceOptions",
+  "open_source",
+]
+
+# A source by its name, or arrays in its place.
+Name = str | os.PathLike | Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+  """What some kinds of source must be told.
+
+  Attributes:
+    spec: geometry of the clips. Prepared records have their own.
+    streams: of "video" and "audio", those that a media file must have to be
+      used; for ("audio",) alone, files of sound count as media.
+    tfds_dir: folder of TFDS data sets; "" means TFDS's own default.
+    synthetic_clips: number of clips of the world.
+  """
+
+  spec: AVSpec
+  streams: tuple[str, ...] = ("video", "audio")
+  tfds_dir: str = ""
+  synthetic_clips: int = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """A kind of source.
+
+  Attributes:
+    form: of its names, in words.
+    takes: whether a name is of this kind.
+    open: opens the source of a name.
+  """
+
+  form: str
+  takes: Callable[[str], bool]
+  open: Callable[[str, SourceOptions], Source]
+
+
+def _path(name: str) -> pathlib.Path:
+  return pathlib.Path(name).expanduser()
+
+
+def _after(prefix: str) -> Callable[[str], bool]:
+  return lambda name: name.startswith(prefix) and name != prefix
+
+
+# The first that takes a name opens it.
+KINDS = (
+  Kind(
+    "'tfrecord:DIR'",
+    _after("tfrecord:"),
+    lambda name, options: open_tfrecord(name.removeprefix("tfrecord:")),
+  ),
+  Kind(
+    "'tfds:NAME'",
+    _after("tfds:"),
+    lambda name, options: open_tfds(
+      name.removeprefix("tfds:"), options.tfds_dir
+    ),
+  ),
+  Kind(
+    "'synthetic'",
+    lambda name: name == "synthetic",
+    lambda name, options: SyntheticSource(
+      options.spec, options.synthetic_clips
+    ),
+  ),
+  Kind(
+    "a prepared folder",
+    lambda name: (_path(name) / MANIFEST).is_file(),
+    lambda name, options: open_tfrecord(name),
+  ),
+  Kind(
+    "a folder of videos",
+    lambda name: _path(name).is_dir(),
+    lambda name, options: open_folder(
+      _path(name), options.spec, options.streams
+    ),
+  ),
+  Kind(
+    "an .npz file",
+    lambda name: _path(name).is_file() and name.lower().endswith(".npz"),
+    lambda name, options: open_npz(_path(name), options.spec),
+  ),
+  Kind(
+    "a media file",
+    lambda name: _path(name).is_file(),
+    lambda name, options: open_file(_path(name), options.spec, options.streams),
+  ),
+)
+
+
+def open_source(name: Name, options: SourceOptions) -> Source:
+  """Opens a source.
+
+  Args:
+    name: a string or path of one of the forms of `KINDS`, or the arrays of an
+      `ArraySource`.
+    options: what some kinds must be told.
+
+  Raises:
+    ValueError: if there is no such source, or it is damaged, or it does not
+      fit the spec.
+  """
+  if isinstance(name, Mapping):
+    return ArraySource("arrays", name, options.spec)
+  text = os.fspath(name)
+  for kind in KINDS:
+    if kind.takes(text):
+      return kind.open(text, options)
+  forms = ", ".join(kind.form for kind in KINDS)
+  raise ValueError(f"{text!r} is none of {forms}: no such file or folder.")

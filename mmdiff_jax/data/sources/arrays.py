@@ -1,0 +1,99 @@
+"""Clips of arrays in memory or in an .npz file."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.clips import as_given
+from mmdiff_jax.data.sources.base import ArrayClip
+
+
+class ArraySource:
+  """Videos `000000`, `000001` ... in memory.
+
+  Numbers in further arrays of as many rows are given of the videos.
+  """
+
+  skipped = ()
+
+  def __init__(self, name: str, arrays: Mapping[str, np.ndarray], spec: AVSpec):
+    """Checks the arrays.
+
+    Args:
+      name: of the source.
+      arrays: `video` uint8 `[N, F, H, W, 3]` and `audio` float `[N, L, 1]` or
+        `[N, L]`, where F may be more than a clip's.
+      spec: geometry of the clips; height and width are the arrays' own.
+
+    Raises:
+      ValueError: if they do not fit the spec.
+    """
+    missing = {"video", "audio"} - arrays.keys()
+    if missing:
+      raise ValueError(
+        f"{name} lacks {' and '.join(sorted(missing))}: give video "
+        "[N, F, H, W, 3] uint8 and audio [N, L, 1] float."
+      )
+    video, audio = np.asarray(arrays["video"]), np.asarray(arrays["audio"])
+    if video.ndim != 5 or video.shape[-1] != 3 or video.dtype != np.uint8:
+      raise ValueError(
+        f"{name}: video must be uint8 [N, F, H, W, 3], got {video.dtype} "
+        f"{video.shape}; convert with av.unit_to_uint8."
+      )
+    audio = audio[..., None] if audio.ndim == 2 else audio
+    needed = spec.frames_to_samples(video.shape[1])
+    if audio.shape != (len(video), needed, 1):
+      raise ValueError(
+        f"{name}: audio has shape {audio.shape}, {video.shape[1]} frames at "
+        f"{spec.fps:g} fps and {spec.sample_rate} Hz need "
+        f"{(len(video), needed, 1)}."
+      )
+    self.name = name
+    self.spec = dataclasses.replace(
+      spec, height=video.shape[2], width=video.shape[3]
+    )
+    self.videos = {f"{i:06d}": video.shape[1] for i in range(len(video))}
+    self._video, self._audio = video, audio
+    self._given = {
+      key: as_given(key, array)
+      for key, array in arrays.items()
+      if key not in ("video", "audio")
+      and np.shape(array)[:1] == video.shape[:1]
+      and np.asarray(array).dtype.kind in "iubf"
+    }
+
+  def where(self, video: str) -> str:
+    """See `base.Source`."""
+    return f"{self.name}#{video}"
+
+  def clip(self, video: str, start: int) -> ArrayClip:
+    """See `base.Source`."""
+    number, begin = int(video), self.spec.frames_to_samples(start)
+    sound = self._audio[number, begin : begin + self.spec.audio_length]
+    return ArrayClip(
+      self._video[number, start : start + self.spec.frames],
+      np.asarray(sound, np.float32),
+      f"{video} @{start}",
+      {name: values[number] for name, values in self._given.items()},
+    )
+
+  def digest(self, video: str, start: int) -> str:
+    """See `base.Source`."""
+    clip = self.clip(video, start)
+    content = hashlib.sha256()
+    for part in (clip.video(), clip.audio()):
+      content.update(np.ascontiguousarray(part).tobytes())
+    return f"array {self._video.shape[2:]} {content.hexdigest()}"
+
+  def __repr__(self) -> str:
+    return f"ArraySource({self.name}, {len(self.videos)} videos)"
+
+
+def open_npz(path: pathlib.Path, spec: AVSpec) -> ArraySource:
+  """Reads an .npz file; see `ArraySource`."""
+  with np.load(path, allow_pickle=False) as arrays:
+    return ArraySource(str(path), dict(arrays), spec)

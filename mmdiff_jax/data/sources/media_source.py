@@ -1,0 +1,267 @@
+"""Clips of media files, decoded when they are asked for.
+
+For a look, an evaluation or a small training set; `data_prep` decodes a large
+one once and for all, and sorts out what decoding alone can tell.
+"""
+
+import collections
+import dataclasses
+import functools
+import logging
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data import media
+from mmdiff_jax.data.container import MediaError, opened
+from mmdiff_jax.data.manifest import MANIFEST
+from mmdiff_jax.data.media_files import find_media, suffixes
+from mmdiff_jax.files import file_sha256
+
+_log = logging.getLogger(__name__)
+
+# Decoded videos that are kept: what is drawn at random from a small folder is
+# decoded once, and clips of one video come in a row from a large one.
+_CACHE_BYTES = 2**29
+
+
+@dataclasses.dataclass(frozen=True)
+class _Content:
+  """What was decoded of a file; a stream that was not asked for is None."""
+
+  video: np.ndarray | None
+  audio: np.ndarray | None
+  repairs: tuple[str, ...]
+
+  @property
+  def num_bytes(self) -> int:
+    parts = (self.video, self.audio)
+    return sum(part.nbytes for part in parts if part is not None)
+
+
+class _Cache:
+  """The contents used last, up to a number of bytes; thread-safe."""
+
+  def __init__(self, limit: int):
+    self._limit, self._size = limit, 0
+    self._items: collections.OrderedDict[str, _Content] = (
+      collections.OrderedDict()
+    )
+    self._lock = threading.Lock()
+
+  def get(self, name: str, decode: Callable[[str], _Content]) -> _Content:
+    with self._lock:
+      if name in self._items:
+        self._items.move_to_end(name)
+        return self._items[name]
+    content = decode(name)
+    with self._lock:
+      if name not in self._items:
+        self._items[name] = content
+        self._size += content.num_bytes
+      while self._size > self._limit and len(self._items) > 1:
+        _, oldest = self._items.popitem(last=False)
+        self._size -= oldest.num_bytes
+    return content
+
+
+class MediaSource:
+  """Media files by name, resampled and fitted to a spec."""
+
+  def __init__(
+    self,
+    name: str,
+    files: Mapping[str, str | os.PathLike],
+    spec: AVSpec,
+    streams: Collection[str],
+    skipped: Sequence[tuple[str, str]] = (),
+  ):
+    """Reads the files' headers.
+
+    Files that cannot be read, or lack a stream, are skipped with a warning.
+
+    Args:
+      name: of the source.
+      files: path of each file by the name of its video.
+      spec: geometry of the clips.
+      streams: of "video" and "audio", those that every file must have. With
+        ("audio",) alone the pictures are not decoded.
+      skipped: (video, reason) of files that were left out before.
+
+    Raises:
+      MediaError: if no file is left; it is the last one's.
+    """
+    self.name, self.spec = name, spec
+    self.videos: dict[str, int] = {}
+    self.skipped = list(skipped)
+    self._files, self._streams = files, tuple(streams)
+    self._cache = _Cache(_CACHE_BYTES)
+    self._file_hash = functools.cache(
+      lambda video: file_sha256(self._files[video])
+    )
+    for video, path in files.items():
+      try:
+        self.videos[video] = _count_frames(path, spec.fps, self._streams)
+      except MediaError as error:
+        if len(self.skipped) + 1 == len(files) + len(skipped):
+          raise
+        _log.warning("skipped: %s", error)
+        self.skipped.append((video, error.reason))
+
+  def where(self, video: str) -> str:
+    """See `base.Source`."""
+    return os.fspath(self._files[video])
+
+  def clip(self, video: str, start: int) -> "MediaClip":
+    """See `base.Source`."""
+    path = self._files[video]
+    return MediaClip(
+      path,
+      video,
+      start,
+      self.spec,
+      lambda: self._cache.get(video, self._decode),
+    )
+
+  def digest(self, video: str, start: int) -> str:
+    """See `base.Source`: of the whole file."""
+    return self._file_hash(video)
+
+  def _decode(self, video: str) -> _Content:
+    path, spec = self._files[video], self.spec
+    if self._streams == ("audio",):
+      audio, _ = media.read_audio(path, sample_rate=spec.sample_rate)
+      return _Content(None, audio, ())
+    clip = media.read_media(
+      path,
+      fps=spec.fps,
+      size=(spec.height, spec.width),
+      sample_rate=spec.sample_rate,
+    )
+    return _Content(clip.video, clip.audio, clip.repairs)
+
+  def __repr__(self) -> str:
+    return f"MediaSource({self.name}, {len(self.videos)} videos)"
+
+
+class MediaClip:
+  """A clip of a media file.
+
+  Every method raises MediaError if the file is damaged or ends too early.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    video: str,
+    start: int,
+    spec: AVSpec,
+    content: Callable[[], _Content],
+  ):
+    """The clip that begins at frame `start` of what `content()` decodes."""
+    self._path, self._name, self._start = path, video, start
+    self._spec, self._content = spec, content
+
+  def video(self) -> np.ndarray:
+    """See `base.Clip`."""
+    frames, spec = self._content().video, self._spec
+    if frames is None:
+      raise MediaError(self._path, "its pictures were not asked for")
+    end = self._start + spec.frames
+    self._check_length(len(frames) / spec.fps, end / spec.fps)
+    return frames[self._start : end]
+
+  def frame(self, index: int) -> np.ndarray:
+    """See `base.Clip`."""
+    return self.video()[index]
+
+  def audio(self) -> np.ndarray | None:
+    """See `base.Clip`."""
+    content, spec = self._content(), self._spec
+    if content.audio is None:
+      return None
+    begin = spec.frames_to_samples(self._start)
+    sound = content.audio[begin : begin + spec.audio_length]
+    missing = spec.audio_length - len(sound)
+    if missing and content.video is None:
+      rate = spec.sample_rate
+      end = (begin + spec.audio_length) / rate
+      self._check_length(len(content.audio) / rate, end)
+    # The last sample may fall to a frame that is cut.
+    return np.pad(sound, ((0, missing), (0, 0)))
+
+  def given(self) -> dict[str, np.ndarray]:
+    """See `base.Clip`."""
+    return {}
+
+  def origin(self) -> str:
+    """See `base.Clip`."""
+    return f"{self._name} @{self._start}"
+
+  def repairs(self) -> tuple[str, ...]:
+    """See `base.Clip`."""
+    return self._content().repairs
+
+  def _check_length(self, has: float, needs: float) -> None:
+    if has < needs:
+      raise MediaError(
+        self._path, f"lasts {has:.2f} s, but {needs:.2f} s are needed"
+      )
+
+
+def open_folder(
+  folder: pathlib.Path, spec: AVSpec, streams: Collection[str]
+) -> MediaSource:
+  """The media below a folder; see `MediaSource`.
+
+  Raises:
+    ValueError: if there is none, or none that can be read.
+  """
+  sound_alone = tuple(streams) == ("audio",)
+  found, left_out = find_media(folder, sound_alone)
+  if not found:
+    raise ValueError(
+      f"{folder} holds no media file ({', '.join(suffixes(sound_alone))}) and "
+      f"no {MANIFEST}."
+    )
+  return MediaSource(str(folder), dict(found), spec, streams, left_out)
+
+
+def open_file(
+  path: pathlib.Path, spec: AVSpec, streams: Collection[str]
+) -> MediaSource:
+  """A single media file; see `MediaSource`.
+
+  Raises:
+    MediaError: if it cannot be read.
+  """
+  return MediaSource(str(path), {path.name: path}, spec, streams)
+
+
+def _count_frames(
+  path: str | os.PathLike, fps: float, streams: tuple[str, ...]
+) -> int:
+  """Frames at `fps` that a file holds, from its header alone.
+
+  A header without a duration (some webm) means decoding the file.
+
+  Raises:
+    MediaError: if it is damaged, or lacks one of the streams.
+  """
+  with opened(path) as container:
+    if "audio" in streams and not container.streams.audio:
+      raise MediaError(path, "has no audio")
+    if "video" in streams:
+      stream = media.video_stream(path, container)
+    else:
+      stream = container.streams.audio[0]
+    if stream.duration and stream.time_base:
+      return int(float(stream.duration * stream.time_base) * fps + 0.1)
+  if "video" in streams:
+    return sum(1 for _ in media.FrameReader(path, fps))
+  audio, rate = media.read_audio(path)
+  return int(len(audio) / rate * fps + 0.1)

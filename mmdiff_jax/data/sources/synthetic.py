@@ -1,0 +1,80 @@
+"""Clips of the sounding-shapes world, made when they are asked for."""
+
+import functools
+import hashlib
+
+import numpy as np
+
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.world import clips as world
+
+
+class SyntheticSource:
+  """The training split of the world, a clip per video; clip i depends on i.
+
+  A clip's "label" is `world.clips.Clip.label`.
+  """
+
+  name = "synthetic"
+  skipped = ()
+
+  def __init__(self, spec: AVSpec, count: int):
+    """Offers `count` clips of `spec`."""
+    self.spec = spec
+    self.videos = {f"synthetic/{i:08d}": spec.frames for i in range(count)}
+
+  def where(self, video: str) -> str:
+    """See `base.Source`."""
+    return video
+
+  def clip(self, video: str, start: int) -> "SyntheticClip":
+    """See `base.Source`."""
+    assert start == 0, "A video of the world is one clip."
+    return SyntheticClip(video, self.spec)
+
+  def digest(self, video: str, start: int) -> str:
+    """See `base.Source`: of the content, which follows the world's rules."""
+    clip = self.clip(video, start)
+    content = hashlib.sha256(clip.video().tobytes())
+    content.update(clip.audio().tobytes())
+    return content.hexdigest()
+
+  def __repr__(self) -> str:
+    return f"SyntheticSource({len(self.videos)} clips)"
+
+
+class SyntheticClip:
+  """A clip that is rendered once, when it is first asked for anything."""
+
+  def __init__(self, video: str, spec: AVSpec):
+    """`video` is a name of `SyntheticSource.videos`."""
+    self._video, self._spec = video, spec
+
+  @functools.cached_property
+  def _made(self) -> world.Clip:
+    number = int(self._video.rpartition("/")[2])
+    return world.make_clip(world.split_seed("train", number), self._spec)
+
+  def video(self) -> np.ndarray:
+    """See `base.Clip`."""
+    return self._made.video
+
+  def frame(self, index: int) -> np.ndarray:
+    """See `base.Clip`."""
+    return self._made.video[index]
+
+  def audio(self) -> np.ndarray:
+    """See `base.Clip`."""
+    return self._made.audio
+
+  def given(self) -> dict[str, np.ndarray]:
+    """See `base.Clip`."""
+    return {"label": np.array(self._made.label, np.int32)}
+
+  def origin(self) -> str:
+    """See `base.Clip`."""
+    return self._video
+
+  def repairs(self) -> tuple[str, ...]:
+    """See `base.Clip`."""
+    return ()
