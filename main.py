@@ -182,6 +182,8 @@ def _evaluate(config: ConfigDict) -> None:
     num_clips=_FLAGS.num_clips,
     batch_size=_FLAGS.batch_size,
     spec=AVSpec.from_config(config.data),
+    tfds_dir=config.data.tfds_dir,
+    synthetic_clips=config.data.synthetic_clips,
   )
 
 

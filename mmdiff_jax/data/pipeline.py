@@ -13,8 +13,9 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.sources import Clip, ClipList, SourceOptions, open_source
-from mmdiff_jax.data.views import VIEWS, Element, config_spec
+from mmdiff_jax.data.views import VIEWS, Element
 
 
 def create_loader(
@@ -97,7 +98,7 @@ def _open_clips(
   """The clips of one side of the split; without one, all on both sides."""
   fraction = data.holdout_fraction
   options = SourceOptions(
-    config_spec(data), streams, data.tfds_dir, data.synthetic_clips
+    AVSpec.from_config(data), streams, data.tfds_dir, data.synthetic_clips
   )
   source = open_source(data.source, options)
   split = "all" if fraction == 0 else "train" if train else "heldout"

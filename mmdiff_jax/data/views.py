@@ -14,13 +14,6 @@ Element = dict[str, np.ndarray]
 Transform = Callable[[Clip, np.random.Generator], Element]
 
 
-def config_spec(data: ConfigDict) -> AVSpec:
-  """The clip geometry that a config asks for."""
-  return AVSpec(
-    data.frames, data.height, data.width, float(data.fps), data.sample_rate
-  )
-
-
 def _clip_view(
   data: ConfigDict,
   sr: ConfigDict | None,
@@ -30,7 +23,7 @@ def _clip_view(
 ) -> Transform:
   """Whole clips, flipped at random in training."""
   del sr
-  _check_spec(source, config_spec(data))
+  _check_spec(source, AVSpec.from_config(data))
   probability = data.flip_probability if train else 0.0
 
   def to_clip(clip: Clip, rng: np.random.Generator) -> Element:
