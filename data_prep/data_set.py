@@ -122,12 +122,7 @@ def assemble(
     )
   table = _write_shards(output / PARTS, [task for task, _ in used], shards)
   # All is written: only now the old data set goes.
-  (output / MANIFEST).unlink(missing_ok=True)
-  for old in [*output.glob("clips-*.tfrecord"), *output.glob("clips-*.idx")]:
-    old.unlink()
-  for name, _ in table:
-    for part in (index_path(output / PARTS / name), output / PARTS / name):
-      os.replace(part, output / part.name)
+  _replace_shards(output, [name for name, _ in table])
   options = tasks[0].options
   manifest = Manifest(
     spec=options.spec,
@@ -145,6 +140,16 @@ def assemble(
   )
   manifest.save(output)
   return manifest
+
+
+def _replace_shards(output: pathlib.Path, names: Sequence[str]) -> None:
+  """Removes the data set that is there and moves new shards to its place."""
+  (output / MANIFEST).unlink(missing_ok=True)
+  for old in [*output.glob("clips-*.tfrecord"), *output.glob("clips-*.idx")]:
+    old.unlink()
+  for name in names:
+    for part in (index_path(output / PARTS / name), output / PARTS / name):
+      os.replace(part, output / part.name)
 
 
 def _write_shards(

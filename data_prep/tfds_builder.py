@@ -65,30 +65,7 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
   """A TFDS builder class named so that its data set is called `name`."""
   import tensorflow_datasets as tfds
 
-  # Strings are objects: numpy's own would lose trailing zero bytes.
-  text = tfds.features.Tensor(shape=(), dtype=np.object_)
-  texts = tfds.features.Tensor(shape=(None,), dtype=np.object_)
-  integer = tfds.features.Scalar(dtype=np.int64)
-  real = tfds.features.Scalar(dtype=np.float32)
-  first = read_records(os.path.join(input_dir, manifest.shards[0][0]))
-  given = {
-    key: tfds.features.Tensor(shape=(None,), dtype=np.asarray(values).dtype)
-    for key, values in decode_example(next(first)).items()
-    if key.startswith(GIVEN_PREFIXES)
-  }
-  features = given | {
-    "clip/source": text,
-    "clip/start": integer,
-    "clip/windows": integer,
-    "clip/window_frames": integer,
-    "video/frames": texts,
-    "video/format": text,
-    "video/height": integer,
-    "video/width": integer,
-    "video/fps": real,
-    "audio/pcm16": text,
-    "audio/sample_rate": integer,
-  }
+  features = _features(input_dir, manifest)
 
   # The base class has no types.
   class Builder(  # type: ignore[call-arg]
@@ -125,6 +102,36 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
   Builder.__name__ = Builder.__qualname__ = name
   Builder.name = name
   return Builder
+
+
+def _features(input_dir: str, manifest: Manifest) -> dict:
+  """TFDS's types of the features that the records have."""
+  import tensorflow_datasets as tfds
+
+  # Strings are objects: numpy's own would lose trailing zero bytes.
+  text = tfds.features.Tensor(shape=(), dtype=np.object_)
+  texts = tfds.features.Tensor(shape=(None,), dtype=np.object_)
+  integer = tfds.features.Scalar(dtype=np.int64)
+  real = tfds.features.Scalar(dtype=np.float32)
+  first = read_records(os.path.join(input_dir, manifest.shards[0][0]))
+  given = {
+    key: tfds.features.Tensor(shape=(None,), dtype=np.asarray(values).dtype)
+    for key, values in decode_example(next(first)).items()
+    if key.startswith(GIVEN_PREFIXES)
+  }
+  return given | {
+    "clip/source": text,
+    "clip/start": integer,
+    "clip/windows": integer,
+    "clip/window_frames": integer,
+    "video/frames": texts,
+    "video/format": text,
+    "video/height": integer,
+    "video/width": integer,
+    "video/fps": real,
+    "audio/pcm16": text,
+    "audio/sample_rate": integer,
+  }
 
 
 def _values(features: Mapping[str, Feature]) -> dict:

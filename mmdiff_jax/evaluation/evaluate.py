@@ -4,6 +4,7 @@
 beside it shows them with plots and players.
 """
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -90,19 +91,16 @@ def evaluate(
   weights = Weights(weights_dir)
   chosen, notes = weights.choose_metrics(metrics, spec)
 
-  def open_side(name: Name, split: str = "all") -> ClipSet:
-    return open_clips(
-      name,
-      spec,
-      split=split,
-      holdout_fraction=holdout_fraction,
-      tfds_dir=tfds_dir,
-      synthetic_clips=synthetic_clips,
-    )
-
+  open_side = functools.partial(
+    open_clips,
+    spec=spec,
+    holdout_fraction=holdout_fraction,
+    tfds_dir=tfds_dir,
+    synthetic_clips=synthetic_clips,
+  )
   held_out = holdout_fraction > 0
   split = split or ("heldout" if held_out else "all")
-  sides = {"real": open_side(real, split), "fake": open_side(fake)}
+  sides = {"real": open_side(real, split=split), "fake": open_side(fake)}
   for clips in sides.values():
     clips.select(num_clips, seed)
   needed = list(dict.fromkeys(f for m in chosen for f in m.features))
@@ -133,7 +131,7 @@ def evaluate(
   }
   copies = None
   if memorisation:
-    training = open_side(real, "train" if held_out else "all")
+    training = open_side(real, split="train" if held_out else "all")
     copies = Copies(
       _find_copies(training, sides["fake"], embed, video, seed), training
     )
