@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mmdiff_jax import sharding
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.diffusion import Schedule, make_schedule
 from mmdiff_jax.models import Leaves, Network, create_network
@@ -74,11 +76,11 @@ class Task:
     }
     return x_start, {name: batch[name] for name in self.cond}
 
-  def abstract_batch(self, size: int, sharding: Any = None) -> Leaves:
-    """Shapes and types of a training batch, as the loader yields it."""
+  def abstract_batch(self, size: int, split: Any = None) -> Leaves:
+    """Shapes and types of a training batch, sharded as `split`."""
     return {
       name: jax.ShapeDtypeStruct(
-        (size, *leaf.shape), leaf.dtype, sharding=sharding
+        (size, *leaf.shape), leaf.dtype, sharding=split
       )
       for name, leaf in (self.x | self.cond).items()
     }
@@ -187,20 +189,22 @@ class Task:
     return {name: drop(name, value) for name, value in cond.items()}
 
 
-def make_task(config: ConfigDict, platform: str | None = None) -> Task:
+def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
   """Makes the task of a configuration.
 
   Args:
     config: with the keys of `configs/default.py`.
-    platform: "cpu", "gpu" or "tpu", for which its programs will be compiled;
-      None is that of this process.
+    mesh: the devices that its programs will be compiled for; None is the
+      default device of this process.
 
   Raises:
     ValueError: if network, data and diffusion settings do not fit together,
       before anything is traced.
   """
-  platform = platform or jax.default_backend()
-  network = create_network(config.model).on(platform)
+  platform, count = jax.default_backend(), 1
+  if mesh is not None:
+    platform, count = sharding.platform(mesh), mesh.size
+  network = create_network(config.model).on(platform, count)
   x, cond = network.inputs(config)
   network.check_shapes(x)
   dropout = config.train.get("cond_dropout", 0.0)

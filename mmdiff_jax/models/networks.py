@@ -119,11 +119,17 @@ class Network(abc.ABC):
       method=self,
     )
 
-  def on(self, platform: str) -> "Network":
-    """The network with the kernels of a platform ("cpu", "gpu", "tpu")."""
+  def on(self, platform: str, devices: int = 1) -> "Network":
+    """The network with the kernels that suit the hardware.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      devices: that share a batch. The formulations for a CPU fold the batch
+        into other axes: several devices would have to gather it.
+    """
     if getattr(self.module, "kernels", None) != "auto":
       return self
-    kernels = "cpu" if platform == "cpu" else "plain"
+    kernels = "cpu" if platform == "cpu" and devices == 1 else "plain"
     return dataclasses.replace(self, module=self.module.clone(kernels=kernels))
 
 

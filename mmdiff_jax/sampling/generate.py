@@ -158,7 +158,7 @@ def _generate(
 def _load_task(directory: pathlib.Path, mesh: Mesh) -> Task:
   """The task of a checkpoint, if it makes clips."""
   run = checkpoint.load_config(directory)
-  task = make_task(run, sharding.platform(mesh))
+  task = make_task(run, mesh)
   if task.x.keys() != {"video", "audio"}:
     raise ValueError(
       f"--checkpoint={directory} is a {run.model.name}, which generates "

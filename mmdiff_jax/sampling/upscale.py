@@ -81,7 +81,7 @@ class Upscaler:
         option makes no sense.
     """
     config = checkpoint.load_config(path)
-    task = make_task(config, sharding.platform(mesh))
+    task = make_task(config, mesh)
     if task.x.keys() != {"image"} or task.cond.keys() != {"low_res"}:
       raise ValueError(
         f"--sr_checkpoint={path} is a {config.model.name}; a super-resolution "
@@ -184,7 +184,7 @@ class Upscaler:
     if (height, width) not in self._sample_fns:
       config = self._resized(height, width)
       self._sample_fns[height, width] = make_sample_fn(
-        make_task(config, sharding.platform(self._mesh)),
+        make_task(config, self._mesh),
         config.sample,
         self._mesh,
       )

@@ -64,7 +64,7 @@ def train(
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
   _check_batch(config.train, mesh)
-  task = make_task(config, sharding.platform(mesh))
+  task = make_task(config, mesh)
   with contextlib.ExitStack() as stack:
     # Data come first: what is wrong with them is known in a second.
     ours = loader is None
