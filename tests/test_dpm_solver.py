@@ -7,8 +7,8 @@ import pytest
 
 from mmdiff_jax.diffusion import gaussian, make_schedule
 from mmdiff_jax.samplers import make_sampler
-from mmdiff_jax.samplers.dpm_solver import threshold_dynamically
-from mmdiff_jax.samplers.exponential import ContinuousSchedule
+from mmdiff_jax.samplers.continuous import ContinuousSchedule
+from mmdiff_jax.samplers.dpm_options import threshold_dynamically
 from tests import gaussian_data
 from tests.diffusion_golden import NFE, X, assert_close, golden, make_toy
 
@@ -197,6 +197,101 @@ def test_adaptive_error_falls_with_the_tolerance(order):
   assert tight < loose / 3
   assert loose_nfe % order == tight_nfe % order == 0
   assert order * 4 <= loose_nfe < tight_nfe < 500
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("name", ["dpm_solver", "dpm_solver++"])
+def test_the_adaptive_default_controls_the_error_of_a_trained_table(
+  name, order
+):
+  """In float32, with whole step indices, over the whole span of lambda."""
+  start = np.random.default_rng(0).standard_normal((64, 8))
+  exact = gaussian_data.flow(SCHEDULE, start)
+
+  def error(**options):
+    sampler = make_sampler(name, method="adaptive", order=order, **options)
+    denoise_fn = gaussian_data.make_denoiser(SCHEDULE)
+    x, nfe = jax.jit(lambda x: sampler(denoise_fn, SCHEDULE, x, KEY))(
+      {"x": jnp.asarray(start, jnp.float32)}
+    )
+    return np.abs(x["x"] - exact).max(), int(nfe)
+
+  loose, loose_nfe = error(atol=0.0078, rtol=0.05, max_growth=2.0)
+  default, default_nfe = error()
+  assert loose < 0.15
+  assert default < min(0.03, loose / 2)
+  assert loose_nfe < default_nfe <= 64
+
+
+def _published_adaptive(schedule, x, plus_plus, atol, rtol):
+  """The method of order 2 for one sample of Gaussian data, written out."""
+  ab = schedule.alphas_cumprod
+  lambdas = np.log(ab / (1 - ab)) / 2
+  mean, variance = gaussian_data.MEAN, gaussian_data.STD**2
+  calls = 0
+
+  def scales(lambda_):
+    return 1 / np.sqrt(1 + np.exp(-2 * lambda_)), 1 / np.sqrt(
+      1 + np.exp(2 * lambda_)
+    )
+
+  def predict(x, lambda_):
+    nonlocal calls
+    calls += 1
+    alpha, sigma = scales(lambda_)
+    # Log alpha is linear between entries; the network sees the one below.
+    position = np.interp(-np.log(alpha), -np.log(ab) / 2, np.arange(ab.size))
+    a = ab[int(position + 1e-3)]
+    eps = np.sqrt(1 - a) * (x - np.sqrt(a) * mean) / (a * variance + 1 - a)
+    return (x - sigma * eps) / alpha if plus_plus else eps
+
+  def update(x, m, start, end):
+    (alpha_s, sigma_s), (alpha, sigma) = scales(start), scales(end)
+    if plus_plus:
+      return sigma / sigma_s * x - alpha * np.expm1(start - end) * m
+    return alpha / alpha_s * x - sigma * np.expm1(end - start) * m
+
+  lambda_, end, h, x_prev = lambdas[-1], lambdas[0], 0.05, x
+  while end - lambda_ > 1e-9:
+    m0 = predict(x, lambda_)
+    m1 = predict(update(x, m0, lambda_, lambda_ + h / 2), lambda_ + h / 2)
+    low = update(x, m0, lambda_, lambda_ + h)
+    # m0 + (m1 - m0) / (2 r1), r1 = 1/2.
+    high = update(x, m1, lambda_, lambda_ + h)
+    scale = np.maximum(atol, rtol * np.maximum(np.abs(low), np.abs(x_prev)))
+    error = np.sqrt(np.mean(((high - low) / scale) ** 2))
+    if error <= 1:
+      x, x_prev, lambda_ = high, low, lambda_ + h
+    h = min(0.9 * h / np.sqrt(error), end - lambda_)
+  return x, calls
+
+
+@pytest.mark.parametrize(
+  ("options", "atol", "rtol"),
+  [
+    ({"atol": 0.0078, "rtol": 0.05}, 0.0078, 0.05),
+    ({"rtol": 0.05}, 0.0078, 0.05),
+    ({"atol": 1e-3}, 1e-3, 0.05),
+    ({"atol": 1e-4, "rtol": 1e-3}, 1e-4, 1e-3),
+  ],
+)
+@pytest.mark.parametrize("name", ["dpm_solver", "dpm_solver++"])
+def test_a_given_tolerance_selects_the_published_method(
+  name, options, atol, rtol
+):
+  start = np.random.default_rng(1).standard_normal((1, 4))
+  expected, calls = _published_adaptive(
+    SCHEDULE, start[0], name == "dpm_solver++", atol, rtol
+  )
+  with jax.enable_x64(True):
+    x, nfe = make_sampler(name, method="adaptive", order=2, **options)(
+      gaussian_data.make_denoiser(SCHEDULE),
+      SCHEDULE,
+      {"x": jnp.asarray(start)},
+      KEY,
+    )
+  assert nfe == calls
+  np.testing.assert_allclose(x["x"][0], expected, atol=1e-6)
 
 
 def test_each_sample_of_an_adaptive_run_keeps_its_own_step():

@@ -20,7 +20,7 @@ from mmdiff_jax.samplers import (
   make_rng,
   make_sampler,
 )
-from mmdiff_jax.samplers.exponential import ContinuousSchedule
+from mmdiff_jax.samplers.continuous import ContinuousSchedule
 from tests import gaussian_data
 from tests.diffusion_golden import (
   GOLDEN,

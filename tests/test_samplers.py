@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmdiff_jax import samplers
 from mmdiff_jax.diffusion import make_schedule
 from mmdiff_jax.samplers import (
   Condition,
@@ -87,6 +88,70 @@ def test_a_respaced_schedule_is_walked_as_it_is():
     x, nfe = make_sampler("ddim", steps=steps)(make_toy(), respaced, X, KEY)
     assert nfe == 25
     assert_close(x, golden("ddim25_loop"), 1e-5)
+
+
+EVERY = [
+  (name, method)
+  for name in samplers.SAMPLERS
+  for method in samplers.sampler_methods(name) or (None,)
+]
+
+
+@pytest.mark.parametrize(
+  "condition", [None, "replacement", "gradient", "resampling"]
+)
+@pytest.mark.parametrize(("name", "method"), EVERY)
+def test_every_sampler_takes_every_condition(name, method, condition):
+  sampler = make_sampler(name, method=method)
+  if "steps" in samplers.sampler_options(name, method):
+    sampler = make_sampler(name, method=method, steps=6)
+  given = None
+  if condition is not None:
+    scale = {"scale": 0.1} if condition == "gradient" else {}
+    given = condition_on_audio(X["audio"], method=condition, **scale)
+
+  x, nfe = jax.eval_shape(
+    lambda x, given: sampler(
+      make_toy(), sampler.respace(SCHEDULE), x, KEY, given
+    ),
+    X,
+    given,
+  )
+  assert nfe.shape == ()
+  assert {m: (v.shape, v.dtype) for m, v in x.items()} == {
+    m: (v.shape, jnp.float32) for m, v in X.items()
+  }
+
+
+@pytest.mark.parametrize(("name", "method"), EVERY)
+def test_the_options_of_a_sampler_are_those_that_it_takes(name, method):
+  options = samplers.sampler_options(name, method)
+  defaults = {option: value.default for option, value in options.items()}
+  given = make_sampler(name, **defaults | {"method": method})
+  assert given == make_sampler(name, method=method)
+  for option in set(samplers.OPTIONS) - set(options):
+    with pytest.raises(ValueError, match=f"'{option}' does not apply"):
+      make_sampler(name, **{"method": method, option: "something"})
+  for option, (kind, default) in options.items():
+    assert option in samplers.OPTIONS
+    assert default is None or isinstance(default, kind)
+
+
+def test_options_have_the_types_of_their_fields():
+  ddim = samplers.sampler_options("ddim")
+  assert ddim["steps"] == (int | str, None)
+  assert ddim["eta"] == (float, 0.0)
+  assert (
+    samplers.sampler_options("dpm_solver", "adaptive")["rtol"].type is float
+  )
+  assert samplers.condition_options() == {
+    "method": (str, "replacement"),
+    "scale": (float, 0.0),
+    "resample_repeats": (int, None),
+    "resample_jump": (int, None),
+  }
+  internal = {"plus_plus", "learn_sigma", "prediction", "keep_trajectory"}
+  assert not internal & set(samplers.OPTIONS)
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -322,6 +387,10 @@ def test_the_network_is_compiled_once_whatever_the_order():
     ({"name": "dpm_solver", "method": "adaptive", "order": 1}, "2 .*and 3"),
     ({"name": "dpm_solver", "method": "adaptive", "rtol": 0.0}, "positive"),
     (
+      {"name": "dpm_solver", "method": "adaptive", "max_growth": 1.0},
+      "max_growth must exceed 1",
+    ),
+    (
       {"name": "dpm_solver", "singlestep_start": True},
       "'multistep' of order 3",
     ),
@@ -333,9 +402,9 @@ def test_an_option_that_cannot_be_honoured_is_an_error(options, match):
 
 
 def test_options_that_ask_for_nothing_are_accepted_everywhere():
-  nothing = {"eta": 0.0, "dynamic_thresholding": False, "order": None}
+  nothing = {"eta": 0.0, "dynamic_thresholding": False, "atol": None}
   for kind in ("ddpm", "singlestep-3", "sde", "adaptive-2"):
-    assert build(kind, **nothing) is not None
+    assert build(kind, **nothing) == build(kind)
 
 
 def test_steps_that_the_schedule_cannot_give_are_an_error():

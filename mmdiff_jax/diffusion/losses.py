@@ -1,5 +1,7 @@
 """Training losses, per sample and per modality."""
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -188,7 +190,7 @@ def _weighted_sum(
   terms: dict[str, Tree], weights: Mapping[str, float] | None
 ) -> jax.Array:
   if weights is None:
-    return sum(jax.tree.leaves(terms))
+    return functools.reduce(operator.add, jax.tree.leaves(terms))
   for name, modalities in terms.items():
     if set(weights) != set(modalities):
       raise ValueError(

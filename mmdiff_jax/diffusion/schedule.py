@@ -8,7 +8,7 @@ import numpy as np
 SCHEDULES = ("linear", "cosine")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Schedule:
   """Tables of the forward process q(x_t | x_start), float64 numpy arrays [T].
 
@@ -22,10 +22,11 @@ class Schedule:
   """
 
   betas: np.ndarray
-  timestep_map: np.ndarray | None = None
+  timestep_map: np.ndarray
 
-  def __post_init__(self):
-    betas = np.array(self.betas, np.float64)
+  def __init__(self, betas: np.ndarray, timestep_map: np.ndarray | None = None):
+    """Checks and freezes the tables; no `timestep_map` is `0..T-1`."""
+    betas = np.array(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0:
       raise ValueError(
         f"betas has shape {betas.shape}; give a non-empty vector [T]."
@@ -35,8 +36,9 @@ class Schedule:
         f"betas span [{betas.min():.4g}, {betas.max():.4g}]; each must lie "
         "strictly between 0 and 1."
       )
-    kept = self.timestep_map
-    kept = np.arange(betas.size) if kept is None else np.array(kept, np.int64)
+    if timestep_map is None:
+      timestep_map = np.arange(betas.size)
+    kept = np.array(timestep_map, np.int64)
     if kept.shape != betas.shape:
       raise ValueError(
         f"timestep_map has shape {kept.shape} but betas {betas.shape}; give "

@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,12 @@ import numpy as np
 
 from mmdiff_jax.diffusion import gaussian
 from mmdiff_jax.diffusion.schedule import Schedule, integer_stride
-from mmdiff_jax.samplers.base import Call, Plan, Sampler, State
-
-Tree = Any
+from mmdiff_jax.samplers.base import Call, State, Tree
+from mmdiff_jax.samplers.plan import Plan, PlannedSampler
 
 
 @dataclasses.dataclass(frozen=True)
-class _TableSampler(Sampler):
+class _TableSampler(PlannedSampler):
   """One network call per entry of the (respaced) table, from high to low.
 
   Attributes:
@@ -108,7 +106,10 @@ class _TableSampler(Sampler):
 class DDPM(_TableSampler):
   """Ancestral sampling (Ho et al. 2020, arXiv 2006.11239, algorithm 2)."""
 
-  stochastic = True
+  @property
+  def stochastic(self) -> bool:
+    """Every step needs noise."""
+    return True
 
   def update(
     self,

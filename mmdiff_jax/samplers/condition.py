@@ -13,17 +13,21 @@ it was given. Beyond that:
 """
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmdiff_jax.diffusion.gaussian import expand_to
 from mmdiff_jax.samplers import noise as noise_lib
 
 Tree = Any
+Array = jax.Array | np.ndarray
 
 METHODS = ("replacement", "gradient", "resampling")
 
@@ -49,13 +53,13 @@ class Condition:
       samples' keys.
   """
 
-  known: Mapping[str, jax.Array]
-  mask: Mapping[str, jax.Array] | None = None
+  known: Mapping[str, Array]
+  mask: Mapping[str, Array] | None = None
   method: str = "replacement"
   scale: float = 0.0
   resample_repeats: int | None = None
   resample_jump: int | None = None
-  noise: Mapping[str, jax.Array] | None = None
+  noise: Mapping[str, Array] | None = None
 
   def __post_init__(self):
     if self.method not in METHODS:
@@ -87,6 +91,13 @@ class Condition:
         object.__setattr__(self, name, default)
       elif value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
+
+  @property
+  def resampling(self) -> tuple[int, int] | None:
+    """Repeats and jump of the resampling method; None for the others."""
+    if self.resample_repeats is None or self.resample_jump is None:
+      return None
+    return self.resample_repeats, self.resample_jump
 
   def bind(self, x: Mapping[str, jax.Array], keys: jax.Array) -> "Condition":
     """Completes the condition for one run.
@@ -146,7 +157,7 @@ class Condition:
       x,
       self.known_at(alpha, sigma),
     )
-    return sum(jax.tree.leaves(errors))
+    return functools.reduce(operator.add, jax.tree.leaves(errors))
 
   def correct(self, x: Tree, gradient: Tree, strength: jax.Array) -> Tree:
     """Moves the unknown part of x by -strength * scale * gradient."""
@@ -164,14 +175,21 @@ class Condition:
     return jax.tree.map(jnp.where, self.mask, self.known, x)
 
 
+# The fields that are arrays; all others are options.
+DATA_FIELDS = ("known", "mask", "noise")
+
 jax.tree_util.register_dataclass(
   Condition,
-  data_fields=("known", "mask", "noise"),
-  meta_fields=("method", "scale", "resample_repeats", "resample_jump"),
+  data_fields=DATA_FIELDS,
+  meta_fields=[
+    field.name
+    for field in dataclasses.fields(Condition)
+    if field.name not in DATA_FIELDS
+  ],
 )
 
 
-def _fit(what: str, value: jax.Array, leaf: jax.Array) -> jax.Array:
+def _fit(what: str, value: Array | bool, leaf: jax.Array) -> jax.Array:
   value = jnp.asarray(value)
   fits = value.ndim in (0, leaf.ndim) and all(
     a in (1, b) for a, b in zip(value.shape, leaf.shape, strict=False)

@@ -1,0 +1,317 @@
+"""DPM-Solver and DPM-Solver++ on fixed grids: solvers as plans of weights.
+
+Every update is linear in x and the latest network outputs, with coefficients
+that depend on the grid alone. So the equations of a step (`exponential.py`)
+are applied, on the host in float64, to the unit vectors of these terms, which
+gives the weights; the loop then only forms weighted sums.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdiff_jax.diffusion.gaussian import expand_to
+from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.samplers.base import Call, State, Tree
+from mmdiff_jax.samplers.continuous import GRIDS, ContinuousSchedule, Node
+from mmdiff_jax.samplers.dpm_options import DPMOptions, check_choice
+from mmdiff_jax.samplers.exponential import (
+  exponential_step,
+  first_order,
+  second_order,
+  third_order,
+)
+from mmdiff_jax.samplers.plan import Plan, PlannedSampler
+
+Array = Any
+
+
+class Update(NamedTuple):
+  """x from x_s and the latest m, newest first: a weighted sum, plus noise."""
+
+  weights: Array
+  noise_scale: Array = 0.0
+
+
+def unit_vectors(count: int, like: Array) -> Array:
+  """Rows of the identity, shaped to broadcast against scalars or [B]."""
+  xp = jnp if isinstance(like, jax.Array) else np
+  unit = xp.eye(count, dtype=like.dtype)
+  return unit.reshape(count, count, *(1,) * like.ndim)
+
+
+def combine(weights: Array, terms: Sequence[Tree]) -> Tree:
+  """Sum of terms by weights [terms] or, per sample, [terms, B]."""
+  return jax.tree.map(
+    lambda *leaves: sum(
+      expand_to(w, leaf) * leaf for w, leaf in zip(weights, leaves, strict=True)
+    ),
+    *terms,
+  )
+
+
+def make_call(node: Node, end: Node, update: Any, begins: bool = True) -> Call:
+  """A network call at `node` in a step that leads to `end`."""
+  return Call(
+    t=node.t,
+    alpha=node.alpha,
+    sigma=node.sigma,
+    alpha_next=end.alpha,
+    sigma_next=end.sigma,
+    update=update,
+    begins=begins,
+  )
+
+
+def singlestep_weights(plus_plus: bool, nodes: list[Node]) -> list[Array]:
+  """Weights of the k updates of one singlestep of order k.
+
+  Args:
+    plus_plus: family.
+    nodes: start, the k - 1 inner nodes, end.
+
+  Returns:
+    For each network call its update's weights, over x_s and the latest m,
+    newest first; the leading axis is that of the terms.
+  """
+  s, *inner, t = nodes
+  k = len(inner) + 1
+  unit = unit_vectors(k + 1, s.lambda_)
+  step = functools.partial(exponential_step, plus_plus, s)
+  x, m0 = unit[:2]
+  if k == 1:
+    return [first_order(step(t), x, m0)]
+  h = t.lambda_ - s.lambda_
+  r1 = (inner[0].lambda_ - s.lambda_) / h
+  updates = [first_order(step(inner[0]), x, m0)]
+  x, m1, m0 = unit[:3]
+  if k == 2:
+    return [*updates, second_order(step(t), x, m0, (m1 - m0) / r1)]
+  r2 = (inner[1].lambda_ - s.lambda_) / h
+  updates.append(third_order(step(inner[1]), x, m0, r2 / r1 * (m1 - m0)))
+  x, m2, _, m0 = unit
+  return [*updates, third_order(step(t), x, m0, (m2 - m0) / r2)]
+
+
+def multistep_weights(
+  plus_plus: bool, s: Node, t: Node, past: list[Node], terms: int
+) -> np.ndarray:
+  """Weights of one multistep update of order `len(past)` + 1.
+
+  Args:
+    plus_plus: family.
+    s: start of the step, where the newest m was evaluated.
+    t: its end.
+    past: nodes of the one or two m before, newest first; or none.
+    terms: length of the result.
+
+  Returns:
+    Weights over x_s and the latest m, newest first.
+  """
+  c = exponential_step(plus_plus, s, t)
+  x, m0, *before = np.eye(terms)
+  if not past:
+    return first_order(c, x, m0)
+  h = t.lambda_ - s.lambda_
+  r0 = (s.lambda_ - past[0].lambda_) / h
+  d10 = (m0 - before[0]) / r0
+  if len(past) == 1:
+    return second_order(c, x, m0, d10)
+  r1 = (past[0].lambda_ - past[1].lambda_) / h
+  d11 = (before[0] - before[1]) / r1
+  d1 = d10 + r0 / (r0 + r1) * (d10 - d11)
+  d2 = 2 * (d10 - d11) / (r0 + r1)
+  return third_order(c, x, m0, d1, d2)
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolver(DPMOptions, PlannedSampler):
+  """DPM-Solver(++) with a fixed number of network calls.
+
+  Attributes:
+    steps: number of grid cells (and, but for singlestep_fixed's remainder
+      and the options that add one, of network calls).
+    order: 1, 2 or 3.
+    method: "singlestep", "multistep" or "singlestep_fixed".
+    grid: "logSNR", "time_uniform" or "time_quadratic".
+    singlestep_start: start the history of order-3 multistep by a singlestep
+      of order 2, at the cost of one more call; without it the low-order
+      start limits the whole run to order 2.
+    keep_trajectory: also return x after every step.
+  """
+
+  steps: int = 20
+  order: int = 3
+  method: str = "singlestep"
+  grid: str = "logSNR"
+  singlestep_start: bool = False
+  keep_trajectory: bool = False
+
+  methods: ClassVar[tuple[str, ...]] = (
+    "singlestep",
+    "multistep",
+    "singlestep_fixed",
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice("order", self.order, (1, 2, 3))
+    check_choice("method", self.method, self.methods)
+    check_choice("grid", self.grid, GRIDS)
+    fewest = self.order if self.method == "singlestep_fixed" else 1
+    if isinstance(self.steps, str) or self.steps < fewest:
+      raise ValueError(
+        f"steps={self.steps!r}; method {self.method!r} of order {self.order} "
+        f"needs a whole number of at least {fewest}."
+      )
+    if self.singlestep_start and (self.method, self.order) != ("multistep", 3):
+      raise ValueError(
+        "singlestep_start belongs to method 'multistep' of order 3, not to "
+        f"{self.method!r} of order {self.order}."
+      )
+
+  @property
+  def num_terms(self) -> int:
+    """Terms of an update: x_s and the latest network outputs."""
+    return 1 + self.order
+
+  def init(self, x: Tree) -> Tree:
+    """Returns x_s and the earlier network outputs, none of them yet made."""
+    zeros = jax.tree.map(jnp.zeros_like, x)
+    return x, (zeros,) * (self.num_terms - 2)
+
+  def step(
+    self,
+    denoise: Callable[[Tree], Tree],
+    schedule: Schedule,
+    x: Tree,
+    call: Call,
+    noise: Tree | None,
+    carry: Tree,
+  ) -> State:
+    """Makes one network call and the weighted sum that follows it."""
+    x_s, history = carry
+    x_s = jax.tree.map(
+      lambda new, old: jnp.where(call.begins, new, old), x, x_s
+    )
+    m = self.predict(denoise(x), x, call)
+    terms = (x_s, m, *history)
+    x = combine(call.update.weights, terms)
+    if self.stochastic:
+      scale = call.update.noise_scale
+      x = jax.tree.map(lambda leaf, n: leaf + scale * n, x, noise)
+    return x, (x_s, terms[1:-1])
+
+  def plan(self, schedule: Schedule) -> Plan:
+    """Computes the grid and the weights of every update, in float64."""
+    continuous = ContinuousSchedule(schedule)
+    if self.method == "singlestep":
+      plan, end = self._singlestep_plan(continuous, self._fast_orders())
+    elif self.method == "singlestep_fixed":
+      orders = [self.order] * (self.steps // self.order)
+      plan, end = self._singlestep_plan(continuous, orders)
+    else:
+      plan, end = self._multistep_plan(continuous)
+    if not self.denoise_final:
+      return plan
+    update = Update(self.final_weights(end, self.num_terms))
+    return plan._replace(final=make_call(end, end, update))
+
+  def _fast_orders(self) -> list[int]:
+    """Orders of singlesteps that fill exactly `steps` network calls."""
+    whole, rest = divmod(self.steps, self.order)
+    if self.order == 3 and rest == 0:
+      return [3] * (whole - 1) + [2, 1]
+    return [self.order] * whole + [rest] * (rest > 0)
+
+  def _singlestep_plan(
+    self, continuous: ContinuousSchedule, orders: list[int]
+  ) -> tuple[Plan, Node]:
+    nodes = continuous.grid(sum(orders), self.grid)
+    starts = np.cumsum([0, *orders])
+
+    def calls(index: int, depth: int) -> list[Call]:
+      del depth
+      span = nodes[starts[index] : starts[index + 1] + 1]
+      return self._singlestep_calls(span)
+
+    return Plan(len(orders), calls), nodes[-1]
+
+  def _singlestep_calls(self, nodes: list[Node]) -> list[Call]:
+    """The calls of one singlestep over start, inner nodes and end."""
+    calls: list[Call] = []
+    for weights in singlestep_weights(self.plus_plus, nodes):
+      weights = np.pad(weights, (0, self.num_terms - weights.size))
+      node, begins = nodes[len(calls)], not calls
+      calls.append(make_call(node, nodes[-1], Update(weights), begins))
+    return calls
+
+  def _multistep_plan(
+    self, continuous: ContinuousSchedule
+  ) -> tuple[Plan, Node]:
+    nodes = continuous.grid(self.steps, self.grid)
+
+    def calls(index: int, depth: int) -> list[Call]:
+      s, t = nodes[index], nodes[index + 1]
+      # Nodes of the outputs remembered since the trajectory was (re)started.
+      past = nodes[index - depth : index][::-1]
+      if self.singlestep_start:
+        start = nodes[index - depth : index - depth + 2]
+        middle = continuous.between(*start)
+        if depth == 0:
+          return self._singlestep_calls([s, middle, t])
+        past = [*past[:-1], middle, past[-1]]
+      update = self.multistep_update(s, t, past[: self.order - 1])
+      return [make_call(s, t, update)]
+
+    return Plan(self.steps, calls), nodes[-1]
+
+  def multistep_update(self, s: Node, t: Node, past: list[Node]) -> Update:
+    """The update of one multistep from s to t; see `multistep_weights`."""
+    return Update(multistep_weights(self.plus_plus, s, t, past, self.num_terms))
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolverSDE(DPMSolver):
+  """DPM-Solver++(2M) SDE: second-order multistep with noise in every step."""
+
+  order: int = 2
+  method: str = "sde"
+
+  methods: ClassVar[tuple[str, ...]] = ("sde",)
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.order != 2 or not self.plus_plus:
+      raise ValueError(
+        "method 'sde' is DPM-Solver++(2M) SDE: it needs 'dpm_solver++' and "
+        f"order=2, got order={self.order}, plus_plus={self.plus_plus}."
+      )
+
+  @property
+  def stochastic(self) -> bool:
+    """Every step needs noise."""
+    return True
+
+  def multistep_update(self, s: Node, t: Node, past: list[Node]) -> Update:
+    """The reverse SDE, solved with multistep-2's expansion of x_start.
+
+    As ++, but over the interval 2h, so that x decays by a further e^-h and
+    the lost variance sigma_t^2 (1 - e^-2h) comes back as noise.
+    """
+    h = t.lambda_ - s.lambda_
+    x, m0, *before = np.eye(self.num_terms)
+    lost = -np.expm1(-2 * h)
+    d1 = 0.0
+    if past:
+      r0 = (s.lambda_ - past[0].lambda_) / h
+      d1 = (m0 - before[0]) / r0
+    weights = t.sigma / s.sigma * np.exp(-h) * x + t.alpha * lost * (
+      m0 + d1 / 2
+    )
+    return Update(weights, t.sigma * np.sqrt(lost))
