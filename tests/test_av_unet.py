@@ -38,6 +38,10 @@ FLAT = TINY | {
   "video_attention_resolutions": (),
   "cross_attention_resolutions": (1,),
 }
+# Kernels and rematerialisation of the training passes that are compared; in
+# those of a CPU the order of the backward pass is imposed.
+PLAIN = ("plain", "none")
+OTHERS = (("cpu", "none"), ("cpu", "blocks"), ("cpu", "attention"))
 VIDEO, AUDIO = (1, 4, 4, 4, 3), (1, 64, 1)
 
 
@@ -77,11 +81,14 @@ def golden_network(keys, **config):
     ("unet_tiny_wrap", "unet_tiny_wrap_keys.json"),
   ],
 )
-def test_network_and_importer_match_golden_numbers(name, keys):
+@pytest.mark.parametrize("kernels", ["plain", "cpu"])
+def test_network_and_importer_match_golden_numbers(name, keys, kernels):
   case = golden.load_json(f"{name}.json")
   # Given shifts count whether or not the network would draw its own: two
   # cases share one compiled network.
-  config = golden.model_config(case, cross_attention_shift=True)
+  config = golden.model_config(
+    case, cross_attention_shift=True, kernels=kernels
+  )
   config = {
     k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
   }
@@ -166,11 +173,11 @@ def flat(tiny):
 
 @pytest.fixture(scope="module")
 def gradients(flat):
-  """Loss and gradients of training passes, by kind of rematerialisation."""
+  """Loss and gradients of training passes, by kernels and rematerialisation."""
   variables, *inputs = flat
 
-  def compute(remat):
-    model = models.create_model(FLAT | {"remat": remat})
+  def compute(kernels, remat):
+    model = models.create_model(FLAT | {"kernels": kernels, "remat": remat})
 
     def loss(variables, key):
       dropout, window = jax.random.split(key)
@@ -184,36 +191,18 @@ def gradients(flat):
       for seed in (1, 2)
     ]
 
-  return {remat: compute(remat) for remat in ("none", "blocks", "attention")}
+  return {case: compute(*case) for case in (PLAIN, *OTHERS)}
 
 
-@pytest.mark.parametrize("remat", ["blocks", "attention"])
-def test_remat_gradients_equal_plain_gradients(gradients, remat):
-  for plain, other in zip(gradients["none"], gradients[remat], strict=True):
+@pytest.mark.parametrize("case", OTHERS)
+def test_neither_kernels_nor_remat_change_gradients(gradients, case):
+  for plain, other in zip(gradients[PLAIN], gradients[case], strict=True):
     for a, b in zip(*map(jax.tree.leaves, (plain, other)), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_training_without_dropout_has_the_gradients_of_a_plain_call(flat):
-  """The order that training imposes on the backward pass changes no value."""
-  variables, *inputs = flat
-  model = models.create_model(FLAT | {"dropout": 0.0})
-
-  def gradient(train):
-    def loss(variables):
-      rngs = {"dropout": jax.random.key(1), "window": jax.random.key(2)}
-      out = model.apply(variables, *inputs, train=train, rngs=rngs)
-      return sum(jnp.mean(x**2) for x in out)
-
-    return jax.jit(jax.grad(loss))(variables)
-
-  pairs = zip(*map(jax.tree.leaves, map(gradient, (False, True))), strict=True)
-  for a, b in pairs:
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-
-
 def test_training_is_random_and_reaches_every_parameter(gradients):
-  (loss_1, grads_1), (loss_2, _) = gradients["none"]
+  (loss_1, grads_1), (loss_2, _) = gradients[PLAIN]
   assert loss_1 != loss_2
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads_1):
     assert np.abs(leaf).max() > 0, path
@@ -232,27 +221,60 @@ def test_dropout_acts_when_training_only(flat):
   assert np.abs(run(True, 0) - run(False, 0)).max() > 1e-3
 
 
-def test_fresh_network_predicts_zero(tiny, tiny_apply):
-  params = jax.jit(lambda key: models.init_params(TINY, key))(jax.random.key(0))
-  out = tiny_apply({"params": params}, *tiny[1:])
-  assert not np.asarray(out[0]).any()
-  assert not np.asarray(out[1]).any()
-
-
-def test_one_draw_initialises_like_linen(flat):
+def test_fresh_network_predicts_zero(flat):
   model = models.create_model(FLAT)
-  linen = jax.jit(model.init)(jax.random.key(0), *flat[1:])["params"]
-  ours = jax.jit(lambda key: models.init_params(FLAT, key))(jax.random.key(0))
-  assert jax.tree.structure(ours) == jax.tree.structure(linen)
-  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(linen), strict=True):
-    assert a.shape == b.shape
-    assert a.dtype == b.dtype
-    np.testing.assert_allclose(a.mean(), b.mean(), atol=6 / a.size**0.5)
-    np.testing.assert_allclose(a.std(), b.std(), atol=0.5 / a.size**0.5)
-    if a.size > 1000:
-      np.testing.assert_allclose(
-        np.abs(a).max(), np.abs(b).max(), rtol=0.02, atol=1e-9
-      )
+
+  def run(key, *inputs):
+    return model.init_with_output(key, *inputs)
+
+  out, variables = jax.jit(run)(jax.random.key(0), *flat[1:])
+  assert not any(np.asarray(x).any() for x in out)
+  assert np.asarray(variables["params"]["video_stem"]["spatial"]["bias"]).any()
+
+
+LABELLED = FLAT | {"num_classes": 3}
+
+
+@pytest.fixture(scope="module")
+def labelled(flat):
+  """`run(label)` of the flat network with three classes, and its table."""
+  variables = golden.random_params(models.abstract_variables(LABELLED))
+  apply = jax.jit(models.create_model(LABELLED).apply)
+
+  def run(label, variables=variables):
+    label = None if label is None else jnp.asarray(label, jnp.int32)
+    return np.asarray(apply(variables, *flat[1:], label=label)[0])
+
+  return run, variables
+
+
+def test_label_selects_a_row_that_is_added_to_the_time_embedding(
+  flat, labelled
+):
+  run, variables = labelled
+  params = dict(variables["params"])
+  table = params.pop("label_embedding")["embedding"]
+  assert table.shape == (4, 32)
+  plain = jax.jit(models.create_model(FLAT).apply)
+  for label in range(4):
+    # Without classes, the last bias of the time embedding does the same.
+    time = params["time_embedding"]
+    dense = time["dense_1"] | {"bias": time["dense_1"]["bias"] + table[label]}
+    moved = params | {"time_embedding": time | {"dense_1": dense}}
+    out = plain({"params": moved}, *flat[1:])[0]
+    np.testing.assert_allclose(run([label]), out, atol=1e-5)
+  assert np.abs(run([0]) - run([1])).max() > 1e-3
+
+
+def test_no_label_is_the_class_after_the_last(labelled):
+  run, _ = labelled
+  np.testing.assert_array_equal(run(None), run([3]))
+
+
+def test_network_without_classes_has_no_table(flat):
+  names = set(models.abstract_variables(FLAT)["params"])
+  with_table = set(models.abstract_variables(LABELLED)["params"])
+  assert with_table - names == {"label_embedding"}
 
 
 def test_bfloat16_computes_and_keeps_float32_where_it_matters(tiny, tiny_apply):
@@ -288,15 +310,25 @@ def _equations(jaxpr):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_builds_abstractly(name):
+def test_every_config_has_a_network_that_returns_its_clips(name):
   config = importlib.import_module(f"configs.{name}").get_config()
-  data = config.data
-  shapes = [(data.frames, data.height, data.width, 3)]
-  shapes.append((round(data.frames / data.fps * data.sample_rate), 1))
-  if config.model.name == "sr_unet":
-    shapes = [shapes[0][1:]]
-  models.validate(config.model, *shapes)
-  assert jax.tree.leaves(models.abstract_variables(config.model))
+  data, model = config.data, models.create_model(config.model)
+  video = (2, data.frames, data.height, data.width, 3)
+  audio = (2, round(data.frames / data.fps * data.sample_rate), 1)
+  shapes, options = [video, audio], {}
+  if isinstance(model, models.SRUNet):
+    small = (2, *(size // config.sr.factor for size in video[2:4]), 3)
+    shapes = [(2, *video[2:])]
+    options = {"low_res": jax.ShapeDtypeStruct(small, "float32")}
+  inputs = [jax.ShapeDtypeStruct(s, "float32") for s in shapes]
+  t = jax.ShapeDtypeStruct((2,), "int32")
+  out, _ = jax.eval_shape(
+    model.init_with_output, jax.random.key(0), *inputs, t, **options
+  )
+  factor = 2 if model.learn_sigma else 1
+  assert [x.shape for x in jax.tree.leaves(out)] == [
+    (*shape[:-1], shape[-1] * factor) for shape in shapes
+  ]
 
 
 @pytest.mark.parametrize(
@@ -317,7 +349,7 @@ def test_sensible_combinations_build(change):
   model = models.create_model(config)
   levels = len(model.channel_mult) - 1
   video, audio = (2, 4, 8, 8, 3), (2, 4**levels * 5, 1)
-  models.validate(config, video, audio)
+  model.check_shapes(video, audio)
   inputs = [jax.ShapeDtypeStruct(s, "float32") for s in (video, audio)]
   t = jax.ShapeDtypeStruct((2,), "int32")
   key = jax.random.key(0)
@@ -346,6 +378,12 @@ def test_sensible_combinations_build(change):
     ({"remat": "all"}, "remat='all'.*blocks"),
     ({"attention": "flash"}, "attention='flash'.*cudnn"),
     ({"attention": "cudnn"}, "attention='cudnn' is impossible"),
+    (
+      {"attention": "cudnn", "dtype": "bfloat16", "kernels": "cpu"},
+      "attention='cudnn' is impossible.*model.kernels is 'cpu'",
+    ),
+    ({"kernels": "gpu"}, "kernels='gpu' is unknown.*'plain'"),
+    ({"num_classes": -1}, "num_classes=-1"),
     ({"learn_sigma": "yes"}, "learn_sigma='yes'"),
     ({"video_attention_resolutions": (3,)}, "video_attention_resolutions"),
     ({"audio_attention_resolutions": (2, 2)}, "audio_attention_resolutions"),
@@ -356,7 +394,7 @@ def test_sensible_combinations_build(change):
 )
 def test_senseless_configurations_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
-    models.validate(TINY | change, VIDEO, AUDIO)
+    models.create_model(TINY | change).check_shapes(VIDEO, AUDIO)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +409,7 @@ def test_senseless_configurations_are_refused(change, message):
 )
 def test_clips_that_do_not_fit_are_refused(video, audio, message):
   with pytest.raises(ValueError, match=message):
-    models.validate(TINY, video, audio)
+    models.create_model(TINY).check_shapes(video, audio)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +419,7 @@ def test_clips_that_do_not_fit_are_refused(video, audio, message):
     ({"shifts": [0, 1, 0, 0]}, "Shift 1 of RS-MMA block 1.*0..0"),
     ({"shifts": [3, 0, 0, 0]}, "Shift 3 of RS-MMA block 0.*0..2"),
     ({"t": np.array([1, 2])}, "t has shape"),
+    ({"label": np.array([0])}, "num_classes=0.*takes no label"),
   ],
 )
 def test_calls_that_do_not_fit_are_refused(tiny, kwargs, message):
@@ -389,3 +428,12 @@ def test_calls_that_do_not_fit_are_refused(tiny, kwargs, message):
   arguments = {"t": t} | kwargs
   with pytest.raises(ValueError, match=message):
     model.apply(variables, video, audio, **arguments)
+
+
+@pytest.mark.parametrize("label", [np.zeros((), int), np.zeros(2), [1.0]])
+def test_labels_that_do_not_fit_are_refused(labelled, label):
+  run, variables = labelled
+  model = models.create_model(LABELLED)
+  inputs = np.zeros(VIDEO), np.zeros(AUDIO), np.array([1])
+  with pytest.raises(ValueError, match="expected one integer per sample"):
+    model.apply(variables, *inputs, label=np.asarray(label))

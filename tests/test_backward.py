@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdiff_jax.models.backward import in_turn
+from mmdiff_jax.models.cpu.backward import in_turn
 
 
 class Block(nn.Module):

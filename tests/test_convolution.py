@@ -1,4 +1,4 @@
-"""Convolutions and their gradients, whatever formulation the backend gets."""
+"""Convolutions and their gradients, in each formulation."""
 
 import itertools
 
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdiff_jax.models.convolution import convolve
+from mmdiff_jax.models.ops import convolve
+
+pytestmark = pytest.mark.parametrize("kernels", ["plain", "cpu"])
 
 # Shape of the input, sizes of the kernel, dilation.
 CASES = [
@@ -46,18 +48,18 @@ def by_hand(x, kernel, dilation):
 
 
 @pytest.mark.parametrize(("shape", "sizes", "dilation"), CASES)
-def test_convolution_sums_shifted_inputs(shape, sizes, dilation):
+def test_convolution_sums_shifted_inputs(shape, sizes, dilation, kernels):
   x, kernel = draw(shape, sizes)
   with jax.default_matmul_precision("highest"):
-    out = convolve(jnp.asarray(x), jnp.asarray(kernel), dilation)
+    out = convolve(jnp.asarray(x), jnp.asarray(kernel), dilation, kernels)
   np.testing.assert_allclose(out, by_hand(x, kernel, dilation), atol=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "sizes", "dilation"), CASES)
-def test_gradients_are_the_adjoints(shape, sizes, dilation):
+def test_gradients_are_the_adjoints(shape, sizes, dilation, kernels):
   """<grad, conv(x, k)> is <d/dk, k> and <d/dx, x>: it is linear in both."""
   x, kernel = draw(shape, sizes)
-  out, vjp = jax.vjp(lambda x, k: convolve(x, k, dilation), x, kernel)
+  out, vjp = jax.vjp(lambda x, k: convolve(x, k, dilation, kernels), x, kernel)
   grad = np.random.default_rng(1).standard_normal(out.shape)
   x_grad, kernel_grad = vjp(jnp.asarray(grad, jnp.float32))
   others = draw(shape, sizes)

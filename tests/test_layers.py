@@ -4,29 +4,19 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.models import av_blocks, layers
+from tests.attention_oracle import normal, softmax_attention
+
+SIDES = pytest.mark.parametrize("kernels", ["plain", "cpu"])
 
 
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def softmax_attention(q, k, v):
-  """One head at a time, straight from the definition, in float64."""
-  out = np.empty(q.shape)
-  for n, head in np.ndindex(q.shape[0], q.shape[2]):
-    scores = q[n, :, head].astype(np.float64) @ k[n, :, head].T
-    scores /= np.sqrt(q.shape[-1])
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    out[n, :, head] = weights / weights.sum(-1, keepdims=True) @ v[n, :, head]
-  return out
-
-
-def test_group_norm_matches_its_definition():
+@SIDES
+def test_group_norm_matches_its_definition(kernels):
   x = 3.0 + 2.0 * normal(2, 3, 5, 64)
   scale, shift = normal(2, 64, seed=1), normal(2, 64, seed=2)
   gamma, beta = normal(64, seed=3), normal(64, seed=4)
   variables = {"params": {"scale": gamma, "bias": beta}}
-  out = layers.GroupNorm().apply(variables, x, scale, shift)
+  norm = layers.GroupNorm(kernels=kernels)
+  out = norm.apply(variables, x, scale, shift)
 
   groups = x.astype(np.float64).reshape(2, 15, 32, 2)
   mean = groups.mean((1, 3), keepdims=True)
@@ -36,8 +26,9 @@ def test_group_norm_matches_its_definition():
   np.testing.assert_allclose(out, y, atol=1e-5)
 
 
+@SIDES
 @pytest.mark.parametrize("batch", [1, 2])
-def test_group_norm_has_the_gradients_of_its_definition(batch):
+def test_group_norm_has_the_gradients_of_its_definition(batch, kernels):
   x, scale, weights = (
     normal(*shape, seed=i)
     for i, shape in enumerate([(batch, 30, 64), (batch, 64), (batch, 30, 64)])
@@ -45,7 +36,8 @@ def test_group_norm_has_the_gradients_of_its_definition(batch):
   params = {"scale": normal(64, seed=3), "bias": normal(64, seed=4)}
 
   def norm(params, x, scale):
-    return layers.GroupNorm().apply({"params": params}, x, scale)
+    module = layers.GroupNorm(kernels=kernels)
+    return module.apply({"params": params}, x, scale)
 
   def definition(params, x, scale):
     groups = x.reshape(batch, 30, 32, 2)
@@ -64,44 +56,15 @@ def test_group_norm_has_the_gradients_of_its_definition(batch):
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_group_norm_of_half_precision_keeps_exact_statistics():
+@SIDES
+def test_group_norm_of_half_precision_keeps_exact_statistics(kernels):
   # 300 is exact in bfloat16; sums of it in bfloat16 would stall.
   x = jnp.full((1, 4096, 32), 300.0, jnp.bfloat16)
   variables = {"params": {"scale": np.ones(32), "bias": np.zeros(32)}}
-  out = layers.GroupNorm(jnp.bfloat16).apply(variables, x)
+  norm = layers.GroupNorm(jnp.bfloat16, kernels=kernels)
+  out = norm.apply(variables, x)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.float32(out), 0.0, atol=1e-2)
-
-
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_attention_matches_its_definition(scale):
-  # The larger scores would overflow exp in float32.
-  q, k, v = (normal(2, t, 2, 8, seed=t) for t in (3, 7, 7))
-  out = layers.attend(q * scale, k, v, "auto")
-  expected = softmax_attention(q * scale, k, v)
-  np.testing.assert_allclose(out, expected, atol=1e-5 * scale)
-
-
-@pytest.mark.parametrize("rows", [1, 4])
-def test_tiles_change_neither_attention_nor_its_gradient(monkeypatch, rows):
-  q, k, v = (normal(3, t, 2, 8, seed=t) for t in (5, 7, 7))
-
-  def loss(*qkv):
-    return jnp.sum(jnp.sin(layers.attend(*qkv)))
-
-  whole = jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
-  # Six products of 5 x 7 scores, `rows` at once: 4 leaves a remainder.
-  monkeypatch.setattr(layers, "_CPU_TILE", rows * 5 * 7)
-  tiled = jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
-  assert "scan" in str(jax.make_jaxpr(loss)(q, k, v))
-  for a, b in zip(*map(jax.tree.leaves, (whole, tiled)), strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_cudnn_where_it_cannot_run_is_refused():
-  x = normal(1, 4, 1, 8)
-  with pytest.raises(ValueError, match="needs a GPU.*'auto' or 'xla'"):
-    layers.attend(x, x, x, "cudnn")
 
 
 @pytest.mark.parametrize("heads_first", [False, True])

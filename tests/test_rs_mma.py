@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,10 +108,12 @@ def test_video_reaches_only_the_segments_of_its_windows():
     assert changed(before, after) == tokens
 
 
-def test_no_intermediate_holds_every_pair_of_tokens():
+@pytest.mark.parametrize("kernels", ["plain", "cpu"])
+def test_no_intermediate_holds_every_pair_of_tokens(kernels):
   frames, length, pixels, window = 8, 64, 32, 2
   video, audio = streams(frames, length, 1, pixels)
-  jaxpr = jax.make_jaxpr(rs_mma.cross_attend, static_argnums=2)(
+  attend = functools.partial(rs_mma.cross_attend, kernels=kernels)
+  jaxpr = jax.make_jaxpr(attend, static_argnums=2)(
     video, audio, window, jnp.int32(1)
   )
   sizes = [

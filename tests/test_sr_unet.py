@@ -28,10 +28,14 @@ def tiny():
   return variables, image, np.array([5, 600]), low_res
 
 
-def test_network_and_importer_match_golden_numbers():
+@pytest.mark.parametrize("kernels", ["plain", "cpu"])
+def test_network_and_importer_match_golden_numbers(kernels):
   case = golden.load_json("sr_tiny.json")
   config = golden.model_config(
-    case, name="sr_unet", learn_sigma=case["out_channels"] == 6
+    case,
+    name="sr_unet",
+    learn_sigma=case["out_channels"] == 6,
+    kernels=kernels,
   )
   weights = golden.state_dict("sr_tiny_keys.json")
   variables = convert_checkpoint(weights, "sr_unet", config)
@@ -60,11 +64,11 @@ def test_images_of_a_batch_do_not_mix(tiny):
   assert np.abs(np.asarray(both) - np.asarray(other)).max() > 1e-3
 
 
-def test_remat_leaves_the_same_gradients(tiny):
+def test_neither_kernels_nor_remat_change_gradients(tiny):
   variables, *inputs = tiny
 
-  def gradient(remat):
-    model = models.create_model(TINY | {"remat": remat})
+  def gradient(kernels, remat):
+    model = models.create_model(TINY | {"kernels": kernels, "remat": remat})
 
     def loss(variables):
       rngs = {"dropout": jax.random.key(0)}
@@ -73,9 +77,9 @@ def test_remat_leaves_the_same_gradients(tiny):
 
     return jax.tree.leaves(jax.jit(jax.grad(loss))(variables))
 
-  plain = gradient("none")
-  for remat in ("blocks", "attention"):
-    for a, b in zip(plain, gradient(remat), strict=True):
+  plain = gradient("plain", "none")
+  for remat in ("none", "blocks", "attention"):
+    for a, b in zip(plain, gradient("cpu", remat), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   assert all(np.abs(leaf).max() > 0 for leaf in plain)
 
@@ -91,7 +95,7 @@ def test_remat_leaves_the_same_gradients(tiny):
 )
 def test_senseless_configurations_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
-    models.validate(TINY | change, (8, 8, 3))
+    models.create_model(TINY | change).check_shapes((8, 8, 3))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_senseless_configurations_are_refused(change, message):
 def test_images_that_do_not_fit_are_refused(image, low_res, message):
   shapes = [image] if low_res is None else [image, low_res]
   with pytest.raises(ValueError, match=message):
-    models.validate(TINY, *shapes)
+    models.create_model(TINY).check_shapes(*shapes)
 
 
 def test_a_small_version_is_required(tiny):

@@ -1,12 +1,13 @@
 """Residual blocks of the coupled U-Net: both streams, one time embedding."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mmdiff_jax.models import layers
-from mmdiff_jax.models.convolution import convolve
+from mmdiff_jax.models import layers, ops
 
 VIDEO_FACTORS = (1, 2, 2)
 AUDIO_FACTORS = (4,)
@@ -17,20 +18,20 @@ class VideoConv(nn.Module):
 
   features: int
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, F, H, W, C]` to `[B, F, H, W, features]`."""
     shape = (*x.shape[:-1], self.features)
+    how = layers.inherited(self)
     # Frames folded into the batch, then pixels into one axis beside time: two
     # 2-D convolutions are up to 3x faster on CPU than 3-D ones.
     x = x.reshape(-1, *x.shape[2:])
-    x = layers.Conv(self.features, (3, 3), dtype=self.dtype, name="spatial")(x)
+    x = layers.Conv(self.features, (3, 3), **how, name="spatial")(x)
     x = x.reshape(*shape[:2], -1, self.features)
-    temporal = layers.Conv(
-      self.features, (3,), dtype=self.dtype, name="temporal"
-    )
-    return temporal(x).reshape(shape)
+    x = layers.Conv(self.features, (3,), **how, name="temporal")(x)
+    return x.reshape(shape)
 
 
 def pixels_first(x: jax.Array) -> jax.Array:
@@ -59,6 +60,7 @@ class VideoHead(nn.Module):
   zero_init = True
   features: int
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -69,7 +71,7 @@ class VideoHead(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, shape[-1:])
     kernel = kernel.transpose(1, 2, 3, 0, 4).reshape(3, 3, channels, -1)
     x = x.astype(self.dtype).reshape(-1, height, width, channels)
-    y = convolve(x, kernel.astype(self.dtype))
+    y = ops.convolve(x, kernel.astype(self.dtype), kernels=self.kernels)
     y = y.reshape(batch, frames, height, width, 3, self.features)
     y = jnp.pad(y, [(0, 0), (1, 1)] + [(0, 0)] * 4)
     taps = [y[:, i : i + frames, :, :, i] for i in range(3)]
@@ -89,9 +91,10 @@ class MMBlock(nn.Module):
     use_scale_shift_norm: the time embedding scales and shifts the second
       norm's output; otherwise it is added ahead of that norm.
     dropout: rate; 0 when not training.
-    kernel: see `layers.attend`.
+    attention: see `ops.attend`.
     attention_cls: class of the self-attention (plain or rematerialised).
     dtype: compute type.
+    kernels: see `ops`.
   """
 
   features: int
@@ -102,9 +105,10 @@ class MMBlock(nn.Module):
   num_heads: int = 4
   use_scale_shift_norm: bool = True
   dropout: float = 0.0
-  kernel: str = "auto"
-  attention_cls: type[nn.Module] = layers.SelfAttention
+  attention: str = "auto"
+  attention_cls: Callable[..., nn.Module] = layers.SelfAttention
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(
@@ -122,7 +126,8 @@ class MMBlock(nn.Module):
     """
     width = self.features * (2 if self.use_scale_shift_norm else 1)
     # One linear map serves both streams.
-    emb = layers.Dense(width, name="embedding")(nn.silu(emb))
+    dense = layers.Dense(width, kernels=self.kernels, name="embedding")
+    emb = dense(nn.silu(emb))
     video = self._stream(video, emb, "video", VIDEO_FACTORS)
     audio = self._stream(audio, emb, "audio", AUDIO_FACTORS)
     if self.video_attention:
@@ -134,13 +139,13 @@ class MMBlock(nn.Module):
   def _stream(
     self, x: jax.Array, emb: jax.Array, name: str, factors: tuple[int, ...]
   ) -> jax.Array:
-    norm_in = layers.GroupNorm(self.dtype, name=f"{name}_norm_in")
-    h = nn.silu(norm_in(x))
+    how = layers.inherited(self)
+    h = nn.silu(layers.GroupNorm(**how, name=f"{name}_norm_in")(x))
     if name == "video":
-      h = VideoConv(self.features, self.dtype, name="video_conv")(h)
+      h = VideoConv(self.features, **how, name="video_conv")(h)
     else:
       h = layers.Conv(
-        self.features, (3,), self.dilation, dtype=self.dtype, name="audio_conv"
+        self.features, (3,), self.dilation, **how, name="audio_conv"
       )(h)
     if self.resample:
       change = layers.downsample
@@ -148,21 +153,26 @@ class MMBlock(nn.Module):
         change = layers.upsample
       h, x = change(h, factors), change(x, factors)
 
-    norm_out = layers.GroupNorm(self.dtype, name=f"{name}_norm_out")
+    norm_out = layers.GroupNorm(**how, name=f"{name}_norm_out")
     if self.use_scale_shift_norm:
       h = norm_out(h, *jnp.split(emb, 2, -1))
     else:
       axes = tuple(range(1, h.ndim - 1))
       h = norm_out(h + jnp.expand_dims(emb, axes))
     h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
-    h = layers.Dense(self.features, True, self.dtype, name=f"{name}_out")(h)
+    h = layers.Dense(self.features, zero_init=True, **how, name=f"{name}_out")(
+      h
+    )
     if x.shape[-1] != self.features:
-      x = layers.Dense(self.features, dtype=self.dtype, name=f"{name}_skip")(x)
+      x = layers.Dense(self.features, **how, name=f"{name}_skip")(x)
     return x + h
 
   def _attention(self, name: str) -> nn.Module:
     return self.attention_cls(
-      self.num_heads, kernel=self.kernel, dtype=self.dtype, name=name
+      self.num_heads,
+      attention=self.attention,
+      **layers.inherited(self),
+      name=name,
     )
 
   def _video_attention(self, x: jax.Array) -> jax.Array:

@@ -1,13 +1,17 @@
 """The coupled U-Net of MM-Diffusion (Ruan et al., CVPR 2023, section 3.2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdiff_jax.models import av_blocks, backward, checks, layers, rs_mma
+from mmdiff_jax.models import av_blocks, checks, layers, rs_mma
+from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, Plan, make_plan
+
+Streams = tuple[jax.Array, jax.Array]
 
 
 class AVUNet(nn.Module):
@@ -33,6 +37,8 @@ class AVUNet(nn.Module):
   dtype: str = "bfloat16"
   remat: str = "none"
   attention: str = "auto"
+  num_classes: int = 0
+  kernels: str = "auto"
 
   def plan(self) -> Plan:
     """The layers of this network; "attention" layers are RS-MMA blocks."""
@@ -91,6 +97,7 @@ class AVUNet(nn.Module):
     t: jax.Array,
     shifts: Sequence[int | jax.Array] | None = None,
     train: bool = False,
+    label: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts the noise (and variance) of a batch of clips.
 
@@ -102,34 +109,37 @@ class AVUNet(nn.Module):
         included; may be traced. None draws them from the RNG stream `window`,
         or takes 0 where that stream is not given.
       train: turns dropout on (RNG stream `dropout`).
+      label: int32 classes `[B]`; `num_classes` says that none is given, which
+        None says of the whole batch.
 
     Returns:
       float32 arrays like `video` and `audio`, with twice the channels where
       `learn_sigma`.
 
     Raises:
-      ValueError: shapes or shifts that do not fit the configuration.
+      ValueError: shapes, shifts or labels that do not fit the configuration.
     """
     self.check_shapes(video.shape, audio.shape)
     checks.check_time(t, video.shape[0])
+    checks.check_label(self, label, video.shape[0])
     layout = self.plan()
     frames = video.shape[1]
     channels = video.shape[-1], audio.shape[-1]
-    shifts = iter(self._shifts(shifts, frames))
-    emb = layers.TimeEmbedding(
-      self.model_channels, self.model_channels, name="time_embedding"
-    )(t)
+    next_shift = iter(self._shifts(shifts, frames))
+    emb = self._embedding(t, label)
 
-    def run(layer: Layer, h: tuple) -> tuple:
+    def run(layer: Layer, h: Streams) -> Streams:
+      args: tuple[jax.Array, ...] = h
+      options: dict[str, Any] = {}
       if layer.kind == "attention":
-        block, args = self._cross(layer, frames), h
-        options = {"shift": next(shifts)}
+        block = self._cross(layer, frames)
+        options["shift"] = next(next_shift)
         remat = self.remat != "none"
       else:
-        block, args = self._block(layer, train), (*h, emb)
-        options = {}
+        block = self._block(layer, train)
+        args = (*h, emb)
         remat = self.remat == "blocks"
-      if train:
+      if train and self.kernels == "cpu":
         return backward.in_turn(block, *args, remat=remat, **options)
       return block(*args, **options)
 
@@ -142,8 +152,10 @@ class AVUNet(nn.Module):
     for layer in layout.middle:
       h = run(layer, h)
     for cell in layout.up:
-      h = tuple(
-        jnp.concatenate(pair, -1) for pair in zip(h, skips.pop(), strict=True)
+      skip = skips.pop()
+      h = (
+        jnp.concatenate([h[0], skip[0]], -1),
+        jnp.concatenate([h[1], skip[1]], -1),
       )
       for layer in cell:
         h = run(layer, h)
@@ -164,16 +176,28 @@ class AVUNet(nn.Module):
     )
     return [drawn[i] if limit else 0 for i, limit in enumerate(limits)]
 
-  def _stem(
-    self, video: jax.Array, audio: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    width, dtype = self.model_channels, jnp.dtype(self.dtype)
-    video_stem = av_blocks.VideoConv(width, dtype, name="video_stem")
-    audio_stem = layers.Conv(width, (3,), dtype=dtype, name="audio_stem")
+  def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
+    """Embeds the time and, where there are classes, the label: `[B, E]`."""
+    width = self.model_channels
+    emb = layers.TimeEmbedding(
+      width, width, self.kernels, name="time_embedding"
+    )(t)
+    if not self.num_classes:
+      return emb
+    if label is None:
+      label = jnp.full(t.shape, self.num_classes, jnp.int32)
+    table = nn.Embed(self.num_classes + 1, width, name="label_embedding")
+    return emb + table(label)
+
+  def _stem(self, video: jax.Array, audio: jax.Array) -> Streams:
+    width, how = self.model_channels, layers.inherited(self)
+    video_stem = av_blocks.VideoConv(width, **how, name="video_stem")
+    audio_stem = layers.Conv(width, (3,), **how, name="audio_stem")
     return video_stem(video), audio_stem(audio)
 
   def _block(self, layer: Layer, train: bool) -> nn.Module:
-    block, attention = av_blocks.MMBlock, layers.SelfAttention
+    block: Any = av_blocks.MMBlock
+    attention: Any = layers.SelfAttention
     if self.remat == "blocks":
       block = nn.remat(block)
     elif self.remat == "attention":
@@ -191,36 +215,36 @@ class AVUNet(nn.Module):
       num_heads=self.num_heads,
       use_scale_shift_norm=self.use_scale_shift_norm,
       dropout=self.dropout if train else 0.0,
-      kernel=self.attention,
+      attention=self.attention,
       attention_cls=attention,
-      dtype=jnp.dtype(self.dtype),
+      **layers.inherited(self),
       name=layer.name,
     )
 
   def _cross(self, layer: Layer, frames: int) -> nn.Module:
-    cross = rs_mma.RSMMA
+    cross: Any = rs_mma.RSMMA
     if self.remat != "none":
       cross = nn.remat(cross)
     return cross(
       window=self.window(layer, frames),
       head_channels=self.num_head_channels or layer.channels // self.num_heads,
-      kernel=self.attention,
-      dtype=jnp.dtype(self.dtype),
+      attention=self.attention,
+      **layers.inherited(self),
       name=layer.name,
     )
 
   def _heads(
     self, video: jax.Array, audio: jax.Array, channels: tuple[int, int]
-  ) -> tuple[jax.Array, jax.Array]:
-    dtype = jnp.dtype(self.dtype)
+  ) -> Streams:
+    how = layers.inherited(self)
     outputs = 2 if self.learn_sigma else 1
     video_head = av_blocks.VideoHead(
-      channels[0] * outputs, dtype, name="video_head"
+      channels[0] * outputs, **how, name="video_head"
     )
     audio_head = layers.Conv(
-      channels[1] * outputs, (3,), 1, True, dtype, name="audio_head"
+      channels[1] * outputs, (3,), zero_init=True, **how, name="audio_head"
     )
-    video = nn.silu(layers.GroupNorm(dtype, name="video_norm")(video))
-    audio = nn.silu(layers.GroupNorm(dtype, name="audio_norm")(audio))
+    video = nn.silu(layers.GroupNorm(**how, name="video_norm")(video))
+    audio = nn.silu(layers.GroupNorm(**how, name="audio_norm")(audio))
     video, audio = video_head(video), audio_head(audio)
     return video.astype(jnp.float32), audio.astype(jnp.float32)

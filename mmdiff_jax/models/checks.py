@@ -1,25 +1,29 @@
 """Errors of model configurations and input shapes, before anything compiles."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
+from typing import Any
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from mmdiff_jax.models import ops
 from mmdiff_jax.models.group_norm import GROUPS
-from mmdiff_jax.models.layers import cudnn_obstacle
 
 CHOICES = {
   "dtype": ("bfloat16", "float32"),
   "remat": ("none", "blocks", "attention"),
   "attention": ("auto", "xla", "cudnn"),
+  "kernels": ops.KERNELS,
 }
 
 
 def _is_count(value: object) -> bool:
   return (
-    isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+    isinstance(value, int | np.integer)
+    and not isinstance(value, bool)
+    and int(value) > 0
   )
 
 
@@ -31,7 +35,7 @@ def _divides(name: str, count: int, channels: int, where: str) -> None:
     )
 
 
-def check_unet(model: nn.Module) -> None:
+def check_unet(model: Any) -> None:
   """Checks the fields that both networks have."""
   for name, allowed in CHOICES.items():
     value = getattr(model, name)
@@ -54,7 +58,7 @@ def check_unet(model: nn.Module) -> None:
     if not isinstance(value, bool | np.bool_):
       raise ValueError(f"model.{name}={value!r} must be True or False.")
   rate = model.dropout
-  if not isinstance(rate, Real) or not 0 <= rate < 1:
+  if not isinstance(rate, Real) or not 0 <= float(rate) < 1:
     raise ValueError(f"model.dropout={rate!r} must lie in [0, 1).")
   if model.model_channels % GROUPS:
     raise ValueError(
@@ -63,7 +67,7 @@ def check_unet(model: nn.Module) -> None:
     )
 
 
-def check_resolutions(model: nn.Module, name: str) -> None:
+def check_resolutions(model: Any, name: str) -> None:
   """Checks a list of `ds` values; those below the last level have no effect.
 
   (The release's lists for four levels thus serve shallower networks.)
@@ -77,7 +81,7 @@ def check_resolutions(model: nn.Module, name: str) -> None:
     )
 
 
-def check_self_attention(model: nn.Module, resolutions: Sequence[int]) -> None:
+def check_self_attention(model: Any, resolutions: Sequence[int]) -> None:
   """Checks the heads at the listed `ds` and in the middle."""
   deepest = 2 ** (len(model.channel_mult) - 1)
   for ds in _reached(model, {*resolutions, deepest}):
@@ -86,31 +90,32 @@ def check_self_attention(model: nn.Module, resolutions: Sequence[int]) -> None:
     check_kernel(model, channels // model.num_heads)
 
 
-def check_kernel(model: nn.Module, width: int) -> None:
+def check_kernel(model: Any, width: int) -> None:
   """Checks that a demanded attention kernel can run."""
   if model.attention == "cudnn":
-    obstacle = cudnn_obstacle(width, model.dtype)
-    if obstacle:
-      raise ValueError(
-        f"model.attention='cudnn' is impossible here: {obstacle}. "
-        "Use 'auto' or 'xla'."
-      )
+    ops.check_cudnn(width, model.dtype, model.kernels)
 
 
-def _reached(model: nn.Module, resolutions: set[int]) -> list[int]:
+def _reached(model: Any, resolutions: set[int]) -> list[int]:
   return sorted(ds for ds in resolutions if ds < 2 ** len(model.channel_mult))
 
 
-def _channels(model: nn.Module, ds: int) -> int:
+def _channels(model: Any, ds: int) -> int:
   return model.model_channels * model.channel_mult[ds.bit_length() - 1]
 
 
-def check_coupling(model: nn.Module) -> None:
+def check_coupling(model: Any) -> None:
   """Checks what only the coupled U-Net has."""
   for name in ("cross_attention_shift", "middle_cross_attention"):
     value = getattr(model, name)
     if not isinstance(value, bool | np.bool_):
       raise ValueError(f"model.{name}={value!r} must be True or False.")
+  count = model.num_classes
+  if count != 0 and not _is_count(count):
+    raise ValueError(
+      f"model.num_classes={count!r} must be a positive integer, or 0 for a "
+      "network without labels."
+    )
   resolutions = model.cross_attention_resolutions
   for kind in ("video", "audio", "cross"):
     check_resolutions(model, f"{kind}_attention_resolutions")
@@ -149,7 +154,23 @@ def check_coupling(model: nn.Module) -> None:
     check_kernel(model, width or channels // model.num_heads)
 
 
-def check_size(model: nn.Module, height: int, width: int) -> None:
+def check_label(model: Any, label: jax.Array | None, batch: int) -> None:
+  """Checks the shape and type of class labels, and that there are classes."""
+  if label is None:
+    return
+  if not model.num_classes:
+    raise ValueError(
+      "The network has no classes (model.num_classes=0) and takes no label."
+    )
+  if label.shape != (batch,) or not jnp.issubdtype(label.dtype, jnp.integer):
+    raise ValueError(
+      f"label is {label.dtype}{list(label.shape)}; expected one integer per "
+      f"sample, int32[{batch}]: a class in 0..{model.num_classes - 1}, or "
+      f"{model.num_classes} where none is given."
+    )
+
+
+def check_size(model: Any, height: int, width: int) -> None:
   """Checks that an image survives the down-sampling."""
   factor = 2 ** (len(model.channel_mult) - 1)
   if height % factor or width % factor or height <= 0 or width <= 0:
@@ -161,7 +182,7 @@ def check_size(model: nn.Module, height: int, width: int) -> None:
 
 
 def check_clip(
-  model: nn.Module, video_shape: Sequence[int], audio_shape: Sequence[int]
+  model: Any, video_shape: Sequence[int], audio_shape: Sequence[int]
 ) -> None:
   """Checks clips `[..., F, H, W, C]` and `[..., L, C]` against the model."""
   if len(video_shape) not in (4, 5) or len(audio_shape) not in (2, 3):
@@ -240,7 +261,7 @@ def check_shifts(
 
 
 def check_images(
-  model: nn.Module,
+  model: Any,
   image_shape: Sequence[int],
   low_res_shape: Sequence[int] | None,
 ) -> None:

@@ -1,25 +1,21 @@
 """Building blocks of both U-Nets; all tensors are channels last.
 
 Parameters, statistics of norms and softmax are float32; the rest is computed
-in the type that each module is given as `dtype`.
+in the type that each module is given as `dtype`, by the formulations that
+`kernels` names (see `models.ops`).
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mmdiff_jax.models.convolution import convolve
+from mmdiff_jax.models import ops
 from mmdiff_jax.models.group_norm import GroupNorm
-from mmdiff_jax.models.linear import linear
-
-_CUDNN_TYPES = (jnp.bfloat16, jnp.float16)
-_CUDNN_MAX_WIDTH = 128
-# Attention scores that are computed at once on a CPU: 4 MiB.
-_CPU_TILE = 2**20
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -32,12 +28,18 @@ def _uniform(fan_in: int) -> nn.initializers.Initializer:
   return init
 
 
+def inherited(module: Any) -> dict[str, Any]:
+  """The fields that a module hands on to the layers it is made of."""
+  return {"dtype": jnp.dtype(module.dtype), "kernels": module.kernels}
+
+
 class Dense(nn.Module):
   """Linear map of the last axis: a linear layer or a 1x1 convolution."""
 
   features: int
   zero_init: bool = False
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -46,7 +48,7 @@ class Dense(nn.Module):
     init = nn.initializers.zeros if self.zero_init else _uniform(shape[0])
     kernel = self.param("kernel", init, shape).astype(self.dtype)
     bias = self.param("bias", init, shape[1:]).astype(self.dtype)
-    return linear(x.astype(self.dtype), kernel) + bias
+    return ops.linear(x.astype(self.dtype), kernel, self.kernels) + bias
 
 
 class Conv(nn.Module):
@@ -60,6 +62,7 @@ class Conv(nn.Module):
   dilation: int = 1
   zero_init: bool = False
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -72,7 +75,8 @@ class Conv(nn.Module):
     )
     kernel = self.param("kernel", init, shape).astype(self.dtype)
     bias = self.param("bias", init, shape[-1:]).astype(self.dtype)
-    y = convolve(x.astype(self.dtype), kernel, self.dilation)
+    x = x.astype(self.dtype)
+    y = ops.convolve(x, kernel, self.dilation, self.kernels)
     return y + bias
 
 
@@ -97,13 +101,17 @@ class TimeEmbedding(nn.Module):
 
   sinusoids: int
   features: int
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(self, t: jax.Array) -> jax.Array:
     """Maps step indices `[B]` to `[B, features]`."""
     h = timestep_embedding(t, self.sinusoids)
-    h = nn.silu(Dense(self.features, name="dense_0")(h))
-    return Dense(self.features, name="dense_1")(h)
+    dense_0, dense_1 = (
+      Dense(self.features, kernels=self.kernels, name=f"dense_{i}")
+      for i in range(2)
+    )
+    return dense_1(nn.silu(dense_0(h)))
 
 
 def downsample(x: jax.Array, factors: Sequence[int]) -> jax.Array:
@@ -123,84 +131,6 @@ def upsample(x: jax.Array, factors: Sequence[int]) -> jax.Array:
   return x
 
 
-def cudnn_obstacle(width: int, dtype: DTypeLike) -> str | None:
-  """Says why cuDNN's flash attention cannot run here; None if it can.
-
-  Args:
-    width: channels per head.
-    dtype: compute type.
-  """
-  if jax.default_backend() != "gpu":
-    return f"it needs a GPU, the backend is {jax.default_backend()!r}"
-  if jnp.dtype(dtype) not in map(jnp.dtype, _CUDNN_TYPES):
-    return f"it needs a 16-bit type, dtype is {jnp.dtype(dtype).name!r}"
-  if width % 8 or width > _CUDNN_MAX_WIDTH:
-    return (
-      f"heads must be a multiple of 8 and at most {_CUDNN_MAX_WIDTH} "
-      f"channels wide, these have {width}"
-    )
-  return None
-
-
-def attend(
-  q: jax.Array, k: jax.Array, v: jax.Array, kernel: str = "auto"
-) -> jax.Array:
-  """Softmax attention, `softmax(q k^T / sqrt(D)) v`.
-
-  Args:
-    q: queries `[N, T, K, D]`.
-    k: keys `[N, S, K, D]`.
-    v: values `[N, S, K, D]`.
-    kernel: "auto" (cuDNN where possible), "xla" or "cudnn".
-
-  Returns:
-    `[N, T, K, D]`.
-
-  Raises:
-    ValueError: "cudnn" was asked for where it cannot run.
-  """
-  width = q.shape[-1]
-  obstacle = cudnn_obstacle(width, q.dtype)
-  if kernel == "cudnn" and obstacle:
-    raise ValueError(
-      f"model.attention='cudnn' is impossible here: {obstacle}. "
-      "Use 'auto' or 'xla'."
-    )
-  if kernel != "xla" and not obstacle:
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-  # Heads ahead of tokens: every head of every element is one matrix product.
-  q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-  n, heads, queries, _ = q.shape
-  rows = max(1, _CPU_TILE // (queries * k.shape[2]))
-  if jax.default_backend() != "cpu" or n * heads <= rows:
-    return _softmax_average((q, k, v)).swapaxes(1, 2)
-  # On a CPU the scores must stay in the cache, which makes this 3x faster; the
-  # backward pass computes them again rather than read them from memory.
-  tile = jax.checkpoint(_softmax_average)
-  parts = tuple(x.reshape(n * heads, *x.shape[2:]) for x in (q, k, v))
-  # A plain matrix product is faster than a batch of one.
-  out = jax.lax.map(tile, parts, batch_size=rows if rows > 1 else None)
-  return out.reshape(q.shape).swapaxes(1, 2)
-
-
-def _softmax_average(qkv: tuple[jax.Array, ...]) -> jax.Array:
-  """`softmax(q k^T / sqrt(D)) v` of matrices `[..., T, D]`."""
-  q, k, v = qkv
-  scale = q.shape[-1] ** -0.25
-  scores = jnp.matmul(
-    q * scale, (k * scale).mT, preferred_element_type=jnp.float32
-  )
-  peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-  weights = jnp.exp(scores - peak)
-  # The division comes after the second product: T x D instead of T x S
-  # elements.
-  total = weights.sum(-1, keepdims=True)
-  out = jnp.matmul(
-    weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-  )
-  return (out / total).astype(v.dtype)
-
-
 class SelfAttention(nn.Module):
   """GroupNorm, multi-head self-attention, zero-initialised map, residual.
 
@@ -208,25 +138,29 @@ class SelfAttention(nn.Module):
     num_heads: heads K; the channels are split evenly among them.
     heads_first: layout of the 3C channels of the joint projection: [head,
       (q,k,v), width] if true, three contiguous thirds q|k|v otherwise.
-    kernel: see `attend`.
+    attention: see `ops.attend`.
     dtype: compute type.
+    kernels: see `ops`.
   """
 
   num_heads: int
   heads_first: bool = False
-  kernel: str = "auto"
+  attention: str = "auto"
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Mixes the tokens of `[N, T, C]`; the norm is per element of N."""
     n, tokens, channels = x.shape
-    h = GroupNorm(self.dtype, name="norm")(x)
-    h = Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+    how = inherited(self)
+    h = GroupNorm(**how, name="norm")(x)
+    h = Dense(3 * channels, **how, name="qkv")(h)
     if self.heads_first:
       h = h.reshape(n, tokens, self.num_heads, 3, -1).swapaxes(2, 3)
     else:
       h = h.reshape(n, tokens, 3, self.num_heads, -1)
-    h = attend(*(x.squeeze(2) for x in jnp.split(h, 3, 2)), self.kernel)
+    q, k, v = (x.squeeze(2) for x in jnp.split(h, 3, 2))
+    h = ops.attend(q, k, v, self.attention, self.kernels)
     h = h.reshape(n, tokens, channels)
-    return x + Dense(channels, True, self.dtype, name="out")(h)
+    return x + Dense(channels, zero_init=True, **how, name="out")(h)

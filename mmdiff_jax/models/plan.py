@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+Resample = Literal["", "down", "up"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -29,7 +31,7 @@ class Layer:
   ds: int
   level: int
   dilation_power: int = 0
-  resample: Literal["", "down", "up"] = ""
+  resample: Resample = ""
 
 
 Cell = tuple[Layer, ...]
@@ -89,7 +91,7 @@ def make_plan(
     name = f"{part}_{level}_{attention_name}_{i}"
     return (block, Layer(name, "attention", *place))
 
-  def resampling(part: str, level: int, dilation_power: int) -> Layer:
+  def resampling(part: Resample, level: int, dilation_power: int) -> Layer:
     return Layer(
       f"{part}_{level}_resample",
       "block",

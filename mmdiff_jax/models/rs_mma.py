@@ -1,11 +1,15 @@
 """Random-shift multi-modal attention (Ruan et al., CVPR 2023, section 3.3)."""
 
+from collections.abc import Iterable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mmdiff_jax.models import layers
+from mmdiff_jax.models import layers, ops
+
+QKV = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def windows(
@@ -39,11 +43,12 @@ def windows(
 
 
 def cross_attend(
-  video: tuple[jax.Array, jax.Array, jax.Array],
-  audio: tuple[jax.Array, jax.Array, jax.Array],
+  video: QKV,
+  audio: QKV,
   window: int,
   shift: int | jax.Array = 0,
-  kernel: str = "auto",
+  attention: str = "auto",
+  kernels: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
   """Attention between each frame and a window of the other modality.
 
@@ -58,7 +63,8 @@ def cross_attend(
     audio: queries, keys and values `[B, L, K, D]`.
     window: w, in frames.
     shift: s in 0..F-w; may be traced.
-    kernel: see `layers.attend`.
+    attention: see `ops.attend`.
+    kernels: see `ops`.
 
   Returns:
     Video `[B, F, P, K, D]` and audio `[B, L, K, D]`.
@@ -74,33 +80,31 @@ def cross_attend(
   def whole(x: jax.Array) -> jax.Array:
     return x.reshape(batch, -1, *heads)
 
+  def attend(q: jax.Array, kv: Iterable[jax.Array]) -> jax.Array:
+    k, v = kv
+    return ops.attend(q, k, v, attention, kernels)
+
   # Windows of all frames hold the same tokens in another order, which
   # attention does not see: one window instead of F copies of it.
   full = window == frames
   if full and length == frames * apf:
-    video_out = layers.attend(whole(video_q), *audio_kv, kernel)
+    video_out = attend(whole(video_q), audio_kv)
   else:
-    video_out = layers.attend(
-      per_frame(video_q),
-      *(
-        per_frame(windows(x, shift * apf, apf, window * apf, frames))
-        for x in audio_kv
-      ),
-      kernel,
-    )
+    audio_windows = [
+      per_frame(windows(x, shift * apf, apf, window * apf, frames))
+      for x in audio_kv
+    ]
+    video_out = attend(per_frame(video_q), audio_windows)
   video_out = video_out.reshape(video_q.shape)
   if full:
-    return video_out, layers.attend(audio_q, *map(whole, video_kv), kernel)
+    return video_out, attend(audio_q, map(whole, video_kv))
 
   video_kv = [windows(x, shift, 1, window, frames) for x in video_kv]
-  audio_out = whole(
-    layers.attend(
-      per_frame(audio_q[:, : frames * apf]), *map(per_frame, video_kv), kernel
-    )
-  )
+  segments = per_frame(audio_q[:, : frames * apf])
+  audio_out = whole(attend(segments, map(per_frame, video_kv)))
   if length > frames * apf:
     last = (whole(x[:, -1]) for x in video_kv)
-    rest = layers.attend(audio_q[:, frames * apf :], *last, kernel)
+    rest = attend(audio_q[:, frames * apf :], last)
     audio_out = jnp.concatenate([audio_out, rest], 1)
   return video_out, audio_out
 
@@ -111,14 +115,16 @@ class RSMMA(nn.Module):
   Attributes:
     window: frames per window, w.
     head_channels: width of a head, D.
-    kernel: see `layers.attend`.
+    attention: see `ops.attend`.
     dtype: compute type.
+    kernels: see `ops`.
   """
 
   window: int
   head_channels: int
-  kernel: str = "auto"
+  attention: str = "auto"
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(
@@ -135,25 +141,31 @@ class RSMMA(nn.Module):
       Arrays like `video` and `audio`.
     """
     channels = audio.shape[-1]
+    how = layers.inherited(self)
 
-    def project(x: jax.Array, name: str) -> tuple[jax.Array, ...]:
-      x = layers.GroupNorm(self.dtype, name=f"{name}_norm")(x)
-      dense = layers.Dense(3 * channels, dtype=self.dtype, name=f"{name}_qkv")
+    def project(x: jax.Array, name: str, *tokens: int) -> QKV:
+      x = layers.GroupNorm(**how, name=f"{name}_norm")(x)
+      dense = layers.Dense(3 * channels, **how, name=f"{name}_qkv")
       x = dense(x.reshape(x.shape[0], -1, channels))
       x = x.reshape(*x.shape[:2], 3, -1, self.head_channels)
-      return tuple(x.squeeze(2) for x in jnp.split(x, 3, 2))
+      q, k, v = (
+        part.reshape(x.shape[0], *tokens, *x.shape[3:])
+        for part in jnp.split(x, 3, 2)
+      )
+      return q, k, v
 
-    batch, frames, height, width, _ = video.shape
-    video_qkv = tuple(
-      x.reshape(batch, frames, height * width, *x.shape[2:])
-      for x in project(video, "video")
-    )
+    _, frames, height, width, _ = video.shape
     video_h, audio_h = cross_attend(
-      video_qkv, project(audio, "audio"), self.window, shift, self.kernel
+      project(video, "video", frames, height * width),
+      project(audio, "audio", audio.shape[1]),
+      self.window,
+      shift,
+      self.attention,
+      self.kernels,
     )
 
     def out(x: jax.Array, h: jax.Array, name: str) -> jax.Array:
-      dense = layers.Dense(channels, True, self.dtype, name=f"{name}_out")
+      dense = layers.Dense(channels, zero_init=True, **how, name=f"{name}_out")
       return x + dense(h.reshape(x.shape))
 
     return out(video, video_h, "video"), out(audio, audio_h, "audio")

@@ -1,13 +1,15 @@
 """The super-resolution U-Net: one image at a time, given its small version."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mmdiff_jax.models import backward, checks, layers
+from mmdiff_jax.models import checks, layers
+from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, Plan, make_plan
 
 _FACTORS = (2, 2)
@@ -23,6 +25,7 @@ class ResBlock(nn.Module):
       norm's output; otherwise it is added ahead of that norm.
     dropout: rate; 0 when not training.
     dtype: compute type.
+    kernels: see `ops`.
   """
 
   features: int
@@ -30,32 +33,34 @@ class ResBlock(nn.Module):
   use_scale_shift_norm: bool = True
   dropout: float = 0.0
   dtype: DTypeLike = jnp.float32
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
     """Maps `[N, H, W, C]` and the embedding `[N, E]` to `features` channels."""
-    h = nn.silu(layers.GroupNorm(self.dtype, name="norm_in")(x))
+    how = layers.inherited(self)
+    h = nn.silu(layers.GroupNorm(**how, name="norm_in")(x))
     if self.resample:
       change = layers.downsample
       if self.resample == "up":
         change = layers.upsample
       h, x = change(h, _FACTORS), change(x, _FACTORS)
-    size, dtype = (3, 3), self.dtype
-    h = layers.Conv(self.features, size, dtype=dtype, name="conv_in")(h)
+    h = layers.Conv(self.features, (3, 3), **how, name="conv_in")(h)
 
     width = self.features * (2 if self.use_scale_shift_norm else 1)
-    emb = layers.Dense(width, name="embedding")(nn.silu(emb))
-    norm_out = layers.GroupNorm(dtype, name="norm_out")
+    dense = layers.Dense(width, kernels=self.kernels, name="embedding")
+    emb = dense(nn.silu(emb))
+    norm_out = layers.GroupNorm(**how, name="norm_out")
     if self.use_scale_shift_norm:
       h = norm_out(h, *jnp.split(emb, 2, -1))
     else:
       h = norm_out(h + emb[:, None, None])
     h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
     h = layers.Conv(
-      self.features, size, zero_init=True, dtype=dtype, name="conv_out"
+      self.features, (3, 3), zero_init=True, **how, name="conv_out"
     )(h)
     if x.shape[-1] != self.features:
-      x = layers.Dense(self.features, dtype=dtype, name="skip")(x)
+      x = layers.Dense(self.features, **how, name="skip")(x)
     return x + h
 
 
@@ -76,6 +81,7 @@ class SRUNet(nn.Module):
   dtype: str = "bfloat16"
   remat: str = "none"
   attention: str = "auto"
+  kernels: str = "auto"
 
   def plan(self) -> Plan:
     """The layers of this network."""
@@ -141,15 +147,18 @@ class SRUNet(nn.Module):
       )
     self.check_shapes(image.shape, low_res.shape)
     checks.check_time(t, image.shape[0])
-    dtype, channels = jnp.dtype(self.dtype), image.shape[-1]
+    how, channels = layers.inherited(self), image.shape[-1]
     low_res = jax.image.resize(low_res, image.shape, "bilinear")
     h = jnp.concatenate([image, low_res.astype(image.dtype)], -1)
     width = self.model_channels
-    h = layers.Conv(width, (3, 3), dtype=dtype, name="stem")(h)
-    emb = layers.TimeEmbedding(width, 4 * width, name="time_embedding")(t)
+    h = layers.Conv(width, (3, 3), **how, name="stem")(h)
+    emb = layers.TimeEmbedding(
+      width, 4 * width, self.kernels, name="time_embedding"
+    )(t)
 
     def run(layer: Layer, h: jax.Array) -> jax.Array:
       shape = h.shape
+      args: tuple[jax.Array, ...]
       if layer.kind == "attention":
         block = self._attention(layer)
         args = (h.reshape(shape[0], -1, shape[-1]),)
@@ -157,7 +166,7 @@ class SRUNet(nn.Module):
       else:
         block, args = self._block(layer, train), (h, emb)
         remat = self.remat == "blocks"
-      if train:
+      if train and self.kernels == "cpu":
         h = backward.in_turn(block, *args, remat=remat)
       else:
         h = block(*args)
@@ -175,32 +184,30 @@ class SRUNet(nn.Module):
       for layer in cell:
         h = run(layer, h)
 
-    h = nn.silu(layers.GroupNorm(dtype, name="norm")(h))
+    h = nn.silu(layers.GroupNorm(**how, name="norm")(h))
     outputs = channels * (2 if self.learn_sigma else 1)
-    head = layers.Conv(
-      outputs, (3, 3), zero_init=True, dtype=dtype, name="head"
-    )
+    head = layers.Conv(outputs, (3, 3), zero_init=True, **how, name="head")
     return head(h).astype(jnp.float32)
 
   def _block(self, layer: Layer, train: bool) -> nn.Module:
-    block = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
+    block: Any = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
     return block(
       features=layer.channels,
       resample=layer.resample,
       use_scale_shift_norm=self.use_scale_shift_norm,
       dropout=self.dropout if train else 0.0,
-      dtype=jnp.dtype(self.dtype),
+      **layers.inherited(self),
       name=layer.name,
     )
 
   def _attention(self, layer: Layer) -> nn.Module:
-    attention = layers.SelfAttention
+    attention: Any = layers.SelfAttention
     if self.remat != "none":
       attention = nn.remat(attention)
     return attention(
       num_heads=self.num_heads,
       heads_first=True,
-      kernel=self.attention,
-      dtype=jnp.dtype(self.dtype),
+      attention=self.attention,
+      **layers.inherited(self),
       name=layer.name,
     )

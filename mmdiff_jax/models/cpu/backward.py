@@ -20,7 +20,7 @@ def in_turn(
   around all gradients of a module ends its backward pass.
 
   Gradients of a module's parameters are computed even where only those of its
-  arguments are asked for. Elsewhere than on a CPU this is a plain call.
+  arguments are asked for.
 
   Args:
     module: a submodule, as its parent made it.
@@ -32,8 +32,6 @@ def in_turn(
   Returns:
     `module(*args, **options)`.
   """
-  if jax.default_backend() != "cpu":
-    return module(*args, **options)
 
   def call(module: nn.Module, *args: jax.Array) -> Any:
     return module(*args, **options)

@@ -1,0 +1,194 @@
+"""The one seam between the networks and the backends.
+
+Each operation that a backend wants in a formulation of its own is called from
+here, by the argument `kernels`:
+
+* "plain": `models.plain`, what accelerators run.
+* "cpu": `models.cpu`, the same values and gradients, faster on XLA:CPU.
+* "auto": whichever suits the platform that the program is lowered for, which
+  need not be the host's. Both are traced; the compiler sees one of them, and
+  drops what differentiation would have kept for the other.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from mmdiff_jax.models import plain
+from mmdiff_jax.models.cpu import attention as cpu_attention
+from mmdiff_jax.models.cpu import convolution as cpu_convolution
+from mmdiff_jax.models.cpu import group_norm as cpu_group_norm
+from mmdiff_jax.models.cpu import linear as cpu_linear
+
+KERNELS = ("auto", "plain", "cpu")
+
+_CUDNN_TYPES = (jnp.bfloat16, jnp.float16)
+_CUDNN_MAX_WIDTH = 128
+
+
+def convolve(
+  x: jax.Array, kernel: jax.Array, dilation: int = 1, kernels: str = "auto"
+) -> jax.Array:
+  """Convolves the first axes after the batch, zero padded to the same size.
+
+  Args:
+    x: `[N, D1, ..., C]`; axes between the convolved ones and the channels are
+      left alone.
+    kernel: `[k1, ..., C, features]` with odd sizes; as many axes are convolved
+      as it has sizes.
+    dilation: distance of the taps, on every convolved axis.
+    kernels: see the module.
+
+  Returns:
+    `[N, D1, ..., features]`.
+  """
+
+  def with_dilation(side: Callable) -> Callable:
+    return lambda x, kernel: side(x, kernel, dilation)
+
+  return _choose(
+    kernels,
+    with_dilation(plain.convolve),
+    with_dilation(cpu_convolution.convolve),
+    x,
+    kernel,
+  )
+
+
+def linear(x: jax.Array, kernel: jax.Array, kernels: str = "auto") -> jax.Array:
+  """Maps `[..., C]` to `[..., features]` with a kernel `[C, features]`."""
+  return _choose(kernels, plain.linear, cpu_linear.linear, x, kernel)
+
+
+def group_mean(x: jax.Array, groups: int, kernels: str = "auto") -> jax.Array:
+  """Replaces each channel of `[..., C]` by the mean of its group."""
+  return _choose(
+    kernels,
+    lambda x: plain.group_mean(x, groups),
+    lambda x: cpu_group_norm.group_mean(x, groups),
+    x,
+  )
+
+
+def scale(x: jax.Array, a: jax.Array, kernels: str = "auto") -> jax.Array:
+  """Multiplies `[N, ..., C]` by `[N, C]`."""
+  return _choose(kernels, plain.scale, cpu_group_norm.scale, x, a)
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  attention: str = "auto",
+  kernels: str = "auto",
+) -> jax.Array:
+  """Softmax attention, `softmax(q k^T / sqrt(D)) v`.
+
+  Args:
+    q: queries `[N, T, K, D]`.
+    k: keys `[N, S, K, D]`.
+    v: values `[N, S, K, D]`.
+    attention: "auto" (cuDNN's flash attention where the program is lowered for
+      CUDA and type and width allow), "xla" or "cudnn".
+    kernels: see the module.
+
+  Returns:
+    `[N, T, K, D]`.
+
+  Raises:
+    ValueError: "cudnn" was asked for where it cannot run, as far as that is
+      known while tracing. Lowering it for another platform than CUDA is JAX's
+      NotImplementedError.
+  """
+  if attention == "cudnn":
+    check_cudnn(q.shape[-1], q.dtype, kernels)
+    refusal = _cudnn_refusal(q, k, v)
+    if refusal is not None:
+      raise ValueError(_impossible(refusal))
+    return _cudnn_attend(q, k, v)
+  obstacle = _obstacle(q.shape[-1], q.dtype)
+  others = {}
+  if attention == "auto" and not obstacle and not _cudnn_refusal(q, k, v):
+    others["cuda"] = _cudnn_attend
+  return _choose(kernels, plain.attend, cpu_attention.attend, q, k, v, **others)
+
+
+def check_cudnn(width: int, dtype: DTypeLike, kernels: str = "auto") -> None:
+  """Raises ValueError where cuDNN's attention could run on no platform.
+
+  Args:
+    width: channels per head.
+    dtype: compute type.
+    kernels: see the module.
+  """
+  obstacle = _obstacle(width, dtype)
+  if kernels == "cpu":
+    obstacle = "it needs a GPU, model.kernels is 'cpu'"
+  if obstacle is not None:
+    raise ValueError(_impossible(obstacle))
+
+
+def _obstacle(width: int, dtype: DTypeLike) -> str | None:
+  if jnp.dtype(dtype) not in map(jnp.dtype, _CUDNN_TYPES):
+    return f"it needs a 16-bit type, dtype is {jnp.dtype(dtype).name!r}"
+  if width % 8 or width > _CUDNN_MAX_WIDTH:
+    return (
+      f"heads must be a multiple of 8 and at most {_CUDNN_MAX_WIDTH} "
+      f"channels wide, these have {width}"
+    )
+  return None
+
+
+def _impossible(obstacle: str) -> str:
+  return (
+    f"model.attention='cudnn' is impossible here: {obstacle}. "
+    "Use 'auto' or 'xla'."
+  )
+
+
+def _cudnn_attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+def _cudnn_refusal(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
+  """What keeps JAX from tracing cuDNN's attention; None if nothing does.
+
+  Its absence, for one: no program can be lowered for CUDA with it then.
+  """
+  try:
+    jax.eval_shape(_cudnn_attend, q, k, v)
+  except (NotImplementedError, RuntimeError, ValueError) as error:
+    return str(error).rstrip(".")
+  return None
+
+
+def _choose(
+  kernels: str,
+  default: Callable[..., jax.Array],
+  on_cpu: Callable[..., jax.Array],
+  *args: jax.Array,
+  **platforms: Callable[..., jax.Array],
+) -> jax.Array:
+  """Calls one of several formulations of a function.
+
+  Args:
+    kernels: see the module.
+    default: the plain one.
+    on_cpu: that of "cpu".
+    *args: of the function.
+    **platforms: what replaces `default` on single platforms.
+  """
+  if kernels not in KERNELS:
+    raise ValueError(
+      f"kernels={kernels!r} is unknown; allowed are "
+      f"{', '.join(map(repr, KERNELS))}."
+    )
+  if kernels == "cpu":
+    return on_cpu(*args)
+  if kernels == "auto":
+    platforms["cpu"] = on_cpu
+  if not platforms:
+    return default(*args)
+  return jax.lax.platform_dependent(*args, default=default, **platforms)

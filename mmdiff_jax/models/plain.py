@@ -1,0 +1,65 @@
+"""The networks' operations as accelerators run them: one XLA operation each.
+
+`models.cpu` has the same functions in other formulations; `models.ops`
+chooses between them and says what they compute.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def convolve(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+  """See `ops.convolve`."""
+  axes = kernel.ndim - 2
+  # Axes left alone take part as convolved ones with a single tap.
+  sizes = kernel.shape[:axes] + (1,) * (x.ndim - 2 - axes)
+  spatial = "DHW"[-len(sizes) :]
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel.reshape(*sizes, *kernel.shape[axes:]),
+    window_strides=(1,) * len(sizes),
+    padding=[((k - 1) // 2 * dilation,) * 2 for k in sizes],
+    rhs_dilation=(dilation,) * len(sizes),
+    dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+  )
+
+
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """See `ops.linear`."""
+  return x @ kernel
+
+
+def group_mean(x: jax.Array, groups: int) -> jax.Array:
+  """See `ops.group_mean`."""
+  means = x.reshape(*x.shape[:-1], groups, -1).mean(-1)
+  return jnp.repeat(means, x.shape[-1] // groups, -1)
+
+
+def scale(x: jax.Array, a: jax.Array) -> jax.Array:
+  """See `ops.scale`."""
+  return x * jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """See `ops.attend`."""
+  # Heads ahead of tokens: every head of every element is one matrix product.
+  q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+  return softmax_average((q, k, v)).swapaxes(1, 2)
+
+
+def softmax_average(qkv: tuple[jax.Array, ...]) -> jax.Array:
+  """`softmax(q k^T / sqrt(D)) v` of matrices `[..., T, D]`."""
+  q, k, v = qkv
+  scale = q.shape[-1] ** -0.25
+  scores = jnp.matmul(
+    q * scale, (k * scale).mT, preferred_element_type=jnp.float32
+  )
+  peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+  weights = jnp.exp(scores - peak)
+  # The division comes after the second product: T x D instead of T x S
+  # elements.
+  total = weights.sum(-1, keepdims=True)
+  out = jnp.matmul(
+    weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+  )
+  return (out / total).astype(v.dtype)
