@@ -167,13 +167,15 @@ def get_config() -> ConfigDict:
   sample.denoise_final = placeholder(bool)
   # multistep of order 3: begin with a singlestep of order 2.
   sample.singlestep_start = placeholder(bool)
-  # adaptive: absolute and relative tolerance, first step and smallest distance
-  # from the end (in lambda and in time), safety factor of the step size.
+  # adaptive: absolute and relative tolerance, by how much a step may exceed
+  # the one before, the first step (in lambda), the safety factor of a step's
+  # size, and the distance (in time) from the end that counts as arrived.
   sample.atol = placeholder(float)
   sample.rtol = placeholder(float)
+  sample.max_growth = placeholder(float)
   sample.first_step = placeholder(float)
-  sample.time_tolerance = placeholder(float)
   sample.safety = placeholder(float)
+  sample.time_tolerance = placeholder(float)
   # Classifier-free guidance by what is given to the network (--label): 1 is
   # none, more follows it more closely.
   sample.cfg_scale = placeholder(float)

@@ -22,7 +22,7 @@ ALLOWED = {
   "metric_networks": set(),
   "world": set(),
   "data": {"world"},
-  "checkpoint": set(),
+  "checkpoint": {"models"},
   "convert": {"models", "metric_networks", "checkpoint"},
   "task": {"models", "diffusion", "samplers", "sharding"},
   "sampling": {

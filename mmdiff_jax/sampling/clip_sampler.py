@@ -11,13 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding
+from mmdiff_jax import samplers, sharding
 from mmdiff_jax.av import AVSpec, unit_to_uint8
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling.extend import extend
 from mmdiff_jax.sampling.given import Job
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import Task
+
+# What an option of `Condition` is called in `config.sample`, where it differs.
+_CONDITION_KEYS = {"method": "condition_method", "scale": "guidance_scale"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,10 +240,8 @@ def condition_options(settings: ConfigDict) -> dict[str, Any]:
     ValueError: if they do not fit together.
   """
   options = {
-    "method": settings.condition_method,
-    "scale": settings.guidance_scale,
-    "resample_repeats": settings.resample_repeats,
-    "resample_jump": settings.resample_jump,
+    name: settings[_CONDITION_KEYS.get(name, name)]
+    for name in samplers.CONDITION_OPTIONS
   }
   options = {k: v for k, v in options.items() if v is not None}
   method, scale = settings.condition_method, settings.guidance_scale
