@@ -277,7 +277,7 @@ def test_network_without_classes_has_no_table(flat):
   assert with_table - names == {"label_embedding"}
 
 
-def test_bfloat16_computes_and_keeps_float32_where_it_matters(tiny, tiny_apply):
+def test_bfloat16_computes_and_parameters_are_float32(tiny, tiny_apply):
   config = TINY | {"dtype": "bfloat16"}
   model = models.create_model(config)
   variables, *inputs = tiny
@@ -290,7 +290,11 @@ def test_bfloat16_computes_and_keeps_float32_where_it_matters(tiny, tiny_apply):
     assert a.dtype == jnp.float32
     assert np.abs(a - b).max() < 0.05 * np.abs(b).max()
 
-  jaxpr = jax.make_jaxpr(model.apply)(variables, *inputs)
+
+@pytest.mark.parametrize("kernels", ["plain", "cpu"])
+def test_softmax_and_norms_of_bfloat16_networks_are_float32(tiny, kernels):
+  config = TINY | {"dtype": "bfloat16", "kernels": kernels}
+  jaxpr = jax.make_jaxpr(models.create_model(config).apply)(*tiny)
   types = {"conv_general_dilated": set(), "exp": set(), "rsqrt": set()}
   for eqn in _equations(jaxpr.jaxpr):
     if eqn.primitive.name in types:
@@ -432,7 +436,7 @@ def test_calls_that_do_not_fit_are_refused(tiny, kwargs, message):
 
 @pytest.mark.parametrize("label", [np.zeros((), int), np.zeros(2), [1.0]])
 def test_labels_that_do_not_fit_are_refused(labelled, label):
-  run, variables = labelled
+  _, variables = labelled
   model = models.create_model(LABELLED)
   inputs = np.zeros(VIDEO), np.zeros(AUDIO), np.array([1])
   with pytest.raises(ValueError, match="expected one integer per sample"):
