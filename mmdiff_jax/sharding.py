@@ -1,9 +1,11 @@
 """Device mesh and the shardings of batches and parameters (GSPMD)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # Leaves smaller than this are replicated: gathering them costs more than
@@ -43,19 +45,28 @@ def join_hosts(
     ) from error
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(
+  data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
   """Returns the mesh of all devices with the axes `("data", "fsdp")`.
+
+  Neighbours along `fsdp`, who exchange the most, are neighbours in the
+  hardware. Several slices of TPUs are joined along `data` alone: between them
+  the network is slow.
 
   Args:
     data: devices along the axis that splits the batch alone; -1 takes what
       `fsdp` leaves.
     fsdp: devices along the axis that splits batch and parameters; -1 takes
       what `data` leaves.
+    devices: what to make it of; None is all devices of the run.
 
   Raises:
-    ValueError: if the axes do not multiply to the number of devices.
+    ValueError: if the axes do not multiply to the number of devices, or the
+      slices do not divide `data`.
   """
-  count = jax.device_count()
+  devices = list(jax.devices() if devices is None else devices)
+  count = len(devices)
   if data == -1 and fsdp > 0:
     data = count // fsdp
   elif fsdp == -1 and data > 0:
@@ -65,8 +76,26 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
       f"config.mesh: data={data} x fsdp={fsdp} does not cover the {count} "
       "device(s) of this run; give factors of that number, or -1 for one."
     )
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if data % slices:
+    raise ValueError(
+      f"config.mesh.data={data} must be a multiple of the {slices} slices: "
+      f"give config.mesh.fsdp a divisor of {count // slices}, the devices of "
+      "a slice."
+    )
+  if slices > 1:
+    grid = mesh_utils.create_hybrid_device_mesh(
+      (data // slices, fsdp),
+      (slices, 1),
+      devices,
+      allow_split_physical_axes=True,
+    )
+  else:
+    grid = mesh_utils.create_device_mesh(
+      (data, fsdp), devices, allow_split_physical_axes=True
+    )
   auto = (jax.sharding.AxisType.Auto,) * 2
-  return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=auto)
+  return Mesh(grid, ("data", "fsdp"), axis_types=auto)
 
 
 def platform(mesh: Mesh) -> str:
@@ -112,6 +141,24 @@ def fsdp_sharded(mesh: Mesh, tree: Any) -> Any:
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   return jax.tree.map(leaf_sharding, tree)
+
+
+def gathered(mesh: Mesh, params: Any) -> Any:
+  """Parameters as the network uses them: whole on every device.
+
+  Within a program, where parameters are split over `fsdp`: what moves between
+  devices is then weights. Left to itself, XLA may move activations instead.
+  """
+  if mesh.shape["fsdp"] == 1:
+    return params
+  return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
+def scattered(mesh: Mesh, grads: Any) -> Any:
+  """Gradients summed over the devices, each of which keeps its share."""
+  if mesh.shape["fsdp"] == 1:
+    return grads
+  return jax.lax.with_sharding_constraint(grads, fsdp_sharded(mesh, grads))
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:

@@ -82,9 +82,9 @@ def sample(
     The statistics that `samples.json` records.
 
   Raises:
-    ValueError: for settings that do not fit together or have no effect, and
-      if `output` holds samples that were made otherwise.
-    FileNotFoundError: for a missing checkpoint or source.
+    ValueError: for settings that do not fit together or have no effect, a
+      source that cannot be used, and if `output` holds samples that were made otherwise.
+    FileNotFoundError: for a missing checkpoint.
     NotADirectoryError: if `output` is a file.
   """
   check_directory(output)
@@ -95,7 +95,9 @@ def sample(
   _check_effect(config.sample, condition is None and duration is None)
   _check_cond(task, config.sample, cond or {})
   make_configured_sampler(task, config.sample)  # Fails before the work.
-  jobs = make_jobs(num_samples, _open_sources(condition, source, task, lengths))
+  jobs = make_jobs(
+    num_samples, _open_sources(condition, source, task, lengths, config.data)
+  )
   upscaler = None
   settings = {
     "checkpoint_fingerprint": _fingerprint(directory),
@@ -169,7 +171,11 @@ def _load_task(directory: pathlib.Path, mesh: Mesh) -> Task:
 
 
 def _open_sources(
-  condition: str | None, source: str | None, task: Task, lengths: Lengths
+  condition: str | None,
+  source: str | None,
+  task: Task,
+  lengths: Lengths,
+  data: ConfigDict,
 ) -> list[Source] | None:
   """What is given, read and checked."""
   if condition is None:
@@ -178,7 +184,14 @@ def _open_sources(
     return None
   if not source:
     raise ValueError(f"--condition={condition} needs --source.")
-  return load_sources(condition, source, task.spec, lengths.known(condition))
+  return load_sources(
+    condition,
+    source,
+    task.spec,
+    lengths.known(condition),
+    tfds_dir=data.tfds_dir,
+    synthetic_clips=data.synthetic_clips,
+  )
 
 
 def _check_effect(settings: ConfigDict, nothing_known: bool) -> None:

@@ -59,6 +59,7 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
   scale = settings.cfg_scale
 
   def sample(params, rng, indices, condition=None, cond=None):
+    params = sharding.gathered(mesh, params)
     rngs = samplers.make_rng(rng, indices)
     x_init = jax.lax.with_sharding_constraint(
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split

@@ -74,26 +74,37 @@ def _split(x: jax.Array, parts: int) -> jax.Array:
   return jnp.moveaxis(x, 1, 0)
 
 
-def make_gradients(loss_fn: LossFn, microbatches: int) -> Callable[..., Any]:
+def make_gradients(
+  loss_fn: LossFn, microbatches: int, mesh: Mesh
+) -> Callable[..., Any]:
   """Returns `gradients(params, inputs, rng) -> ((loss, terms), grads)`.
+
+  Parameters are gathered when they are used, and gradients scattered as soon
+  as they are made: no device holds more than its share for longer than that.
 
   Args:
     loss_fn: of `make_loss_fn`.
     microbatches: parts of a batch that are computed one after another; the
       gradients are their mean.
+    mesh: devices that share batch, parameters and gradients.
   """
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+  def grad_fn(params, inputs, rng):
+    params = sharding.gathered(mesh, params)
+    out, grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *inputs, rng)
+    return out, sharding.scattered(mesh, grads)
+
   if microbatches == 1:
-    return lambda params, inputs, rng: grad_fn(params, *inputs, rng)
+    return grad_fn
 
   def gradients(params, inputs, rng):
     def body(total, scanned):
       part, index = scanned
-      out, grads = grad_fn(params, *part, jax.random.fold_in(rng, index))
+      out, grads = grad_fn(params, part, jax.random.fold_in(rng, index))
       return jax.tree.map(jnp.add, total, grads), out
 
     parts = jax.tree.map(lambda x: _split(x, microbatches), inputs)
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = sharding.scattered(mesh, jax.tree.map(jnp.zeros_like, params))
     grads, (losses, terms) = jax.lax.scan(
       body, zeros, (parts, jnp.arange(microbatches))
     )
@@ -134,7 +145,7 @@ def make_train_step(
   neither on the number of devices nor on that of micro-batches.
   """
   gradients = make_gradients(
-    make_loss_fn(task, config.diffusion.loss), config.train.microbatches
+    make_loss_fn(task, config.diffusion.loss), config.train.microbatches, mesh
   )
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
