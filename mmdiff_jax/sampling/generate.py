@@ -83,7 +83,8 @@ def sample(
 
   Raises:
     ValueError: for settings that do not fit together or have no effect, a
-      source that cannot be used, and if `output` holds samples that were made otherwise.
+      source that cannot be used, and if `output` holds samples that were made
+      otherwise.
     FileNotFoundError: for a missing checkpoint.
     NotADirectoryError: if `output` is a file.
   """
