@@ -89,8 +89,8 @@ def test_audioclip_from_published_weights_gives_the_golden_embedding(
   golden = np.load(DATA / "audioclip_audio_pub.npz")
   out = audioclip.embed(audioclip_variables, golden_wave, protocol="paper")
   # With random weights the gates are steps: a few of 2 million flip with the
-  # last bit of float32, others on every kind of processor (.9e-3 and 1.8e-3 were
-  # seen). One that flips early moves the embedding by .1.
+  # last bit of float32, others on every kind of processor (.9e-3 and 1.8e-3
+  # were seen). One that flips early moves the embedding by .1.
   assert relative(out, golden["embedding"]) < 5e-3
 
 
