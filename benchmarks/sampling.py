@@ -22,7 +22,12 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.diffusion import make_schedule
-from mmdiff_jax.samplers import condition_on_audio, initial_noise, make_sampler
+from mmdiff_jax.samplers import (
+  condition_on_audio,
+  initial_noise,
+  make_sampler,
+  sampler_options,
+)
 
 Tree = Any
 
@@ -46,6 +51,11 @@ SOLVERS = {
   },
   "dpm_solver++ sde 2": {"name": "dpm_solver++", "method": "sde"},
   "dpm_solver adaptive 3": {"name": "dpm_solver", "method": "adaptive"},
+  "dpm_solver++ adaptive 2": {
+    "name": "dpm_solver++",
+    "method": "adaptive",
+    "order": 2,
+  },
 }
 CONDITIONS = {
   "ddim, replacement": {},
@@ -157,7 +167,7 @@ def main() -> None:
   for name, options, condition in rows:
     if args.solvers not in name:
       continue
-    if options.get("method") != "adaptive":
+    if "steps" in sampler_options(options["name"], options.get("method")):
       options = options | {"steps": args.steps}
     nfe, ours, forward = measure(
       make_sampler(**options), denoise_fn, x_init, condition, args.rounds

@@ -223,6 +223,19 @@ def test_the_adaptive_default_controls_the_error_of_a_trained_table(
   assert loose_nfe < default_nfe <= 64
 
 
+def test_a_tolerance_alone_also_lifts_the_bound_of_growth():
+  def control(**options):
+    return make_sampler("dpm_solver", method="adaptive", **options).control
+
+  default = {"atol": 0.002, "rtol": 0.01, "max_growth": 2.0}
+  assert control() == control(**default)
+  published = {"atol": 0.0078, "rtol": 0.05, "max_growth": np.inf}
+  assert control(rtol=0.05) == control(atol=0.0078) == control(**published)
+  assert control(max_growth=np.inf) == control(
+    **default | {"max_growth": np.inf}
+  )
+
+
 def _published_adaptive(schedule, x, plus_plus, atol, rtol):
   """The method of order 2 for one sample of Gaussian data, written out."""
   ab = schedule.alphas_cumprod
@@ -272,7 +285,6 @@ def _published_adaptive(schedule, x, plus_plus, atol, rtol):
     ({"atol": 0.0078, "rtol": 0.05}, 0.0078, 0.05),
     ({"rtol": 0.05}, 0.0078, 0.05),
     ({"atol": 1e-3}, 1e-3, 0.05),
-    ({"atol": 1e-4, "rtol": 1e-3}, 1e-4, 1e-3),
   ],
 )
 @pytest.mark.parametrize("name", ["dpm_solver", "dpm_solver++"])

@@ -91,7 +91,7 @@ def make_sampler(name: str, **options: Any) -> Sampler:
         what += f" with method {options['method']!r}"
       raise ValueError(
         f"option {option!r} does not apply to {what}; allowed are "
-        f"{', '.join(sorted(allowed))}."
+        f"{', '.join(sorted(allowed.difference(_INTERNAL)))}."
       )
   if name.startswith("dpm_solver"):
     options["plus_plus"] = name == "dpm_solver++"

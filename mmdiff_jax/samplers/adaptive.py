@@ -33,12 +33,12 @@ from mmdiff_jax.samplers.exponential import (
   exponential_step,
   first_order,
   second_order,
+  unit_vectors,
 )
 from mmdiff_jax.samplers.linear import (
   combine,
   make_call,
   singlestep_weights,
-  unit_vectors,
 )
 from mmdiff_jax.samplers.step_control import StepControl
 

@@ -77,3 +77,10 @@ def third_order(
 ) -> Array:
   """The full expansion to order 3."""
   return c.A * x - c.B * (c.phi1 * m0 + c.phi2 * d1 + c.phi3 * d2)
+
+
+def unit_vectors(count: int, like: Array) -> Array:
+  """Rows of the identity, shaped to broadcast against scalars or [B]."""
+  xp = jnp if isinstance(like, jax.Array) else np
+  unit = xp.eye(count, dtype=like.dtype)
+  return unit.reshape(count, count, *(1,) * like.ndim)

@@ -35,6 +35,11 @@ def classifier_free(
   if not math.isfinite(scale):
     raise ValueError(f"guidance scale={scale}; give a finite number.")
 
+  def extrapolate(output: jax.Array) -> jax.Array:
+    pairs = _pairs(output)
+    conditioned, unconditioned = pairs[:, 0], pairs[:, 1]
+    return unconditioned + scale * (conditioned - unconditioned)
+
   def guided(x_t: Tree, t: jax.Array, rng: jax.Array) -> Tree:
     x_twice, t_twice = jax.tree.map(
       lambda leaf: jnp.repeat(leaf, 2, axis=0), (x_t, t)
@@ -42,7 +47,7 @@ def classifier_free(
     output, variance = gaussian.split_output(
       denoise_fn(x_twice, t_twice, rng), x_twice, learn_sigma
     )
-    prediction = jax.tree.map(_extrapolate, output)
+    prediction = jax.tree.map(extrapolate, output)
     if not learn_sigma:
       return prediction
     return jax.tree.map(
@@ -50,11 +55,6 @@ def classifier_free(
       prediction,
       variance,
     )
-
-  def _extrapolate(output: jax.Array) -> jax.Array:
-    pairs = _pairs(output)
-    conditioned, unconditioned = pairs[:, 0], pairs[:, 1]
-    return unconditioned + scale * (conditioned - unconditioned)
 
   return guided
 

@@ -25,6 +25,7 @@ from mmdiff_jax.samplers.exponential import (
   first_order,
   second_order,
   third_order,
+  unit_vectors,
 )
 from mmdiff_jax.samplers.plan import Plan, PlannedSampler
 
@@ -36,13 +37,6 @@ class Update(NamedTuple):
 
   weights: Array
   noise_scale: Array = 0.0
-
-
-def unit_vectors(count: int, like: Array) -> Array:
-  """Rows of the identity, shaped to broadcast against scalars or [B]."""
-  xp = jnp if isinstance(like, jax.Array) else np
-  unit = xp.eye(count, dtype=like.dtype)
-  return unit.reshape(count, count, *(1,) * like.ndim)
 
 
 def combine(weights: Array, terms: Sequence[Tree]) -> Tree:
