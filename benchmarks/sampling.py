@@ -90,12 +90,12 @@ def make_stand_in(width: int, layers: int) -> Callable[..., Tree]:
 
 def make_network(name: str) -> tuple[Callable[..., Tree], AVSpec]:
   """The network of `configs/<name>.py` with initial parameters."""
-  from mmdiff_jax import models, task
+  from mmdiff_jax.task import make_task
 
   config = importlib.import_module(f"configs.{name}").get_config()
-  params = jax.jit(task.make_init_params(config))(jax.random.key(0))
-  model = models.create_model(config.model)
-  return task.make_denoise_fn(model, params), task.av_spec(config)
+  task = make_task(config)
+  params = jax.jit(task.init)(jax.random.key(0))
+  return task.denoise_fn(params), task.spec
 
 
 def seconds(run: Callable[[], Any], repeats: int = 1) -> float:

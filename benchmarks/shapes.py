@@ -17,13 +17,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from benchmarks import sync as sync_rows
-from mmdiff_jax import checkpoint, sharding, task
+from configs import default
+from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.sampling.clip_sampler import WindowSampler
+from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
 from mmdiff_jax.sampling.given import Job, Source
+from mmdiff_jax.sampling.upscale import load_sampling_params
+from mmdiff_jax.task import make_task
 from mmdiff_jax.world import sync
 from mmdiff_jax.world.clips import make_clip, split_seed
 
@@ -98,20 +100,26 @@ def sample(
   """Samples a checkpoint; returns uint8 videos, audios and their geometry."""
   directory = checkpoint.find_checkpoint(path)
   config = checkpoint.load_config(directory)
-  unset = dict.fromkeys(config.sample, None)
-  config.sample = ConfigDict(
-    unset | {"condition_method": "replacement"} | dict(row.sample)
+  settings = default.get_config().sample
+  settings.update(row.sample)
+  settings.batch_size = batch
+  mesh = sharding.make_mesh()
+  task = make_task(config, mesh)
+  sampler = ClipSampler(
+    task,
+    settings,
+    Lengths(task.spec.frames, None),
+    load_sampling_params(task, directory, mesh),
+    mesh,
+    seed=0,
   )
-  config.sample.batch_size = batch
-  spec = task.av_spec(config)
-  sampler = WindowSampler(config, directory, sharding.make_mesh(), seed=0)
-  jobs = make_jobs(row.given, count, split, spec)
+  jobs = make_jobs(row.given, count, split, task.spec)
   videos, audios = [], []
   for start in range(0, count, batch):
     video, audio = sampler(jobs[start : start + batch])
     videos += list(video)
     audios += list(audio)
-  return videos, audios, spec
+  return videos, audios, task.spec
 
 
 def figures(
