@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.models.av_unet import AVUNet
+from mmdiff_jax.models.initial import init_in_one_draw
 from mmdiff_jax.models.sr_unet import SRUNet
 
 Leaf = jax.ShapeDtypeStruct
@@ -133,7 +134,16 @@ class Network(abc.ABC):
     return dataclasses.replace(self, module=self.module.clone(kernels=kernels))
 
 
-class JointNetwork(Network):
+class _UNet(Network):
+  """What our two networks have in common."""
+
+  def init(self, rng: jax.Array, x: Leaves, cond: Leaves) -> Any:
+    """See `Network`."""
+    init = super().init
+    return init_in_one_draw(lambda rng: init(rng, x, cond), rng)
+
+
+class JointNetwork(_UNet):
   """The coupled U-Net: video and audio, perhaps given a class label."""
 
   module_cls = AVUNet
@@ -187,7 +197,7 @@ class JointNetwork(Network):
       )
 
 
-class SuperResolutionNetwork(Network):
+class SuperResolutionNetwork(_UNet):
   """The image U-Net: one large frame, given its small version."""
 
   module_cls = SRUNet
