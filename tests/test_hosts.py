@@ -1,4 +1,4 @@
-"""Training on several hosts: two processes of two devices each."""
+"""Training on several hosts: two processes, of one device or two."""
 
 import os
 import pathlib
@@ -52,12 +52,12 @@ def start(address, host, workdir, num_steps, devices):
   )
 
 
-def start_hosts(workdir, num_steps):
+def start_hosts(workdir, num_steps, devices=2):
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     address = f"localhost:{probe.getsockname()[1]}"
   return [
-    start(address, host, workdir, num_steps, devices=2)
+    start(address, host, workdir, num_steps, devices)
     for host in range(NUM_HOSTS)
   ]
 
@@ -88,6 +88,19 @@ def test_two_hosts_train_as_one_and_one_continues(two_hosts, tmp_path):
   for step in (2, 4):
     folder = two_hosts / "previews" / f"{step:08d}"
     assert len(list(folder.glob("*.mp4"))) == 2
+
+
+def test_hosts_of_one_device_each_save_and_one_host_continues(
+  two_hosts, tmp_path
+):
+  """A GPU to a process, as SLURM starts them; saved at a logging step."""
+  assert last_steps(start_hosts(tmp_path, 2, devices=1)) == [2, 2]
+  ours, theirs = (
+    metrics.read_jsonl(folder / "metrics.jsonl")[0]
+    for folder in (tmp_path, two_hosts)
+  )
+  np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=2e-4)
+  assert last_steps([start("", 0, tmp_path, 4, devices=2)]) == [4]
 
 
 def test_sigterm_to_one_host_stops_all_at_one_step(tmp_path):

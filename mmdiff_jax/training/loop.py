@@ -214,10 +214,12 @@ def _start_or_resume(
 
 
 def _no_metrics(program: _Program) -> Any:
-  return jax.device_put(
-    metrics.empty_like(program.abstract_metrics),
-    sharding.replicated(program.mesh),
-  )
+  # Computed, not put: arrays that are put together on several hosts with one
+  # device each cannot be saved.
+  return jax.jit(
+    lambda: metrics.empty_like(program.abstract_metrics),
+    out_shardings=sharding.replicated(program.mesh),
+  )()
 
 
 def _write_overview(params: Any, workdir: pathlib.Path) -> None:
