@@ -18,6 +18,7 @@ from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.diffusion import create_timestep_sampler
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import metrics, settings
+from mmdiff_jax.training.flops import count_flops
 from mmdiff_jax.training.observers import Observer, make_observers
 from mmdiff_jax.training.optimizer import create_optimizer
 from mmdiff_jax.training.report import Report
@@ -239,19 +240,18 @@ def _write_overview(params: Any, workdir: pathlib.Path) -> None:
 def _compile(
   program: _Program, state: TrainState
 ) -> tuple[Callable[..., Any], float]:
-  """Compiles the train step; returns it and its FLOPs by XLA's count."""
+  """Compiles the train step; returns it and its floating-point operations."""
   started, task = time.perf_counter(), program.task
   _log.info("Compiling the train step (the first time takes a while).")
   shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
-  lowered = jax.jit(
+  traced = jax.jit(
     program.step_fn,
     in_shardings=(shardings, sharding.batch_sharded(program.mesh)),
     out_shardings=(shardings, sharding.replicated(program.mesh)),
     donate_argnums=0,
-  ).lower(state, program.abstract_batch)
-  # XLA counts the body of the micro-batch loop once.
-  flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
-  flops *= program.config.train.microbatches
+  ).trace(state, program.abstract_batch)
+  flops = count_flops(traced.jaxpr.jaxpr)
+  lowered = traced.lower()
   compiled = lowered.compile(compiler_options=dict(task.compiler_options))
   _log.info(
     "Train step compiled in %.0f s: %.4g TFLOP.",
@@ -277,7 +277,9 @@ def _run(
   no_metrics = _no_metrics(program)
   with _stop_on_signals() as stop_requested:
     for step in range(int(state.step) + 1, train_config.num_steps + 1):
-      batch = sharding.put_batch(program.mesh, next(loader))
+      with report.waiting():
+        local = next(loader)
+      batch = sharding.put_batch(program.mesh, local)
       state, step_metrics = train_step(state, batch)
       gathered = metrics.merge(gathered, step_metrics)
       report.tick()

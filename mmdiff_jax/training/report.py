@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.training import metrics
+from mmdiff_jax.training.flops import peak_flops
 from mmdiff_jax.training.optimizer import learning_rate_schedule
 
 
@@ -42,6 +43,9 @@ class Report:
     self._bar = progress_bar(
       config.train.num_steps, "step", initial=first_step, disable=not main
     )
+    peak = peak_flops(jax.devices()[0])
+    self._peak = peak and peak * jax.device_count()
+    self._waited = 0.0
     self._step = first_step
     self._started = time.perf_counter()
 
@@ -56,18 +60,29 @@ class Report:
     yield
     self._started += time.perf_counter() - before
 
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Counts the time spent within it as waiting for input."""
+    before = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - before
+
   def write(self, step: int, gathered: Any) -> None:
     """Logs the averages and the rates since the last call."""
     scalars = metrics.compute(gathered["averages"])
     now = time.perf_counter()
-    rate = (step - self._step) / max(now - self._started, 1e-9)
-    self._step, self._started = step, now
+    seconds = max(now - self._started, 1e-9)
+    rate, waited = (step - self._step) / seconds, self._waited / seconds
+    self._step, self._started, self._waited = step, now, 0.0
     scalars |= {
       "learning_rate": float(self._learning_rate(step - 1)),
       "steps_per_second": rate,
       "clips_per_second": rate * self._batch_size,
       "tflops_per_second": rate * self._flops / 1e12,
+      "input_wait_share": waited,
     }
+    if self._peak:
+      scalars["peak_flops_share"] = rate * self._flops / self._peak
     if self._writer is not None:
       self._writer.write(step, scalars)
     self._bar.set_postfix(_short(scalars), refresh=False)
@@ -86,4 +101,8 @@ class Report:
 
 def _short(scalars: Mapping[str, float]) -> dict[str, str]:
   names = ("loss", "video_mse", "audio_mse", "image_mse")
-  return {n: f"{scalars[n]:.4f}" for n in names if n in scalars}
+  short = {n: f"{scalars[n]:.4f}" for n in names if n in scalars}
+  short["TFLOP/s"] = f"{scalars['tflops_per_second']:.3g}"
+  if "peak_flops_share" in scalars:
+    short["of peak"] = f"{scalars['peak_flops_share']:.0%}"
+  return short
