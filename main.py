@@ -7,6 +7,7 @@
   main.py import_checkpoint --source=FILE.pt --workdir=DIR
   main.py export_checkpoint --checkpoint=DIR --output=DIR
   main.py gallery DIR
+  main.py compile --topology=v5e:4x4 --config=configs/landscape.py
 
 Every key of a configuration can be set on the command line:
 --config.train.batch_size=8; an optional one is unset by
@@ -94,6 +95,13 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_bool(
   "memorisation", False, "Search training clips that samples copy."
+)
+flags.DEFINE_string(
+  "topology", None, "Hardware to compile for: v5e:4x4, v5p:2x2x4, cpu:8, ..."
+)
+flags.DEFINE_enum("what", "train", ["train", "sample"], "Program to compile.")
+flags.DEFINE_integer(
+  "slices", 1, "Slices of TPUs to compile for.", lower_bound=1
 )
 flags.DEFINE_bool("onsets", False, "Mark detected onsets (gallery).")
 flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
@@ -211,6 +219,18 @@ def _gallery(config: ConfigDict, directory: str = "") -> None:
   print(make_gallery(directory, onsets=_FLAGS.onsets))
 
 
+def _compile(config: ConfigDict) -> None:
+  from mmdiff_jax.aot.compile import compile_for
+
+  compile_for(
+    config,
+    topology=_need("topology"),
+    what=_FLAGS.what,
+    slices=_FLAGS.slices,
+    output=_FLAGS.output,
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
   """One command.
@@ -247,6 +267,7 @@ _COMMANDS = {
     several_hosts=True),
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
   "export_checkpoint": Command(_export_checkpoint, ("checkpoint", "output")),
+  "compile": Command(_compile, ("topology", "what", "slices", "output")),
   "gallery": Command(_gallery, ("onsets",), takes_argument=True),
 }
 # fmt: on

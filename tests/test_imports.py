@@ -43,6 +43,7 @@ ALLOWED = {
     "task",
     "sampling",
   },
+  "aot": {"sharding", "checkpoint", "task", "sampling", "training"},
   "evaluation": {"data", "metric_networks", "convert"},
   "gallery": {"data", "world", "metric_networks"},
 }

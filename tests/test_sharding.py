@@ -25,7 +25,7 @@ from tests import conftest, sr_fixtures
 from mmdiff_jax import sharding
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import make_task
-from mmdiff_jax.training import loop
+from mmdiff_jax.training.program import build_program, trace_step
 
 network, what, fsdp, micro = sys.argv[1:]
 config = conftest.make_tiny_config()
@@ -38,14 +38,8 @@ mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
 task = make_task(config, mesh)
 split = sharding.batch_sharded(mesh)
 if what == "train":
-  program = loop._build(task, config, mesh)
-  shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
-  lowered = jax.jit(
-    program.step_fn,
-    in_shardings=(shardings, split),
-    out_shardings=(shardings, sharding.replicated(mesh)),
-    donate_argnums=0,
-  ).lower(program.abstract_state, program.abstract_batch)
+  program = build_program(task, config, mesh)
+  lowered = trace_step(program).lower()
   params = program.abstract_state.params
 else:
   settings = default.get_config().sample

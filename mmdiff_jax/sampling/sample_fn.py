@@ -1,7 +1,5 @@
 """A task and a sampler as one jitted function of seeds."""
 
-from collections.abc import Callable
-
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -10,7 +8,8 @@ from mmdiff_jax import samplers, sharding
 from mmdiff_jax.samplers.base import Sampler
 from mmdiff_jax.task import Task
 
-SampleFn = Callable[..., tuple[dict[str, jax.Array], jax.Array]]
+# A jitted function, which can be traced and lowered too.
+SampleFn = jax.stages.Wrapped
 
 
 def make_configured_sampler(task: Task, settings: ConfigDict) -> Sampler:

@@ -1,7 +1,6 @@
 """The training loop, the same for every task."""
 
 import contextlib
-import dataclasses
 import logging
 import pathlib
 import signal
@@ -15,15 +14,13 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
-from mmdiff_jax.diffusion import create_timestep_sampler
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import metrics, settings
 from mmdiff_jax.training.flops import count_flops
 from mmdiff_jax.training.observers import Observer, make_observers
-from mmdiff_jax.training.optimizer import create_optimizer
+from mmdiff_jax.training.program import Program, build_program, trace_step
 from mmdiff_jax.training.report import Report
-from mmdiff_jax.training.state import TrainState, state_initializer
-from mmdiff_jax.training.step import make_train_step
+from mmdiff_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +74,7 @@ def train(
         contextlib.closing(_create_loader(task, config, train=False))
       )
     observers = make_observers(task, config, mesh, workdir, held_out)
-    program = _build(task, config, mesh)
+    program = build_program(task, config, mesh)
     checkpoints = stack.enter_context(
       checkpoint.Checkpoints(
         workdir / "checkpoints", keep_every=config.train.keep_every
@@ -90,7 +87,7 @@ def train(
       return state
     checkpoint.write_config(config, workdir)
     _write_overview(state.params, workdir)
-    train_step, flops = _compile(program, state)
+    train_step, flops = _compile(program)
     report = stack.enter_context(
       contextlib.closing(Report(config, workdir, first_step, flops))
     )
@@ -104,55 +101,6 @@ def train(
       report=report,
       observers=observers,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Program:
-  """The functions of a run and the shapes and shardings they work on."""
-
-  task: Task
-  config: ConfigDict
-  mesh: jax.sharding.Mesh
-  init: Callable[[jax.Array], TrainState]
-  init_rng: jax.Array
-  step_fn: Callable[[TrainState, Any], tuple[TrainState, Any]]
-  abstract_batch: Any
-  abstract_state: TrainState
-  abstract_metrics: Any
-
-
-def _build(task: Task, config: ConfigDict, mesh: jax.sharding.Mesh) -> _Program:
-  """Builds the traceable functions of a run; nothing is compiled."""
-  init_rng, step_rng = jax.random.split(jax.random.key(config.seed))
-  optimizer = create_optimizer(config.train)
-  timestep_sampler = create_timestep_sampler(
-    config.diffusion.timestep_sampler, task.schedule
-  )
-  init = state_initializer(task.init, optimizer, timestep_sampler.init)
-  step_fn = make_train_step(
-    task, config, optimizer, timestep_sampler, mesh, step_rng
-  )
-  batch = task.abstract_batch(
-    config.train.batch_size, sharding.batch_sharded(mesh)
-  )
-  state = jax.eval_shape(init, init_rng)
-  _, step_metrics = jax.eval_shape(step_fn, state, batch)
-  return _Program(
-    task=task,
-    config=config,
-    mesh=mesh,
-    init=init,
-    init_rng=init_rng,
-    step_fn=step_fn,
-    abstract_batch=batch,
-    abstract_state=sharding.with_shardings(
-      state, sharding.fsdp_sharded(mesh, state)
-    ),
-    abstract_metrics=sharding.with_shardings(
-      step_metrics,
-      jax.tree.map(lambda _: sharding.replicated(mesh), step_metrics),
-    ),
-  )
 
 
 def _check_batch(train_config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -190,7 +138,7 @@ def _create_loader(task: Task, config: ConfigDict, train: bool = True) -> Any:
 
 
 def _start_or_resume(
-  program: _Program, checkpoints: checkpoint.Checkpoints, loader: Any
+  program: Program, checkpoints: checkpoint.Checkpoints, loader: Any
 ) -> tuple[TrainState, Any]:
   """Returns state and metrics of the newest checkpoint, or of step 0."""
   latest = checkpoints.latest_step
@@ -214,7 +162,7 @@ def _start_or_resume(
   return state, _no_metrics(program)
 
 
-def _no_metrics(program: _Program) -> Any:
+def _no_metrics(program: Program) -> Any:
   # Computed, not put: arrays that are put together on several hosts with one
   # device each cannot be saved.
   return jax.jit(
@@ -237,19 +185,11 @@ def _write_overview(params: Any, workdir: pathlib.Path) -> None:
   (workdir / "parameters.txt").write_text(table + "\n")
 
 
-def _compile(
-  program: _Program, state: TrainState
-) -> tuple[Callable[..., Any], float]:
+def _compile(program: Program) -> tuple[Callable[..., Any], float]:
   """Compiles the train step; returns it and its floating-point operations."""
   started, task = time.perf_counter(), program.task
   _log.info("Compiling the train step (the first time takes a while).")
-  shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
-  traced = jax.jit(
-    program.step_fn,
-    in_shardings=(shardings, sharding.batch_sharded(program.mesh)),
-    out_shardings=(shardings, sharding.replicated(program.mesh)),
-    donate_argnums=0,
-  ).trace(state, program.abstract_batch)
+  traced = trace_step(program)
   flops = count_flops(traced.jaxpr.jaxpr)
   lowered = traced.lower()
   compiled = lowered.compile(compiler_options=dict(task.compiler_options))
@@ -262,7 +202,7 @@ def _compile(
 
 
 def _run(
-  program: _Program,
+  program: Program,
   train_step: Callable[..., Any],
   state: TrainState,
   gathered: Any,

@@ -1,0 +1,83 @@
+"""The functions of a training run, before anything is compiled."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mmdiff_jax import sharding
+from mmdiff_jax.diffusion import create_timestep_sampler
+from mmdiff_jax.task import Task
+from mmdiff_jax.training.optimizer import create_optimizer
+from mmdiff_jax.training.state import TrainState, state_initializer
+from mmdiff_jax.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The functions of a run and the shapes and shardings they work on."""
+
+  task: Task
+  config: ConfigDict
+  mesh: jax.sharding.Mesh
+  init: Callable[[jax.Array], TrainState]
+  init_rng: jax.Array
+  step_fn: Callable[[TrainState, Any], tuple[TrainState, Any]]
+  abstract_batch: Any
+  abstract_state: TrainState
+  abstract_metrics: Any
+
+
+def build_program(
+  task: Task, config: ConfigDict, mesh: jax.sharding.Mesh
+) -> Program:
+  """Builds the traceable functions of a run; nothing is compiled.
+
+  Args:
+    task: what is learnt.
+    config: of the run.
+    mesh: the devices that it is for, which need not be there.
+  """
+  init_rng, step_rng = jax.random.split(jax.random.key(config.seed))
+  optimizer = create_optimizer(config.train)
+  timestep_sampler = create_timestep_sampler(
+    config.diffusion.timestep_sampler, task.schedule
+  )
+  init = state_initializer(task.init, optimizer, timestep_sampler.init)
+  step_fn = make_train_step(
+    task, config, optimizer, timestep_sampler, mesh, step_rng
+  )
+  batch = task.abstract_batch(
+    config.train.batch_size, sharding.batch_sharded(mesh)
+  )
+  state = jax.eval_shape(init, init_rng)
+  _, step_metrics = jax.eval_shape(step_fn, state, batch)
+  return Program(
+    task=task,
+    config=config,
+    mesh=mesh,
+    init=init,
+    init_rng=init_rng,
+    step_fn=step_fn,
+    abstract_batch=batch,
+    abstract_state=sharding.with_shardings(
+      state, sharding.fsdp_sharded(mesh, state)
+    ),
+    abstract_metrics=sharding.with_shardings(
+      step_metrics,
+      jax.tree.map(lambda _: sharding.replicated(mesh), step_metrics),
+    ),
+  )
+
+
+def trace_step(program: Program) -> Any:
+  """Traces the train step, as it is compiled: `.jaxpr`, `.lower()`."""
+  shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
+  return jax.jit(
+    program.step_fn,
+    in_shardings=(shardings, sharding.batch_sharded(program.mesh)),
+    out_shardings=(shardings, sharding.replicated(program.mesh)),
+    donate_argnums=0,
+  ).trace(program.abstract_state, program.abstract_batch)
