@@ -195,11 +195,11 @@ def _import_checkpoint(config: ConfigDict) -> None:
 
 def _export_checkpoint(config: ConfigDict) -> None:
   del config
-  from mmdiff_jax import checkpoint
+  from mmdiff_jax.convert import exporter
 
   if len(_need("checkpoint")) > 1:
     raise ValueError("export_checkpoint takes one --checkpoint.")
-  print(checkpoint.export_params(_FLAGS.checkpoint[0], _need("output")))
+  print(exporter.export_params(_FLAGS.checkpoint[0], _need("output")))
 
 
 def _gallery(config: ConfigDict, directory: str = "") -> None:

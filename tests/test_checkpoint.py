@@ -5,6 +5,7 @@ import pytest
 
 from configs import default
 from mmdiff_jax import checkpoint
+from mmdiff_jax.convert import exporter
 
 
 def make_state(value=1.0):
@@ -96,7 +97,7 @@ def test_saved_parameters_are_readable_as_a_run(tmp_path):
 
 
 def test_exported_parameters_are_the_average_in_half_the_bits(run, tmp_path):
-  path = checkpoint.export_params(run, tmp_path / "exported")
+  path = exporter.export_params(run, tmp_path / "exported")
   params = checkpoint.load_params(path, abstract(make_state()["ema_params"]))
   assert params["w"].dtype == jnp.float32
   np.testing.assert_array_equal(params["w"], np.full((4, 3), -5.0))
@@ -104,7 +105,7 @@ def test_exported_parameters_are_the_average_in_half_the_bits(run, tmp_path):
     checkpoint.load_config(path).to_dict() == default.get_config().to_dict()
   )
   with pytest.raises(FileExistsError, match="exists"):
-    checkpoint.export_params(run, path)
+    exporter.export_params(run, path)
   files = [file for file in path.rglob("*") if file.is_file()]
   assert not any(str(tmp_path).encode() in f.read_bytes() for f in files)
 
@@ -113,5 +114,5 @@ def test_export_refuses_what_its_type_cannot_hold(tmp_path):
   large = {"w": jnp.full((2,), 1e6)}
   checkpoint.save_params(tmp_path, large, default.get_config())
   with pytest.raises(ValueError, match="not finite in float16"):
-    checkpoint.export_params(tmp_path, tmp_path / "exported")
+    exporter.export_params(tmp_path, tmp_path / "exported")
   assert not (tmp_path / "exported").exists()

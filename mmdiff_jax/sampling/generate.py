@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax.checksums import CHECKSUMS
 from mmdiff_jax.files import check_directory
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.sampling.clip_sampler import (
@@ -222,10 +223,13 @@ def _fingerprint(directory: pathlib.Path) -> str:
   """Tells checkpoints apart wherever they lie, without reading the arrays.
 
   The small files count with their bytes (among them the time of saving),
-  the others with their names, which are random, and sizes.
+  the others with their names, which are random, and sizes. The checksums,
+  which may come later or never, do not count.
   """
   digest = hashlib.sha256()
   for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    if path.name == CHECKSUMS:
+      continue
     size = path.stat().st_size
     name = path.relative_to(directory).as_posix()
     digest.update(f"{name} {size}\n".encode())
