@@ -7,6 +7,7 @@
   main.py import_checkpoint --source=FILE.pt --workdir=DIR
   main.py export_checkpoint --checkpoint=DIR --output=DIR
   main.py gallery DIR
+  main.py verify DIR
 
 Every key of a configuration can be set on the command line:
 --config.train.batch_size=8; an optional one is unset by
@@ -211,6 +212,22 @@ def _gallery(config: ConfigDict, directory: str = "") -> None:
   print(make_gallery(directory, onsets=_FLAGS.onsets))
 
 
+def _verify(config: ConfigDict, directory: str = "") -> None:
+  del config
+  from mmdiff_jax.verify import verify
+
+  if not directory:
+    raise ValueError("verify takes one directory: main.py verify DIR")
+  wrong = 0
+  for what, problems in verify(directory):
+    wrong += len(problems)
+    print(what, "is as it was written." if not problems else "is not right:")
+    for problem in problems:
+      print(f"  {problem}")
+  if wrong:
+    raise ValueError(f"{directory}: {wrong} of its files are not right.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
   """One command.
@@ -248,6 +265,7 @@ _COMMANDS = {
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
   "export_checkpoint": Command(_export_checkpoint, ("checkpoint", "output")),
   "gallery": Command(_gallery, ("onsets",), takes_argument=True),
+  "verify": Command(_verify, (), takes_argument=True),
 }
 # fmt: on
 

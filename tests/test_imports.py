@@ -47,6 +47,7 @@ ALLOWED = {
   },
   "evaluation": {"data", "metric_networks", "convert"},
   "gallery": {"data", "world", "metric_networks"},
+  "verify": {"checkpoint", "checksums", "data", "sampling"},
 }
 # Third parties that these parts may import when the module is imported.
 LIGHT = {

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.checksums import CHECKSUMS
 from mmdiff_jax.files import check_directory
+from mmdiff_jax.locks import locked
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.sampling.clip_sampler import (
   ClipSampler,
@@ -87,6 +88,7 @@ def sample(
       if `output` holds samples that were made otherwise.
     FileNotFoundError: for a missing checkpoint or source.
     NotADirectoryError: if `output` is a file.
+    locks.InUseError: if another process writes to `output`.
   """
   check_directory(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -123,13 +125,14 @@ def sample(
       "sr_sample": checkpoint.config_to_json(config.sr.sample),
     }
     information["sr_checkpoint"] = str(sr_directory)
-  folder = SampleFolder(output, task.spec, formats, settings, information)
-  todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
-  if len(todo) < len(jobs):
-    _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
-  params = load_sampling_params(task, directory, mesh)
-  clips = ClipSampler(task, config.sample, lengths, params, mesh, seed, cond)
-  return _generate(todo, config.sample.batch_size, clips, folder, upscaler)
+  with locked(output):
+    folder = SampleFolder(output, task.spec, formats, settings, information)
+    todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
+    if len(todo) < len(jobs):
+      _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
+    params = load_sampling_params(task, directory, mesh)
+    clips = ClipSampler(task, config.sample, lengths, params, mesh, seed, cond)
+    return _generate(todo, config.sample.batch_size, clips, folder, upscaler)
 
 
 def _generate(
