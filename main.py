@@ -4,7 +4,7 @@
   main.py sample --checkpoint=DIR --output=DIR --num_samples=N
   main.py upscale --sr_checkpoint=DIR --source=FILE --output=DIR
   main.py evaluate --real=DIR --fake=DIR --output=report.json
-  main.py import_checkpoint --source=FILE.pt --workdir=DIR
+  main.py import_checkpoint --source=FILE --workdir=DIR
   main.py export_checkpoint --checkpoint=DIR --output=DIR
   main.py gallery DIR
   main.py verify DIR
@@ -47,6 +47,13 @@ flags.DEFINE_string(
   None,
   "Directory (sample, upscale, export_checkpoint) or report file (evaluate).",
 )
+flags.DEFINE_enum(
+  "format",
+  "checkpoint",
+  ["checkpoint", "safetensors"],
+  "What export_checkpoint writes: a checkpoint of this program, or a file with "
+  "the published names.",
+)
 flags.DEFINE_integer("num_samples", 16, "Samples to generate.", lower_bound=1)
 flags.DEFINE_list("seeds", [], "Seeds to sample with (default: config.seed).")
 flags.DEFINE_list(
@@ -59,7 +66,9 @@ flags.DEFINE_enum(
   "What of --source is given: its audio, its video, or the beginning of both.",
 )
 flags.DEFINE_string(
-  "source", None, "File or folder of media; a .pt file for import_checkpoint."
+  "source",
+  None,
+  "File or folder of media; a .pt or .safetensors file for import_checkpoint.",
 )
 flags.DEFINE_integer("label", None, "Class that the samples belong to.")
 flags.DEFINE_float(
@@ -200,7 +209,12 @@ def _export_checkpoint(config: ConfigDict) -> None:
 
   if len(_need("checkpoint")) > 1:
     raise ValueError("export_checkpoint takes one --checkpoint.")
-  print(exporter.export_params(_FLAGS.checkpoint[0], _need("output")))
+  export = (
+    exporter.export_safetensors
+    if _FLAGS.format == "safetensors"
+    else exporter.export_params
+  )
+  print(export(_FLAGS.checkpoint[0], _need("output")))
 
 
 def _gallery(config: ConfigDict, directory: str = "") -> None:
@@ -263,7 +277,8 @@ _COMMANDS = {
      "cache_dir", "num_clips", "batch_size", "memorisation"),
     several_hosts=True),
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
-  "export_checkpoint": Command(_export_checkpoint, ("checkpoint", "output")),
+  "export_checkpoint": Command(
+    _export_checkpoint, ("checkpoint", "output", "format")),
   "gallery": Command(_gallery, ("onsets",), takes_argument=True),
   "verify": Command(_verify, (), takes_argument=True),
 }

@@ -1,11 +1,15 @@
 """Averaged parameters of a checkpoint, written alone to hand on."""
 
+import json
 import os
 import pathlib
 
 import jax
+import numpy as np
 
 from mmdiff_jax import checkpoint
+from mmdiff_jax.convert import publish_variables
+from mmdiff_jax.convert.safetensors import save_safetensors
 
 
 def export_params(
@@ -44,4 +48,42 @@ def export_params(
       f"A parameter of {source} is not finite in {dtype}; choose float32."
     )
   checkpoint.write_checkpoint(target, {"ema_params": params}, config)
+  return target
+
+
+def export_safetensors(
+  source: str | os.PathLike, path: str | os.PathLike
+) -> pathlib.Path:
+  """Writes the averaged parameters of a U-Net under their published names.
+
+  `import_checkpoint` reads the file back, PyTorch programs for the published
+  checkpoints read it too. The configuration is in its metadata, as JSON.
+
+  Args:
+    source: see `checkpoint.find_checkpoint`.
+    path: a `.safetensors` file that does not exist yet.
+
+  Returns:
+    The path of the file.
+
+  Raises:
+    FileExistsError: if the file exists.
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if `path` has another suffix, or the network no published form.
+  """
+  target = pathlib.Path(path)
+  if target.suffix != ".safetensors":
+    raise ValueError(f"--output={path} must end in .safetensors.")
+  if target.exists():
+    raise FileExistsError(f"{path} exists; give another --output.")
+  params, config = checkpoint.read_average(source)
+  params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+  save_safetensors(
+    target,
+    publish_variables({"params": params}, config.model.name, config.model),
+    {
+      "format": "pt",
+      "config": json.dumps(checkpoint.config_to_json(config)),
+    },
+  )
   return target
