@@ -4,10 +4,11 @@
   main.py sample --checkpoint=DIR --output=DIR --num_samples=N
   main.py upscale --sr_checkpoint=DIR --source=FILE --output=DIR
   main.py evaluate --real=DIR --fake=DIR --output=report.json
-  main.py import_checkpoint --source=FILE.pt --workdir=DIR
+  main.py import_checkpoint --source=FILE --workdir=DIR
   main.py export_checkpoint --checkpoint=DIR --output=DIR
   main.py gallery DIR
   main.py compile --topology=v5e:4x4 --config=configs/landscape.py
+  main.py verify DIR
 
 Every key of a configuration can be set on the command line:
 --config.train.batch_size=8; an optional one is unset by
@@ -47,6 +48,13 @@ flags.DEFINE_string(
   None,
   "Directory (sample, upscale, export_checkpoint) or report file (evaluate).",
 )
+flags.DEFINE_enum(
+  "format",
+  "checkpoint",
+  ["checkpoint", "safetensors"],
+  "What export_checkpoint writes: a checkpoint of this program, or a file with "
+  "the published names.",
+)
 flags.DEFINE_integer("num_samples", 16, "Samples to generate.", lower_bound=1)
 flags.DEFINE_list("seeds", [], "Seeds to sample with (default: config.seed).")
 flags.DEFINE_list(
@@ -59,7 +67,9 @@ flags.DEFINE_enum(
   "What of --source is given: its audio, its video, or the beginning of both.",
 )
 flags.DEFINE_string(
-  "source", None, "File or folder of media; a .pt file for import_checkpoint."
+  "source",
+  None,
+  "File or folder of media; a .pt or .safetensors file for import_checkpoint.",
 )
 flags.DEFINE_integer("label", None, "Class that the samples belong to.")
 flags.DEFINE_float(
@@ -203,11 +213,16 @@ def _import_checkpoint(config: ConfigDict) -> None:
 
 def _export_checkpoint(config: ConfigDict) -> None:
   del config
-  from mmdiff_jax import checkpoint
+  from mmdiff_jax.convert import exporter
 
   if len(_need("checkpoint")) > 1:
     raise ValueError("export_checkpoint takes one --checkpoint.")
-  print(checkpoint.export_params(_FLAGS.checkpoint[0], _need("output")))
+  export = (
+    exporter.export_safetensors
+    if _FLAGS.format == "safetensors"
+    else exporter.export_params
+  )
+  print(export(_FLAGS.checkpoint[0], _need("output")))
 
 
 def _gallery(config: ConfigDict, directory: str = "") -> None:
@@ -229,6 +244,22 @@ def _compile(config: ConfigDict) -> None:
     slices=_FLAGS.slices,
     output=_FLAGS.output,
   )
+
+
+def _verify(config: ConfigDict, directory: str = "") -> None:
+  del config
+  from mmdiff_jax.verify import verify
+
+  if not directory:
+    raise ValueError("verify takes one directory: main.py verify DIR")
+  wrong = 0
+  for what, problems in verify(directory):
+    wrong += len(problems)
+    print(what, "is as it was written." if not problems else "is not right:")
+    for problem in problems:
+      print(f"  {problem}")
+  if wrong:
+    raise ValueError(f"{directory}: {wrong} of its files are not right.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,9 +297,11 @@ _COMMANDS = {
      "cache_dir", "num_clips", "batch_size", "memorisation"),
     several_hosts=True),
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
-  "export_checkpoint": Command(_export_checkpoint, ("checkpoint", "output")),
+  "export_checkpoint": Command(
+    _export_checkpoint, ("checkpoint", "output", "format")),
   "compile": Command(_compile, ("topology", "what", "slices", "output")),
   "gallery": Command(_gallery, ("onsets",), takes_argument=True),
+  "verify": Command(_verify, (), takes_argument=True),
 }
 # fmt: on
 

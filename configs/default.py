@@ -116,6 +116,10 @@ def get_config() -> ConfigDict:
   train.anneal = "constant"
   # Global norm to which gradients are clipped; 0 turns clipping off.
   train.gradient_clip = 0.0
+  # A loss or gradient that is not finite: "stop" ends the run; "skip" drops
+  # the update, and ends the run after max_skipped of them in a row.
+  train.on_nonfinite = "stop"
+  train.max_skipped = 10
   # Decay of the exponential moving average of the parameters.
   train.ema_decay = 0.9999
   # Weights of the modalities in the loss.
@@ -134,7 +138,7 @@ def get_config() -> ConfigDict:
   # data.holdout_fraction holds out (nothing held out: no such loss).
   train.eval_every = 1000
   train.eval_batches = 4
-  # Besides the latest, every Nth step's checkpoint is kept for good.
+  # Besides the latest two, every Nth step's checkpoint is kept for good.
   train.keep_every = 10_000
   # Samples of a preview and its sampler's steps (DDIM).
   train.preview_samples = 4

@@ -1,8 +1,10 @@
 """The data set as a whole: whether it is there already, and its files."""
 
 import hashlib
+import json
 import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 
 from data_prep import clip_task
@@ -19,6 +21,8 @@ from mmdiff_jax.data.tfrecord import (
 )
 
 PARTS = ".parts"
+# What the parts are called while they are removed: never taken for work done.
+_GONE = ".parts.gone"
 # Videos per shard where their number is not given.
 _VIDEOS_PER_SHARD = 64
 
@@ -33,6 +37,35 @@ def fingerprint(
   text = repr(([task.key for task in tasks], list(left_out), shards))
   data = text.encode("utf-8", "surrogateescape")
   return hashlib.sha256(data).hexdigest()
+
+
+def remove_parts(output: pathlib.Path) -> None:
+  """Removes the parts: all at once, should a kill come in the midst of it."""
+  shutil.rmtree(output / _GONE, ignore_errors=True)
+  if (output / PARTS).exists():
+    os.replace(output / PARTS, output / _GONE)
+    shutil.rmtree(output / _GONE)
+
+
+def remove_leftovers(output: pathlib.Path) -> None:
+  """Removes what a killed run left and no run reads; parts stay."""
+  shutil.rmtree(output / _GONE, ignore_errors=True)
+  for path in output.glob(f".{MANIFEST}.*.tmp"):
+    path.unlink()
+
+
+def forget_incomplete(tasks: Sequence[ClipTask]) -> None:
+  """Removes reports that are damaged or whose part is missing: work to do."""
+  for task in tasks:
+    if not task.report.exists():
+      continue
+    try:
+      report = clip_task.read_report(task)
+      whole = "reason" in report or ("frames" in report and task.part.exists())
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+      whole = False
+    if not whole:
+      task.report.unlink()
 
 
 def find_finished(output: pathlib.Path, wanted: str) -> Manifest | None:

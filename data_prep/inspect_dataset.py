@@ -19,48 +19,12 @@ from data_prep.videos_to_tfrecord import summary
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
-from mmdiff_jax.data.tfrecord import (
-  CorruptRecordError,
-  index_path,
-  read_index,
-  read_records,
-)
+from mmdiff_jax.data.verify import verify_data_set
 from mmdiff_jax.files import replacing
 
 SHEET = "contact_sheet.png"
 _WIDTH, _LABEL, _GAP = 800, 18, 8
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
-
-
-def verify(directory: str | os.PathLike) -> list[str]:
-  """Reads everything and returns what is wrong, one line each.
-
-  Raises:
-    ValueError: if the directory holds no data set.
-  """
-  from tqdm import tqdm
-
-  folder = pathlib.Path(directory)
-  manifest = Manifest.load(folder)
-  problems, records = [], 0
-  for name, _ in tqdm(manifest.shards, "verify", unit="shard", disable=None):
-    path = folder / name
-    if not path.exists():
-      problems.append(f"{path}: the shard is missing")
-      continue
-    try:
-      count = sum(1 for _ in read_records(path))
-      if count != len(read_index(path)):
-        problems.append(f"{index_path(path)} does not fit its shard")
-      records += count
-    except CorruptRecordError as error:
-      problems.append(str(error))
-  if not problems and records != manifest.num_records:
-    problems.append(
-      f"{folder} holds {records} records, dataset.json describes"
-      f" {manifest.num_records}"
-    )
-  return problems
 
 
 def describe(directory: str | os.PathLike) -> str:
@@ -161,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     _check_sheet(output)
     print(describe(flags.directory))
-    problems = verify(flags.directory)
+    problems = verify_data_set(flags.directory)
     if problems:
       for problem in problems:
         print(f"error: {one_line(problem)}", file=sys.stderr)

@@ -4,7 +4,10 @@ import collections
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
@@ -57,6 +60,19 @@ def run_processes(
         advance(clip_task.write_report(task, report))
 
 
+def _follow_parent() -> None:
+  """Makes a worker leave Ctrl-C to its parent, and end when that is killed."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+  assert parent is not None, "the first process is no worker"
+
+  def wait() -> None:
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
 def _run_pool(
   todo: collections.deque[ClipTask],
   workers: int,
@@ -64,12 +80,10 @@ def _run_pool(
   work: Callable[[ClipTask], dict],
 ) -> list[ClipTask]:
   """Works `todo` off; returns the tasks in flight if a process died."""
-  # Ctrl-C reaches every process; this one alone answers it.
   pool = concurrent.futures.ProcessPoolExecutor(
     workers,
     mp_context=multiprocessing.get_context("spawn"),
-    initializer=signal.signal,
-    initargs=(signal.SIGINT, signal.SIG_IGN),
+    initializer=_follow_parent,
   )
   pending: dict[concurrent.futures.Future, ClipTask] = {}
   try:

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import VIDEO_SUFFIXES, find_media
 from mmdiff_jax.files import check_directory
+from mmdiff_jax.locks import locked
 
 LABELS = ("none", "folders")
 # Frames up to this size (pixels) are stored uncompressed by default.
@@ -64,34 +64,39 @@ def prepare(
     ValueError: if no video can be used, or another data set is in the way.
     MissingAudioError: if a video has no sound and that is an error.
     NotADirectoryError: if a file is in the way of `output_dir`.
+    InUseError: if another process writes to it.
   """
   output = pathlib.Path(output_dir)
   check_directory(output)
   parts = output / data_set.PARTS
   tasks, left_out, classes = _list_tasks(source_dir, parts, options, labels)
-  if not overwrite:
-    wanted = data_set.fingerprint(tasks, left_out, shards)
-    finished = data_set.find_finished(output, wanted)
-    if finished is not None:
-      return finished
   if runner == "beam":
     runners.check_beam()
-  run = runners.run_beam if runner == "beam" else runners.run_processes
-  parts.mkdir(parents=True, exist_ok=True)
-  try:
-    with runners.progress(len(tasks)) as advance:
-      run(tasks, workers, advance)
-    manifest = data_set.assemble(output, tasks, left_out, shards, classes)
-  except clip_task.MissingAudioError:
-    # What is done serves once that video is gone or has sound.
-    with contextlib.suppress(OSError):
-      parts.rmdir()
-    raise
-  except ValueError:
-    # Nothing usable, or a damaged part: the next run looks afresh.
-    shutil.rmtree(parts)
-    raise
-  shutil.rmtree(parts)
+  with locked(output):
+    data_set.remove_leftovers(output)
+    if not overwrite:
+      wanted = data_set.fingerprint(tasks, left_out, shards)
+      finished = data_set.find_finished(output, wanted)
+      if finished is not None:
+        data_set.remove_parts(output)
+        return finished
+    data_set.forget_incomplete(tasks)
+    parts.mkdir(parents=True, exist_ok=True)
+    run = runners.run_beam if runner == "beam" else runners.run_processes
+    try:
+      with runners.progress(len(tasks)) as advance:
+        run(tasks, workers, advance)
+      manifest = data_set.assemble(output, tasks, left_out, shards, classes)
+    except clip_task.MissingAudioError:
+      # What is done serves once that video is gone or has sound.
+      with contextlib.suppress(OSError):
+        parts.rmdir()
+      raise
+    except ValueError:
+      # Nothing usable, or a damaged part: the next run looks afresh.
+      data_set.remove_parts(output)
+      raise
+    data_set.remove_parts(output)
   return manifest
 
 

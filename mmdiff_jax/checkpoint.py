@@ -2,13 +2,16 @@
 
 A checkpoint `DIR/<step>` holds the training state, the metrics gathered
 since they were last logged and, as JSON, the configuration and the position
-of the data loader.
+of the data loader. `checksums.json` in it lets every load see damage, which
+orbax reads over.
 """
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,10 +21,20 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from mmdiff_jax import models
+from mmdiff_jax.checksums import find_changes, json_checksum, write_checksums
 from mmdiff_jax.files import write_json
 
+_log = logging.getLogger(__name__)
+
+# Files up to this size are compared where only the configuration is read.
+_SMALL_FILE = 1 << 20
 # What the gathered metrics are called on disk, from the first checkpoints on.
 _METRICS = "window"
+# Every complete checkpoint has this file.
+_MARK = "_CHECKPOINT_METADATA"
+# Written after the checksums: the time of the commit, which is all that
+# changes in the mark, and where it was written to, which nothing reads.
+_LATE_FILES = (_MARK, "commit_success.txt")
 
 _training = ocp.training
 _preservation = _training.preservation_policies
@@ -66,14 +79,15 @@ def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:
 class Checkpoints:
   """Saves and restores the checkpoints of one directory.
 
-  Saving is asynchronous; the latest checkpoint and every `keep_every`-th
-  step are kept. A save that was interrupted leaves no visible checkpoint.
+  Saving is asynchronous; the latest two checkpoints and every `keep_every`-th
+  step are kept: should the latest be damaged, or ruined by a divergence, there
+  is another. A save that was interrupted leaves no visible checkpoint.
   """
 
   def __init__(self, directory: str | os.PathLike, *, keep_every: int = 0):
     """Opens (and where needed creates) a directory of checkpoints."""
     self._directory = pathlib.Path(directory).absolute()
-    policies = [_preservation.LatestN(1)]
+    policies = [_preservation.LatestN(2)]
     if keep_every > 0:
       policies.append(_preservation.EveryNSteps(keep_every))
     self._checkpointer = _training.Checkpointer(
@@ -92,12 +106,17 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for a save under way and releases the directory."""
-    self._checkpointer.close()
+    with _writing(self._directory):
+      self._checkpointer.close()
 
   @property
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint, or None."""
     return max(_saved_steps(self._directory), default=None)
+
+  def path(self, step: int) -> pathlib.Path:
+    """Where the checkpoint of a step lies, if there is one."""
+    return self._directory / str(step)
 
   def save(
     self,
@@ -108,22 +127,39 @@ class Checkpoints:
     config: ConfigDict,
     loader_state: Mapping[str, Any],
   ) -> None:
-    """Starts writing a checkpoint; waits for the previous one first."""
-    self._checkpointer.wait()
-    response = self._checkpointer.save_checkpointables_async(
-      step,
-      {"state": state, _METRICS: metrics},
-      custom_metadata={
-        "config": config_to_json(config),
-        "loader": dict(loader_state),
-      },
-    )
+    """Starts writing a checkpoint; waits for the previous one first.
+
+    Raises:
+      OSError: if this or the previous one cannot be written.
+    """
+    path = self.path(step)
+    with _writing(self._directory):
+      self._checkpointer.wait()
+      with ocp.Context(async_options=_before_commit(path)):
+        response = self._checkpointer.save_checkpointables_async(
+          step,
+          {"state": state, _METRICS: metrics},
+          custom_metadata=_metadata(config, loader_state),
+        )
     if response is None:
       raise RuntimeError(f"The checkpoint of step {step} was not accepted.")
 
+  def discard(self, step: int) -> bool:
+    """Removes the checkpoint of a step; returns whether there was one."""
+    with _writing(self._directory):
+      self._checkpointer.wait()
+    path = self.path(step)
+    if not _is_checkpoint(path):
+      return False
+    if jax.process_index() == 0:
+      # Without this file it is none, whatever becomes of the rest.
+      (path / _MARK).unlink()
+      shutil.rmtree(path)
+    return True
+
   def config(self, step: int) -> ConfigDict:
     """The configuration that a checkpoint was written with."""
-    return load_config(self._directory / str(step))
+    return load_config(self.path(step))
 
   def restore(
     self, step: int, abstract_state: Any, abstract_metrics: Any
@@ -142,23 +178,24 @@ class Checkpoints:
     Raises:
       ValueError: if it is damaged, or that of another network.
     """
-    with _reading(self._directory / str(step)):
+    _check(self.path(step))
+    with _reading(self.path(step)):
       loaded = self._checkpointer.load_checkpointables(
         step, {"state": abstract_state, _METRICS: abstract_metrics}
       )
-      loader = self._checkpointer.metadata(step).custom_metadata["loader"]
+      loader = _checked_metadata(self.path(step))["loader"]
       return loaded["state"], loaded[_METRICS], loader
 
 
 def _is_checkpoint(path: pathlib.Path) -> bool:
-  return (path / "_CHECKPOINT_METADATA").is_file()
+  return (path / _MARK).is_file()
 
 
 def _saved_steps(directory: pathlib.Path) -> list[int]:
   """Steps of the complete checkpoints of a directory, if there is one."""
   return [
     int(path.parent.name)
-    for path in directory.glob("*/_CHECKPOINT_METADATA")
+    for path in directory.glob(f"*/{_MARK}")
     if path.parent.name.isdigit()
   ]
 
@@ -171,10 +208,74 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
   except Exception as error:
     what = str(error).strip().split("\n")[0][:120]
     raise ValueError(
-      f"The checkpoint {path} cannot be read ({type(error).__name__}: {what}). "
-      "If it is damaged, delete this directory: the same command then goes on "
-      "from the checkpoint before it, or starts anew."
+      _damaged(path, f"{type(error).__name__}: {what}")
     ) from error
+
+
+@contextlib.contextmanager
+def _writing(directory: pathlib.Path) -> Iterator[None]:
+  """Turns whatever orbax raises where it cannot write into one line."""
+  try:
+    yield
+  except Exception as error:
+    what = str(error).strip().split("\n")[0][:200]
+    raise OSError(
+      f"A checkpoint cannot be written to {directory} ({type(error).__name__}: "
+      f"{what}). Those that are there are whole; once there is room, the same "
+      "command continues."
+    ) from error
+
+
+def _metadata(
+  config: ConfigDict, loader_state: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What a checkpoint says of itself, with a checksum of its own."""
+  content = {"config": config_to_json(config), "loader": dict(loader_state)}
+  return content | {"checksum": json_checksum(content)}
+
+
+def _checked_metadata(directory: pathlib.Path) -> dict[str, Any]:
+  """The inverse of `_metadata`; raises ValueError for another checksum."""
+  content = dict(ocp.checkpointables_metadata(directory).custom_metadata)
+  wanted = content.pop("checksum", None)
+  if wanted is not None and wanted != json_checksum(content):
+    raise ValueError(f"{_MARK} is not what was written")
+  return content
+
+
+def _before_commit(path: pathlib.Path) -> ocp.options.AsyncOptions:
+  """Has the checksums written in the background, ahead of the last rename."""
+
+  def add_checksums() -> None:
+    # Its name until all of it is written.
+    folder = next(path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"), path)
+    write_checksums(folder, skip=_LATE_FILES)
+
+  main = jax.process_index() == 0
+  return ocp.options.AsyncOptions(
+    post_finalization_callback=add_checksums if main else None
+  )
+
+
+def _check(directory: pathlib.Path, largest: int | None = None) -> None:
+  """Raises ValueError for a checkpoint that is not as it was written."""
+  changes = find_changes(directory, largest=largest)
+  if changes:
+    raise ValueError(_damaged(directory, "; ".join(changes[:3])))
+  if changes is None and largest is None:
+    _log.info(
+      "%s is of an earlier version and has no checksums: damage to it would "
+      "not be noticed.",
+      directory,
+    )
+
+
+def _damaged(path: pathlib.Path, what: str) -> str:
+  return (
+    f"The checkpoint {path} cannot be read ({what}). If it is damaged, delete "
+    "this directory: the same command then goes on from the checkpoint before "
+    "it, or starts anew."
+  )
 
 
 def find_checkpoint(path: str | os.PathLike) -> pathlib.Path:
@@ -187,16 +288,12 @@ def find_checkpoint(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     FileNotFoundError: if there is none.
   """
-  path = pathlib.Path(path).absolute()
-  if _is_checkpoint(path):
-    return path
-  for parent in (path, path / "checkpoints"):
-    steps = _saved_steps(parent)
-    if steps:
-      return parent / str(max(steps))
+  found = list_checkpoints(path)
+  if found:
+    return found[-1]
   raise FileNotFoundError(
-    f"No checkpoint in {path}: give a checkpoint directory, or the --workdir "
-    "of a training run that has saved one."
+    f"No checkpoint in {pathlib.Path(path).absolute()}: give a checkpoint "
+    "directory, or the --workdir of a training run that has saved one."
   )
 
 
@@ -208,9 +305,9 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
     ValueError: if it is damaged.
   """
   directory = find_checkpoint(path)
+  _check(directory, _SMALL_FILE)
   with _reading(directory):
-    metadata = ocp.checkpointables_metadata(directory)
-    config = config_from_json(metadata.custom_metadata["config"])
+    config = config_from_json(_checked_metadata(directory)["config"])
   return _upgrade(config)
 
 
@@ -230,6 +327,7 @@ def load_params(
   """
   name = "ema_params" if ema else "params"
   directory = find_checkpoint(path)
+  _check(directory)
   with _reading(directory):
     saved = ocp.checkpointables_metadata(directory).metadata["state"][name]
   _check_shapes(saved, abstract_params, directory)
@@ -285,66 +383,63 @@ def save_params(
   """
   path = pathlib.Path(directory).absolute() / "checkpoints" / str(step)
   params = jax.tree.map(jax.numpy.asarray, params)
-  ocp.save_checkpointables(
-    path,
-    {"state": {"params": params, "ema_params": params}},
-    custom_metadata={"config": config_to_json(config), "loader": {}},
-  )
+  write_checkpoint(path, {"params": params, "ema_params": params}, config)
   return path
 
 
-def export_params(
-  source: str | os.PathLike,
-  directory: str | os.PathLike,
-  dtype: str = "float16",
-) -> pathlib.Path:
-  """Writes the averaged parameters of a checkpoint alone, to hand on.
-
-  Sampling reads the result like any checkpoint, and training can start from
-  it (`config.train.init_from`); a run cannot be continued from it.
-
-  Args:
-    source: see `find_checkpoint`.
-    directory: becomes the checkpoint; must not exist.
-    dtype: in which they are stored; what loads them asks for float32.
-
-  Returns:
-    The path of the checkpoint.
+def write_checkpoint(
+  path: pathlib.Path, state: Mapping[str, Any], config: ConfigDict
+) -> None:
+  """Writes a checkpoint of part of a training state, and its checksums.
 
   Raises:
-    FileExistsError: if `directory` exists.
-    FileNotFoundError: if there is no checkpoint.
-    OSError: if `directory` cannot be made.
-    ValueError: if a parameter is too large for `dtype`.
+    OSError: if it cannot be written.
   """
-  target = pathlib.Path(directory).absolute()
-  if target.exists():
-    raise FileExistsError(f"{directory} exists; give another --output.")
-  path = find_checkpoint(source)
   # Orbax does not come back from a place that it cannot write to.
-  target.mkdir(parents=True)
-  target.rmdir()
-  with _reading(path):
-    saved = ocp.checkpointables_metadata(path).metadata["state"]["ema_params"]
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  params = load_params(
-    path,
-    jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved
-    ),
-  )
-  params = jax.tree.map(lambda x: x.astype(dtype), params)
-  if not all(
-    bool(jax.numpy.isfinite(x).all()) for x in jax.tree.leaves(params)
-  ):
-    raise ValueError(
-      f"A parameter of {path} is not finite in {dtype}; choose float32."
+  path.mkdir(parents=True)
+  path.rmdir()
+  with _writing(path.parent):
+    ocp.save_checkpointables(
+      path,
+      {"state": dict(state)},
+      custom_metadata=_metadata(config, {}),
     )
-  ocp.save_checkpointables(
-    target,
-    {"state": {"ema_params": params}},
-    custom_metadata={"config": config_to_json(load_config(path)), "loader": {}},
-  )
   # Says where on this machine it was written; nothing reads it.
-  (target / "commit_success.txt").unlink(missing_ok=True)
-  return target
+  (path / "commit_success.txt").unlink(missing_ok=True)
+  write_checksums(path)
+
+
+def read_average(path: str | os.PathLike) -> tuple[Any, ConfigDict]:
+  """The averaged parameters of a checkpoint, whatever they are, and its config.
+
+  Args:
+    path: see `find_checkpoint`.
+
+  Returns:
+    The parameters, on one device, and the configuration.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if it is damaged.
+  """
+  directory = find_checkpoint(path)
+  with _reading(directory):
+    saved = ocp.checkpointables_metadata(directory).metadata["state"]
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+    saved["ema_params"],
+  )
+  return load_params(directory, abstract), load_config(directory)
+
+
+def list_checkpoints(path: str | os.PathLike) -> list[pathlib.Path]:
+  """A checkpoint, or all of a directory of them or of a run; maybe none."""
+  path = pathlib.Path(path).absolute()
+  if _is_checkpoint(path):
+    return [path]
+  for parent in (path, path / "checkpoints"):
+    steps = _saved_steps(parent)
+    if steps:
+      return [parent / str(step) for step in sorted(steps)]
+  return []

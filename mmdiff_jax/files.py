@@ -18,6 +18,10 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
   try:
     yield str(temporary)
     os.replace(temporary, path)
+  except OSError as error:
+    if error.filename is None:
+      error.filename = str(path)  # A full disk does not say where it is.
+    raise
   finally:
     temporary.unlink(missing_ok=True)
 

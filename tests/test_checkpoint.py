@@ -5,6 +5,7 @@ import pytest
 
 from configs import default
 from mmdiff_jax import checkpoint
+from mmdiff_jax.convert import exporter
 
 
 def make_state(value=1.0):
@@ -96,7 +97,7 @@ def test_saved_parameters_are_readable_as_a_run(tmp_path):
 
 
 def test_exported_parameters_are_the_average_in_half_the_bits(run, tmp_path):
-  path = checkpoint.export_params(run, tmp_path / "exported")
+  path = exporter.export_params(run, tmp_path / "exported")
   params = checkpoint.load_params(path, abstract(make_state()["ema_params"]))
   assert params["w"].dtype == jnp.float32
   np.testing.assert_array_equal(params["w"], np.full((4, 3), -5.0))
@@ -104,7 +105,7 @@ def test_exported_parameters_are_the_average_in_half_the_bits(run, tmp_path):
     checkpoint.load_config(path).to_dict() == default.get_config().to_dict()
   )
   with pytest.raises(FileExistsError, match="exists"):
-    checkpoint.export_params(run, path)
+    exporter.export_params(run, path)
   files = [file for file in path.rglob("*") if file.is_file()]
   assert not any(str(tmp_path).encode() in f.read_bytes() for f in files)
 
@@ -113,5 +114,74 @@ def test_export_refuses_what_its_type_cannot_hold(tmp_path):
   large = {"w": jnp.full((2,), 1e6)}
   checkpoint.save_params(tmp_path, large, default.get_config())
   with pytest.raises(ValueError, match="not finite in float16"):
-    checkpoint.export_params(tmp_path, tmp_path / "exported")
+    exporter.export_params(tmp_path, tmp_path / "exported")
   assert not (tmp_path / "exported").exists()
+
+
+def flip_bit(path, position):
+  data = bytearray(path.read_bytes())
+  data[position // 8 % len(data)] ^= 1 << position % 8
+  path.write_bytes(data)
+
+
+def read_all(path):
+  """Everything that a run or a sampler takes from a checkpoint."""
+  window = abstract({"n": jnp.ones(2)})
+  with checkpoint.Checkpoints(path.parent) as checkpoints:
+    state = checkpoints.restore(5, abstract(make_state()), window)
+  config = checkpoint.load_config(path).to_dict()
+  params = checkpoint.load_params(path, abstract(make_state()["params"]))
+  return jax.tree.map(np.asarray, (state, params)), config
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_no_flipped_bit_is_read_over(run, tmp_path, exported):
+  path, read = run / "checkpoints" / "5", read_all
+  if exported:
+    path = exporter.export_params(run, tmp_path / "exported")
+    wanted = abstract(make_state()["ema_params"])
+
+    def read(path):
+      params = checkpoint.load_params(path, wanted)
+      return jax.tree.map(np.asarray, params), checkpoint.load_config(path)
+
+  expected, config = read(path)
+  rng = np.random.default_rng(0)
+  found = 0
+  files = sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size)
+  for file in files:
+    content = file.read_bytes()
+    for position in rng.integers(8 * len(content), size=4):
+      flip_bit(file, int(position))
+      try:
+        values, read_config = read(path)
+      except (ValueError, FileNotFoundError) as error:
+        # The second: no configuration, no checkpoint.
+        assert "\n" not in str(error)
+        found += 1
+      else:
+        # Where and when it was written says nothing of what was written.
+        assert file.name in ("commit_success.txt", "_CHECKPOINT_METADATA")
+        jax.tree.map(np.testing.assert_array_equal, values, expected)
+        assert read_config == config
+    file.write_bytes(content)
+  assert found >= 3 * (len(files) - 1)
+
+
+def test_the_damaged_file_is_named(run):
+  path = run / "checkpoints" / "5"
+  array = max((path / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+  flip_bit(array, 100)
+  with pytest.raises(
+    ValueError, match=f"5 cannot be read .*{array.name}.*checksum"
+  ):
+    checkpoint.load_params(run, abstract(make_state()["params"]))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_with_a_note(run, caplog):
+  path = run / "checkpoints" / "5"
+  (path / "checksums.json").unlink()
+  with caplog.at_level("INFO", "mmdiff_jax"):
+    params = checkpoint.load_params(run, abstract(make_state()["params"]))
+  np.testing.assert_array_equal(params["w"], np.full((4, 3), -5))
+  assert "has no checksums" in caplog.text

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
+from mmdiff_jax.evaluation.report import players
 from mmdiff_jax.gallery import make_gallery, picture
 from mmdiff_jax.world.clips import make_clip, split_seed
 from tests import browser
@@ -355,3 +356,58 @@ def test_browser_is_usable_by_keyboard_alone(tab):
   tab.press("Tab")
   assert tab.evaluate("document.activeElement.id") == "order"
   assert tab.errors == []
+
+
+HOSTILE = (
+  '"><img src=x onerror=document.title=1>.wav',
+  "<svg onload=document.title=1>.wav",
+  "'-alert(1)-'.wav",
+  "javascript:alert(1)&amp;{{cards}}.wav",
+)
+
+
+@needs_browser
+def test_browser_runs_nothing_but_the_page_s_own_script(tmp_path):
+  folder = tmp_path / "samples"
+  folder.mkdir()
+  for name in HOSTILE:
+    media.write_wav(folder / name, np.zeros((400, 1)), 4000)
+  page = make_gallery(folder, title="safe")
+  with browser.Browser(tmp_path / "profile") as tab:
+    tab.open(page)
+    tab.wait("cards().every(c => (c.scrollIntoView(), player(c).duration > 0))")
+    tab.wait("cards().every(c => c.querySelector('img').naturalWidth > 0)")
+    assert sorted(tab.evaluate("cards().map(c => c.ariaLabel)")) == sorted(
+      HOSTILE
+    )
+    assert tab.errors == []
+    # Had a name got through: neither would it run, nor could it reach out.
+    tab.evaluate(
+      "document.body.insertAdjacentHTML('beforeend', "
+      "'<img src=data:, onerror=document.title=1><a onclick=x>')"
+    )
+    assert tab.evaluate(
+      "fetch('http://localhost:9/').then(() => 'sent', e => e.message)"
+    )
+    assert tab.evaluate("document.title").startswith("safe")
+    assert any("Content Security Policy" in error for error in tab.errors)
+
+
+@needs_browser
+def test_browser_shows_a_report_and_runs_no_script_in_it(tmp_path):
+  clip = make_clip(split_seed("tune", 0), SPEC)
+  body = players.figure(
+    {"video": clip.video, "audio": clip.audio[:, 0]},
+    SPEC,
+    "<script>document.title = 'run'</script>",
+  )
+  path = tmp_path / "report.html"
+  path.write_text(players.page("safe", body))
+  with browser.Browser(tmp_path / "profile") as tab:
+    tab.open(path)
+    tab.wait("document.querySelector('video').videoWidth === 32")
+    assert tab.errors == []
+    path.write_text(players.page("safe", "<script>document.title = 1</script>"))
+    tab.open(path)
+    tab.wait("document.title === 'safe'")
+    assert any("Content Security Policy" in error for error in tab.errors)

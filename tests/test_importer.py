@@ -6,7 +6,8 @@ import pytest
 
 from configs import default, superres
 from mmdiff_jax import checkpoint
-from mmdiff_jax.convert import convert_checkpoint, importer
+from mmdiff_jax.convert import convert_checkpoint, exporter, importer
+from mmdiff_jax.convert.safetensors import load_safetensors, save_safetensors
 from tests import unet_golden
 
 CASE = unet_golden.load_json("unet_tiny_sigma_audioattn.json")
@@ -22,7 +23,7 @@ def source(weights, tmp_path, monkeypatch):
   """A file whose content is `weights`, without PyTorch to write it."""
   path = tmp_path / "published.pt"
   monkeypatch.setattr(
-    importer, "load_torch_file", {str(path): weights}.__getitem__
+    importer, "load_weight_file", {str(path): weights}.__getitem__
   )
   return str(path)
 
@@ -81,3 +82,44 @@ def test_left_over_keys_leave_nothing_behind(
       config, source=source, workdir=str(tmp_path / "run")
     )
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda x: x.astype(np.int64),
+    lambda x: x.astype(np.complex64),
+    lambda x: x > 0,
+    lambda x: x * np.nan,
+    lambda x: x + np.inf,
+    lambda x: x.astype(np.float64) + 1e300,
+  ],
+)
+def test_numbers_that_are_no_weights_are_one_line_and_nothing_is_written(
+  source, weights, config, tmp_path, monkeypatch, change
+):
+  key = "time_embed.2.weight"
+  monkeypatch.setitem(weights, key, change(weights[key]))
+  with pytest.raises(ValueError, match=f"no finite .*{key}: ") as error:
+    importer.import_checkpoint(
+      config, source=source, workdir=str(tmp_path / "run")
+    )
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_model_goes_to_safetensors_and_back_under_its_published_names(
+  weights, config, tmp_path
+):
+  published, exported = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+  save_safetensors(published, weights)
+  importer.import_checkpoint(
+    config, source=str(published), workdir=str(tmp_path / "run")
+  )
+  exporter.export_safetensors(tmp_path / "run", exported)
+  back = load_safetensors(exported)
+  assert back.keys() == weights.keys()
+  for key, value in weights.items():
+    np.testing.assert_array_equal(back[key], value, err_msg=key)
+  with pytest.raises(FileExistsError, match="b.safetensors exists"):
+    exporter.export_safetensors(tmp_path / "run", exported)

@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "mmdiff_jax"
 
 # The rooms from the foundation up: each may import those that it names, and
-# what has no name here (`av`, `files`, `nested`, `progress`).
-FOUNDATION = {"av", "files", "nested", "progress"}
+# what has no name here (FOUNDATION).
+FOUNDATION = {"av", "files", "locks", "nested", "progress"}
 ALLOWED = {
   "sharding": set(),
   "diffusion": set(),
@@ -22,10 +22,12 @@ ALLOWED = {
   "metric_networks": set(),
   "world": set(),
   "data": {"world"},
-  "checkpoint": {"models"},
+  "checksums": set(),
+  "checkpoint": {"models", "checksums"},
   "convert": {"models", "metric_networks", "checkpoint"},
   "task": {"models", "diffusion", "samplers", "sharding"},
   "sampling": {
+    "checksums",
     "diffusion",
     "samplers",
     "models",
@@ -46,6 +48,7 @@ ALLOWED = {
   "aot": {"sharding", "checkpoint", "task", "sampling", "training"},
   "evaluation": {"data", "metric_networks", "convert"},
   "gallery": {"data", "world", "metric_networks"},
+  "verify": {"checkpoint", "checksums", "data", "sampling"},
 }
 # Third parties that these parts may import when the module is imported.
 LIGHT = {

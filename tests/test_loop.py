@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from mmdiff_jax import checkpoint
-from mmdiff_jax.training import loop, metrics
+from mmdiff_jax import checkpoint, locks
+from mmdiff_jax.training import divergence, loop, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -99,7 +99,7 @@ def test_kill_9_changes_nothing(uninterrupted, tiny_config, tmp_path):
   assert_same_state(state, uninterrupted[0])
   assert log_of(tmp_path) == log_of(uninterrupted[1])
   left = {p.name for p in checkpoints.iterdir()}
-  assert left == {"4"}
+  assert left == {"2", "4"}
 
 
 def test_finished_run_is_left_alone(uninterrupted, tiny_config):
@@ -171,13 +171,68 @@ def test_a_damaged_checkpoint_is_one_clear_line(
   assert "\n" not in str(error.value)
 
 
-def test_divergence_stops_with_step_term_and_cure(tiny_config, tmp_path):
-  tiny_config.train.learning_rate = 1e30
+def test_a_diverged_run_continues_from_a_good_checkpoint_with_the_cure(
+  uninterrupted, tiny_config, tmp_path
+):
+  state, workdir = uninterrupted
+  workdir = shutil.copytree(workdir, tmp_path / "run")
+  tiny_config.train.update(
+    num_steps=6, learning_rate=1e30, checkpoint_every=1, log_every=1
+  )
+  # Step 5 leaves parameters of 1e30, which are saved: step 6 shows it.
   with pytest.raises(
-    loop.NonFiniteLossError, match="Step 2: .*mse.*learning_rate"
+    divergence.NonFiniteLossError,
+    match="Step 6: .*mse.* step 5, .* removed.*learning_rate.* from step 4",
   ):
-    loop.train(tiny_config, tmp_path)
-  assert not list((tmp_path / "checkpoints").iterdir())
+    loop.train(tiny_config, workdir)
+  kept = {path.name for path in (workdir / "checkpoints").iterdir()}
+  assert kept == {"4"}
+  tiny_config.train.update(learning_rate=1e-3, gradient_clip=1.0, num_steps=5)
+  cured = loop.train(tiny_config, workdir)
+  assert int(cured.step) == 5
+  for new, old in zip(
+    jax.tree.leaves(cured.params), jax.tree.leaves(state.params), strict=True
+  ):
+    # A step of Adam from the good parameters, of about the learning rate.
+    assert abs(new - old).max() < 0.01
+
+
+def test_parameters_that_are_not_finite_are_not_saved(uninterrupted, tmp_path):
+  state, _ = uninterrupted
+  ruined = jax.tree.map(lambda x: x, state.ema_params)
+  first = jax.tree.leaves(ruined)[0]
+  ruined = jax.tree.map(lambda x: x * np.inf if x is first else x, ruined)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    divergence.check_state(state, 4, checkpoints)
+    with pytest.raises(
+      divergence.NonFiniteLossError, match="After step 4: .*ema_params.*anew"
+    ):
+      divergence.check_state(state.replace(ema_params=ruined), 4, checkpoints)
+
+
+def test_two_processes_do_not_train_in_one_directory(
+  uninterrupted, tiny_config, tmp_path
+):
+  workdir = shutil.copytree(uninterrupted[1], tmp_path / "run")
+  before = sorted(path.name for path in workdir.iterdir())
+  with (
+    locks.locked(workdir),
+    pytest.raises(locks.InUseError, match=f"in use by process {os.getpid()} "),
+  ):
+    loop.train(tiny_config, workdir)
+  assert sorted(path.name for path in workdir.iterdir()) == before
+
+
+def test_a_directory_that_is_deleted_ends_the_run(
+  uninterrupted, tiny_config, tmp_path, monkeypatch
+):
+  workdir = shutil.copytree(uninterrupted[1], tmp_path / "run")
+  tiny_config.train.num_steps = 8
+  monkeypatch.setattr(
+    loop.Report, "tick", lambda report: shutil.rmtree(workdir, True)
+  )
+  with pytest.raises(FileNotFoundError, match="run was deleted"):
+    loop.train(tiny_config, workdir)
 
 
 @pytest.mark.parametrize(

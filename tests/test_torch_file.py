@@ -1,5 +1,6 @@
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,8 +11,15 @@ from mmdiff_jax.convert.torch_file import load_torch_file
 class Tensor:
   """What the reader asks of a torch tensor."""
 
-  def __init__(self, array):
+  layout = "torch.strided"
+  is_quantized = is_meta = False
+
+  def __init__(self, array, **properties):
     self.array = np.asarray(array)
+    self.__dict__.update(properties)
+
+  def numel(self):
+    return self.array.size
 
   def detach(self):
     return self
@@ -32,7 +40,7 @@ class Tensor:
 @pytest.fixture
 def weight_file(tmp_path):
   path = tmp_path / "weights.pt"
-  path.write_bytes(b"content")
+  path.write_bytes(b"content " * 100)
   return path
 
 
@@ -65,10 +73,71 @@ def test_tensors_become_numpy_and_half_precision_single(
   assert out["count"] == 7
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_a_nested_state_dict_is_found(weight_file, fake_torch, key):
-  fake_torch.content = {key: {"w": Tensor([1.0])}, "epoch": 3}
-  assert list(load_torch_file(weight_file)) == ["w"]
+W, V = Tensor([1.0]), Tensor([2.0])
+
+
+@pytest.mark.parametrize(
+  ("content", "expected"),
+  [
+    ({"a.w": W}, 1),
+    ({"state_dict": {"a.w": W}, "epoch": 3}, 1),
+    ({"model": {"a.w": W}, "step": 3}, 1),
+    ({"module.a.w": W}, 1),
+    ({"state_dict": {"model.a.w": W}, "callbacks": {}}, 1),
+    ({"state_dict": {"model.module.a.w": W}}, 1),
+    ({"model": {"a.w": W}, "ema": {"a.w": V}}, 2),
+    ({"state_dict": {"a.w": W}, "state_dict_ema": {"module.a.w": V}}, 2),
+    ({"ema": {"initted": 1, "ema_model.a.w": V, "online_model.a.w": W}}, 2),
+    ({"state_dict": {"model.a.w": W, "ema_model.a.w": V}}, 2),
+  ],
+)
+def test_wrappers_are_understood_and_averages_preferred(
+  weight_file, fake_torch, content, expected, caplog
+):
+  fake_torch.content = content
+  with caplog.at_level("INFO", "mmdiff_jax"):
+    assert load_torch_file(weight_file) == {"a.w": [expected]}
+  if "a.w" not in content:
+    assert "the weights are those of" in caplog.text
+  if expected == 2:
+    assert "ema" in caplog.text
+
+
+@pytest.mark.parametrize(
+  ("properties", "words"),
+  [
+    ({"layout": "torch.sparse_coo"}, "w is sparse"),
+    ({"is_quantized": True}, "w is quantised"),
+    ({"is_meta": True}, "w has no data"),
+    ({"numel": lambda: 10**12}, "w has 1,000,000,000,000 elements"),
+  ],
+)
+def test_tensors_that_are_no_plain_arrays_are_one_line(
+  weight_file, fake_torch, properties, words
+):
+  fake_torch.content = {"v": W, "w": Tensor([1.0], **properties)}
+  with pytest.raises(ValueError, match=f"weights.pt: {words}") as error:
+    load_torch_file(weight_file)
+  assert "\n" not in str(error.value)
+
+
+def test_a_damaged_member_of_an_archive_is_named(tmp_path, fake_torch):
+  path = tmp_path / "weights.pt"
+  fake_torch.content = {"w": W}
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("archive/data.pkl", "names")
+    archive.writestr("archive/data/0", b"0123456789" * 100)
+  assert load_torch_file(path) == {"w": [1]}
+  content = path.read_bytes()
+  damaged = bytearray(content)
+  damaged[content.index(b"0123456789") + 500] ^= 1
+  path.write_bytes(damaged)
+  with pytest.raises(ValueError, match="is damaged: archive/data/0 is not"):
+    load_torch_file(path)
+  path.write_bytes(content[:-30])
+  fake_torch.content = RuntimeError("failed finding central directory")
+  with pytest.raises(ValueError, match="not a plain PyTorch weight file"):
+    load_torch_file(path)
 
 
 @pytest.mark.parametrize(

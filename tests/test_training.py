@@ -13,7 +13,7 @@ from configs import default
 from mmdiff_jax import models, sharding
 from mmdiff_jax.diffusion import create_timestep_sampler
 from mmdiff_jax.task import make_task
-from mmdiff_jax.training import loop, metrics
+from mmdiff_jax.training import divergence, metrics
 from mmdiff_jax.training.optimizer import (
   create_optimizer,
   learning_rate_schedule,
@@ -160,8 +160,41 @@ def test_gradient_norms_belong_to_their_modality():
     # The sum of both losses is what is differentiated; the video's own
     # gradient stays finite.
   }
-  with pytest.raises(loop.NonFiniteLossError, match="Step 1.*audio_mse"):
-    loop._check_finite(out)
+
+
+def test_a_skipped_update_changes_nothing_but_the_step_number():
+  state, step, batch = build(on_nonfinite="skip", gradient_clip=1.0)
+  state, _ = step(state, batch)
+  bad = batch | {"audio": np.full_like(batch["audio"], np.nan)}
+  kept, out = step(state, bad)
+  jax.tree.map(
+    np.testing.assert_array_equal, kept, state.replace(step=state.step + 1)
+  )
+  assert not out["finite"]
+  # What is dropped counts in no average and ends no run.
+  assert metrics.compute(out["averages"]) == {}
+  assert set(map(int, out["nonfinite"].values())) == {metrics.NEVER}
+  moved, out = step(kept, batch)
+  assert out["finite"]
+  assert any(
+    (a != b).any()
+    for a, b in zip(
+      jax.tree.leaves(moved.params), jax.tree.leaves(kept.params), strict=True
+    )
+  )
+
+
+def test_skipped_updates_are_counted_and_too_many_in_a_row_end_the_run():
+  skipped = divergence.Skipped(limit=3)
+  for step, finite in enumerate([True, False, False, True, False, False], 1):
+    skipped.add(step, jnp.asarray(finite))
+  assert skipped.take() == {"skipped_updates": 4.0}
+  assert skipped.take() == {"skipped_updates": 0.0}
+  skipped.add(7, jnp.asarray(False))
+  with pytest.raises(
+    divergence.NonFiniteLossError, match="Step 7: the last 3 updates.*max_skip"
+  ):
+    skipped.take()
 
 
 def test_merged_metrics_average_over_both():

@@ -14,6 +14,7 @@ import pytest
 
 from data_prep import data_set, runners, videos_to_tfrecord
 from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip
+from mmdiff_jax import locks
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
 from mmdiff_jax.data.codec import decode_example
@@ -236,6 +237,115 @@ def test_killed_run_continues_to_the_same_bytes(videos, tmp_path, monkeypatch):
   monkeypatch.undo()
   assert run(many, tmp_path / "whole") == 0
   assert_same_files(output, tmp_path / "whole")
+
+
+KILLED = """
+import os, sys
+from data_prep import data_set, videos_to_tfrecord
+name, count, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+original = getattr(os, name)
+def counted(*a, **k):
+  global count
+  count -= 1
+  if count < 0:
+    os.kill(os.getpid(), 9)
+  return original(*a, **k)
+setattr(os, name, counted)
+videos_to_tfrecord.main(arguments)
+"""
+
+
+@pytest.mark.parametrize(
+  ("name", "counts"),
+  [("replace", range(0, 13, 3)), ("unlink", range(0, 12, 3)), ("rmdir", [0])],
+)
+def test_a_kill_at_any_point_is_made_good_by_the_next_run(
+  videos, tmp_path, name, counts
+):
+  source = tmp_path / "in"
+  source.mkdir()
+  for index in range(2):
+    shutil.copy(videos / GOOD[index], source / f"{index}.mkv")
+  assert run(source, tmp_path / "whole", "--shards=2") == 0
+  output = tmp_path / "killed"
+  killed = 0
+  for count in counts:
+    # The odd ones replace the data set of the ones before.
+    frames = 4 + count % 2
+    arguments = [f"--input={source}", f"--output={output}", "--overwrite"]
+    arguments += [
+      *FLAGS,
+      "--workers=1",
+      "--shards=2",
+      f"--clip_frames={frames}",
+    ]
+    process = subprocess.run(
+      [sys.executable, "-c", KILLED, name, str(count), *arguments],
+      cwd=ROOT,
+      capture_output=True,
+    )
+    killed += process.returncode == -signal.SIGKILL
+    assert run(source, output, "--shards=2", "--overwrite") == 0
+    assert_same_files(tmp_path / "whole", output)
+  assert killed >= len(counts) - 1
+
+
+def test_a_missing_part_is_work_to_do(videos, tmp_path, monkeypatch):
+  output = tmp_path / "data"
+
+  def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(data_set, "assemble", interrupted)
+    assert run(videos, output) == 130
+  parts = sorted((output / data_set.PARTS).glob("*.tfrecord"))
+  parts[0].unlink()
+  next(p for p in parts[0].parent.glob("*.json")).write_text('{"fra')
+  assert run(videos, output) == 0
+  assert run(videos, tmp_path / "whole") == 0
+  assert_same_files(output, tmp_path / "whole")
+
+
+def test_two_runs_do_not_write_one_data_set(videos, tmp_path, capsys):
+  with locks.locked(tmp_path / "data"):
+    assert run(videos, tmp_path / "data") == 1
+  error = capsys.readouterr().err
+  assert f"in use by process {os.getpid()} on" in error
+  assert error.count("\n") == 1
+
+
+WORKER = """
+import sys, time, pathlib, os
+from data_prep import runners
+def work(path):
+  pathlib.Path(path, str(os.getpid())).touch()
+  time.sleep(60)
+if __name__ == "__main__":
+  runners.run_processes([sys.argv[1]] * 4, 2, print, work=work)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+  script = tmp_path / "script.py"
+  script.write_text(WORKER)
+  folder = tmp_path / "pids"
+  folder.mkdir()
+  parent = subprocess.Popen(
+    [sys.executable, str(script), str(folder)],
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
+  deadline = time.monotonic() + 60
+  while len(list(folder.iterdir())) < 2:
+    assert parent.poll() is None and time.monotonic() < deadline
+    time.sleep(0.05)
+  parent.kill()
+  parent.wait()
+  left = {int(path.name) for path in folder.iterdir()}
+  while left and time.monotonic() < deadline:
+    left = {pid for pid in left if pathlib.Path(f"/proc/{pid}/task").exists()}
+    time.sleep(0.05)
+  assert not left
 
 
 def test_a_finished_run_is_not_repeated(videos, prepared, capsys, tmp_path):

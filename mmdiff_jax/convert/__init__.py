@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
+import jax.numpy as jnp
 import numpy as np
 
 _FAMILIES = {
@@ -31,10 +32,21 @@ class Target:
   Attributes:
     path: slash-separated path in the tree of variables.
     transform: change of layout from the published array to ours.
+    taps: axes of length one at the end of the published array, which
+      `pointwise` drops.
   """
 
   path: str
   transform: Callable[[np.ndarray], np.ndarray]
+  taps: int = 0
+
+  def publish(self, x: np.ndarray) -> np.ndarray:
+    """The inverse of `transform`."""
+    if self.transform is kernel:
+      return x.transpose(-1, -2, *range(x.ndim - 2))
+    if self.transform is pointwise:
+      return x.T.reshape(x.shape[::-1] + (1,) * self.taps)
+    return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +91,18 @@ def affine(key: str, path: str) -> dict[str, Target]:
 
 
 def linear(
-  key: str, path: str, transform: Callable = pointwise
+  key: str, path: str, transform: Callable = pointwise, taps: int = 0
 ) -> dict[str, Target]:
-  """Targets of the weight and bias of a linear layer or a convolution."""
+  """Targets of the weight and bias of a linear layer or a convolution.
+
+  Args:
+    key: of the published layer.
+    path: of ours.
+    transform: of the weight.
+    taps: of a published convolution of one tap, the number of its dimensions.
+  """
   return {
-    f"{key}.weight": Target(f"{path}/kernel", transform),
+    f"{key}.weight": Target(f"{path}/kernel", transform, taps),
     f"{key}.bias": Target(f"{path}/bias", vector),
   }
 
@@ -111,7 +130,7 @@ def _apply(
 ) -> dict[str, Any]:
   """Moves every array to its place, or raises with all that does not fit."""
   flat: dict[str, np.ndarray] = {}
-  unexpected, wrong = [], []
+  unexpected, wrong, bad = [], [], []
   dropped: dict[str, list[str]] = {}
   for key, value in state_dict.items():
     target = conversion.targets.get(key)
@@ -127,6 +146,9 @@ def _apply(
       continue
     # bfloat16 checkpoints arrive as ml_dtypes arrays: all become float32.
     array = np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      bad.append(f"{key}: type {array.dtype}")
+      continue
     try:
       moved = target.transform(array)
     except (ValueError, IndexError) as error:
@@ -138,7 +160,11 @@ def _apply(
         f"{key}: shape {array.shape} becomes {moved.shape}, "
         f"{target.path} is {expected}"
       )
-    flat[target.path] = np.ascontiguousarray(moved, dtype=np.float32)
+      continue
+    with np.errstate(over="ignore"):
+      flat[target.path] = np.ascontiguousarray(moved, dtype=np.float32)
+    if not np.isfinite(flat[target.path]).all():
+      bad.append(f"{key}: NaN or infinite")
 
   missing = [key for key in conversion.targets if key not in state_dict]
   problems = [
@@ -147,6 +173,7 @@ def _apply(
       ("missing", missing),
       ("unexpected", unexpected),
       ("wrong shape", wrong),
+      ("no finite floating-point numbers", bad),
     )
     if lines
   ]
@@ -182,6 +209,37 @@ def convert_checkpoint(
     ValueError: an unknown kind, or keys that are missing, unexpected or of the
       wrong shape; all of them are listed.
   """
+  return _apply(state_dict, _make_conversion(kind, model_config), kind)
+
+
+def publish_variables(
+  variables: Mapping[str, Any], kind: str, model_config: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """The inverse of `convert_checkpoint`, for the U-Nets.
+
+  Args:
+    variables: `{"params": tree}`, of any floating-point type.
+    kind: "av_unet" or "sr_unet".
+    model_config: `config.model`.
+
+  Returns:
+    `{key: array}` with the published keys and layouts.
+
+  Raises:
+    ValueError: if the network has layers that the published one lacks.
+  """
+  conversion = _make_conversion(kind, model_config)
+  flat = flax.traverse_util.flatten_dict(variables, sep="/")
+  return {
+    key: np.ascontiguousarray(target.publish(np.asarray(flat[target.path])))
+    for key, target in conversion.targets.items()
+  }
+
+
+def _make_conversion(
+  kind: str, model_config: Mapping[str, Any] | None
+) -> Conversion:
+  """The conversion of a network, which must be complete."""
   if kind not in _FAMILIES:
     raise ValueError(
       f"kind={kind!r} is unknown; allowed are {', '.join(_FAMILIES)}."
@@ -191,5 +249,9 @@ def convert_checkpoint(
   unfilled = set(conversion.shapes) - {
     target.path for target in conversion.targets.values()
   }
-  assert not unfilled, f"no published key fills {sorted(unfilled)}"
-  return _apply(state_dict, conversion, kind)
+  if unfilled:
+    raise ValueError(
+      f"The published {kind} has no key for {', '.join(sorted(unfilled)[:3])}: "
+      "such a network has no published form."
+    )
+  return conversion

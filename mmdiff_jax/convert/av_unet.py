@@ -14,6 +14,9 @@ from mmdiff_jax.convert import (
 )
 from mmdiff_jax.models.plan import Layer
 
+# Dimensions of the convolutions of one tap.
+_TAPS = {"video": 3, "audio": 1}
+
 
 def _video_conv(key: str, path: str) -> dict[str, Target]:
   return convolution(
@@ -24,8 +27,8 @@ def _video_conv(key: str, path: str) -> dict[str, Target]:
 def _self_attention(key: str, path: str) -> dict[str, Target]:
   return (
     affine(f"{key}.norm.GroupNorm", f"{path}/norm")
-    | linear(f"{key}.qkv", f"{path}/qkv")
-    | linear(f"{key}.proj_out", f"{path}/out")
+    | linear(f"{key}.qkv", f"{path}/qkv", taps=1)
+    | linear(f"{key}.proj_out", f"{path}/out", taps=1)
   )
 
 
@@ -36,13 +39,17 @@ def _block(key: str, path: str) -> dict[str, Target]:
   targets |= convolution(
     f"{key}.audio_in_layers.2.audio_conv", f"{path}/audio_conv"
   )
-  for s in ("video", "audio"):
+  for s, taps in _TAPS.items():
     targets |= affine(f"{key}.{s}_in_layers.0.GroupNorm", f"{path}/{s}_norm_in")
     targets |= affine(
       f"{key}.{s}_out_layers.0.GroupNorm", f"{path}/{s}_norm_out"
     )
-    targets |= linear(f"{key}.{s}_out_layers.3.{s}_conv", f"{path}/{s}_out")
-    targets |= linear(f"{key}.{s}_skip_connection.{s}_conv", f"{path}/{s}_skip")
+    targets |= linear(
+      f"{key}.{s}_out_layers.3.{s}_conv", f"{path}/{s}_out", taps=taps
+    )
+    targets |= linear(
+      f"{key}.{s}_skip_connection.{s}_conv", f"{path}/{s}_skip", taps=taps
+    )
   for name in ("spatial", "temporal", "audio"):
     targets |= _self_attention(
       f"{key}.{name}_attention_block", f"{path}/{name}_attention"
@@ -52,10 +59,12 @@ def _block(key: str, path: str) -> dict[str, Target]:
 
 def _cross(key: str, path: str) -> dict[str, Target]:
   targets: dict[str, Target] = {}
-  for s in ("video", "audio"):
+  for s, taps in _TAPS.items():
     targets |= affine(f"{key}.{s[0]}_norm.GroupNorm", f"{path}/{s}_norm")
-    targets |= linear(f"{key}.{s[0]}_qkv", f"{path}/{s}_qkv")
-    targets |= linear(f"{key}.{s}_proj_out.{s}_conv", f"{path}/{s}_out")
+    targets |= linear(f"{key}.{s[0]}_qkv", f"{path}/{s}_qkv", taps=1)
+    targets |= linear(
+      f"{key}.{s}_proj_out.{s}_conv", f"{path}/{s}_out", taps=taps
+    )
   return targets
 
 

@@ -1,4 +1,4 @@
-"""Published PyTorch checkpoints -> checkpoints that this package reads."""
+"""Published weights -> checkpoints that this package reads."""
 
 import logging
 import pathlib
@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
 from mmdiff_jax.convert import convert_checkpoint
-from mmdiff_jax.convert.torch_file import load_torch_file
+from mmdiff_jax.convert.torch_file import load_weight_file
+from mmdiff_jax.locks import locked
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def import_checkpoint(
 
   Args:
     config: the configuration to store beside the parameters.
-    source: a `.pt` file; it is read without running code from it.
+    source: a `.pt` or `.safetensors` file; no code in it is run.
     workdir: receives `checkpoints/0`.
 
   Returns:
@@ -39,12 +40,13 @@ def import_checkpoint(
     raise FileExistsError(
       f"{workdir} holds checkpoints already; give another --workdir."
     )
-  state_dict = load_torch_file(source)
+  state_dict = load_weight_file(source)
   config = config.copy_and_resolve_references()
   _adopt(config, state_dict)
   variables = convert_checkpoint(state_dict, config.model.name, config.model)
-  path = checkpoint.save_params(folder, variables["params"], config)
-  checkpoint.write_config(config, folder)
+  with locked(folder):
+    path = checkpoint.save_params(folder, variables["params"], config)
+    checkpoint.write_config(config, folder)
   count = sum(x.size for x in jax.tree.leaves(variables))
   _log.info("Imported %s parameters into %s.", f"{count:,}", path)
   return path

@@ -28,8 +28,8 @@ def _layer(key: str, layer: Layer) -> dict[str, Target]:
   if layer.kind == "attention":
     return (
       affine(f"{key}.norm", f"{path}/norm")
-      | linear(f"{key}.qkv", f"{path}/qkv")
-      | linear(f"{key}.proj_out", f"{path}/out")
+      | linear(f"{key}.qkv", f"{path}/qkv", taps=1)
+      | linear(f"{key}.proj_out", f"{path}/out", taps=1)
     )
   return (
     affine(f"{key}.in_layers.0", f"{path}/norm_in")
@@ -37,7 +37,7 @@ def _layer(key: str, layer: Layer) -> dict[str, Target]:
     | linear(f"{key}.emb_layers.1", f"{path}/embedding")
     | affine(f"{key}.out_layers.0", f"{path}/norm_out")
     | convolution(f"{key}.out_layers.3", f"{path}/conv_out")
-    | linear(f"{key}.skip_connection", f"{path}/skip")
+    | linear(f"{key}.skip_connection", f"{path}/skip", taps=2)
   )
 
 

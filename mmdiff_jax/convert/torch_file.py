@@ -1,16 +1,34 @@
 """Reads PyTorch weight files without running anything that they contain."""
 
 import pathlib
-from collections.abc import Mapping
+import zipfile
+from typing import Any
 
 import numpy as np
+
+from mmdiff_jax.convert.safetensors import load_safetensors
+from mmdiff_jax.convert.state_dict import find_state_dict
+
+
+def load_weight_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """Loads the weights of a `.safetensors` file, or of a PyTorch file.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ImportError: if PyTorch is needed and not installed.
+    ValueError: if the file is damaged or holds no weights.
+  """
+  path = pathlib.Path(path)
+  if path.suffix == ".safetensors":
+    return find_state_dict(load_safetensors(path), str(path))
+  return load_torch_file(path)
 
 
 def load_torch_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   """Loads the tensors of a `.pt`/`.pth` state dict.
 
-  Uses `torch.load(weights_only=True)`, which refuses pickled code. A state
-  dict below a top-level "state_dict" or "model" key is found as well.
+  Uses `torch.load(weights_only=True)`, which refuses pickled code, and unwraps
+  the state dict with `find_state_dict`.
 
   Args:
     path: the file.
@@ -33,6 +51,7 @@ def load_torch_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
       f"Reading {path.name} needs PyTorch (CPU is enough): "
       'pip install "mmdiff-jax[torch]".'
     ) from error
+  _check_archive(path)
   try:
     content = torch.load(path, map_location="cpu", weights_only=True)
   except Exception as error:
@@ -41,28 +60,56 @@ def load_torch_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
       f"{path} is not a plain PyTorch weight file ({type(error).__name__}); "
       "download it again, or re-save its state dict alone."
     ) from error
-  return state_dict_to_numpy(content, str(path))
-
-
-def state_dict_to_numpy(content: object, source: str) -> dict[str, np.ndarray]:
-  """Finds the state dict in a loaded file and turns its tensors to numpy."""
-  for key in ("state_dict", "model"):
-    if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-      content = content[key]
-  if not isinstance(content, Mapping) or not content:
-    raise ValueError(
-      f"{source} holds a {type(content).__name__}, not a state dict."
-    )
-  strangers = [k for k, v in content.items() if not hasattr(v, "detach")]
+  weights = find_state_dict(content, str(path))
+  strangers = [k for k, v in weights.items() if not hasattr(v, "detach")]
   if strangers:
     raise ValueError(
-      f"{source} has entries that are no tensors: {strangers[:5]}; save "
+      f"{path} has entries that are no tensors: {strangers[:5]}; save "
       "model.state_dict() alone."
     )
-  return {str(key): _to_numpy(value) for key, value in content.items()}
+  size = path.stat().st_size
+  for key, tensor in weights.items():
+    reason = _unusable(tensor, size)
+    if reason:
+      raise ValueError(
+        f"{path}: {key} {reason}; save plain dense float tensors."
+      )
+  return {key: _to_numpy(tensor) for key, tensor in weights.items()}
 
 
-def _to_numpy(tensor) -> np.ndarray:
+def _check_archive(path: pathlib.Path) -> None:
+  """Raises ValueError for a damaged member: torch itself reads it over."""
+  if not zipfile.is_zipfile(path):
+    return  # PyTorch's older format has no checksums.
+  try:
+    with zipfile.ZipFile(path) as archive:
+      damaged = archive.testzip()
+  except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
+    damaged = f"its list ({error})"
+  except NotImplementedError as error:
+    damaged = f"a member ({error})"
+  if damaged is not None:
+    raise ValueError(
+      f"{path} is damaged: {damaged} is not what was written; download it "
+      "again."
+    )
+
+
+def _unusable(tensor: Any, size: int) -> str | None:
+  """Why a tensor of a file of `size` bytes is no plain array, if it is none."""
+  if str(tensor.layout) != "torch.strided":
+    return "is sparse"
+  if tensor.is_quantized:
+    return "is quantised"
+  if tensor.is_meta:
+    return "has no data"
+  # A view repeats its data, at any length.
+  if tensor.numel() > size:
+    return f"has {tensor.numel():,} elements, more than the file has bytes"
+  return None
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
   tensor = tensor.detach().cpu()
   # numpy has no bfloat16, and half precision is only a way of storing.
   if tensor.is_floating_point():

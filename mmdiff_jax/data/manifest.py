@@ -137,7 +137,7 @@ class Manifest:
     return table
 
   @classmethod
-  def from_json(cls, text: str, where: str = MANIFEST) -> "Manifest":
+  def from_json(cls, text: str | bytes, where: str = MANIFEST) -> "Manifest":
     """Inverse of `to_json`; `where` names the text in errors.
 
     Raises:
@@ -145,31 +145,43 @@ class Manifest:
     """
     try:
       content = json.loads(text)
-      if content["format"] != FORMAT or content["version"] != VERSION:
-        raise ValueError(
-          f"{where}: format {content['format']!r} version"
-          f" {content['version']}; this program reads {FORMAT!r} version"
-          f" {VERSION}. Prepare the videos again."
-        )
-      return cls(
-        spec=AVSpec(**content["spec"]),
-        frame_format=content["frame_format"],
-        jpeg_quality=content["jpeg_quality"],
-        videos=tuple(
-          Video(v["source"], v["frames"], tuple(v["repaired"]))
-          for v in content["clips"]
-        ),
-        shards=tuple((s["file"], s["clips"]) for s in content["shards"]),
-        skipped=tuple((s["source"], s["reason"]) for s in content["skipped"]),
-        options=content["options"],
-        classes=tuple(content.get("classes", ())),
-        fingerprint=content["fingerprint"],
-      )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+      found = content["format"], content["version"]
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+      raise _damaged(where, error) from error
+    if found != (FORMAT, VERSION):
       raise ValueError(
-        f"{where} is damaged ({type(error).__name__}: {error}); prepare the"
-        " videos again."
-      ) from error
+        f"{where}: format {found[0]!r} version {found[1]}; this program reads"
+        f" {FORMAT!r} version {VERSION}. Prepare the videos again."
+      )
+    try:
+      return cls._from_content(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise _damaged(where, error) from error
+
+  @classmethod
+  def _from_content(cls, content: dict) -> "Manifest":
+    """Raises KeyError, TypeError, ... for content of the wrong types."""
+    spec, quality = dict(content["spec"]), content["jpeg_quality"]
+    fps = _number(spec.pop("fps"))
+    counts = {name: _count(value) for name, value in spec.items()}
+    return cls(
+      spec=AVSpec(fps=fps, **counts),
+      frame_format=_text(content["frame_format"]),
+      jpeg_quality=None if quality is None else _count(quality),
+      videos=tuple(
+        Video(_text(v["source"]), _count(v["frames"]), _texts(v["repaired"]))
+        for v in content["clips"]
+      ),
+      shards=tuple(
+        (_text(s["file"]), _count(s["clips"])) for s in content["shards"]
+      ),
+      skipped=tuple(
+        (_text(s["source"]), _text(s["reason"])) for s in content["skipped"]
+      ),
+      options=dict(content["options"]),
+      classes=_texts(content.get("classes", [])),
+      fingerprint=_text(content["fingerprint"]),
+    )
 
   @classmethod
   def load(cls, directory: str | os.PathLike) -> "Manifest":
@@ -185,9 +197,38 @@ class Manifest:
         " one with: python -m data_prep.videos_to_tfrecord --input VIDEOS"
         f" --output {directory}"
       )
-    return cls.from_json(path.read_text(), str(path))
+    return cls.from_json(path.read_bytes(), str(path))
 
   def save(self, directory: str | os.PathLike) -> None:
     """Writes dataset.json."""
     with replacing(pathlib.Path(directory) / MANIFEST) as temporary:
       pathlib.Path(temporary).write_text(self.to_json())
+
+
+def _damaged(where: str, error: Exception) -> ValueError:
+  what = f"{type(error).__name__}: {error}".split("\n")[0]
+  return ValueError(f"{where} is damaged ({what}); prepare the videos again.")
+
+
+def _text(value: object) -> str:
+  if not isinstance(value, str):
+    raise TypeError(f"{value!r} is no text")
+  return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+  if not isinstance(values, list):
+    raise TypeError(f"{values!r} is no list")
+  return tuple(map(_text, values))
+
+
+def _number(value: object) -> float:
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise TypeError(f"{value!r} is no number")
+  return value
+
+
+def _count(value: object) -> int:
+  if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    raise TypeError(f"{value!r} is no count")
+  return value

@@ -4,7 +4,9 @@ The page needs no network and no server. Beside it stand the media files and,
 in `gallery/`, a picture of each clip; style and script are inside the page.
 """
 
+import base64
 import dataclasses
+import hashlib
 import html
 import importlib.resources
 import json
@@ -20,6 +22,8 @@ from mmdiff_jax.world import sync
 
 _PICTURES = "gallery"
 _SUFFIXES = (".mp4", ".wav")
+# Keys of a listed sample that say nothing of it to people.
+_UNSHOWN = ("file", "crc32c")
 # Frames below this width are enlarged without smoothing.
 _PIXELATED_BELOW = 96
 
@@ -121,7 +125,8 @@ def _read_samples(
   for entry in entries:
     file = str(entry["file"])
     if _is_inside(directory, file):
-      facts = {k: v for k, v in _flatten(entry).items() if k != "file"}
+      shown = {k: v for k, v in entry.items() if k not in _UNSHOWN}
+      facts = _flatten(shown)
       items.append(_Item(file, facts))
     else:
       missing.append(file)
@@ -284,12 +289,21 @@ def _render(
     "body_class": ' class="marked"' if onsets else "",
     "cards": "\n".join(_card(item, i) for i, item in enumerate(items)),
   }
+  text = template.read_text(encoding="utf-8")
+  parts["script_hash"] = _script_hash(text)
   # Split at the placeholders once, so that inserted text is never expanded.
-  before, *pieces = template.read_text(encoding="utf-8").split("{{")
+  before, *pieces = text.split("{{")
   for piece in pieces:
     name, after = piece.split("}}", 1)
     before += parts[name] + after
   return before
+
+
+def _script_hash(page: str) -> str:
+  """Names a page's script, so that the browser runs this one and no other."""
+  script = page.partition("<script>")[2].partition("</script>")[0]
+  digest = hashlib.sha256(script.encode()).digest()
+  return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def _settings_table(settings: dict) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.checksums import checksum
 from mmdiff_jax.data import media, media_writer
 from mmdiff_jax.files import write_json
 from mmdiff_jax.nested import flatten
 
 _log = logging.getLogger(__name__)
 
+# The file that lists the samples of a folder.
+INDEX = "samples.json"
 FORMATS = ("mp4", "wav", "png", "gif")
 # Clips shown by the gif grid.
 GRID_SAMPLES = 16
@@ -63,24 +66,18 @@ class SampleFolder:
     # Through JSON, so that it compares equal to what is read back.
     self._settings = json.loads(json.dumps(settings))
     self._information = dict(information or {})
+    # Checksums of files that belong to no record yet.
+    self._checksums: dict[str, str | None] = {}
     self._records = self._read()
 
   @property
   def _index_path(self) -> pathlib.Path:
-    return self._directory / "samples.json"
+    return self._directory / INDEX
 
   def _read(self) -> dict[str, dict]:
     if not self._index_path.exists():
       return {}
-    try:
-      content = json.loads(self._index_path.read_text())
-      old = dict(content["settings"])
-      records = {record["name"]: dict(record) for record in content["samples"]}
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f"{self._index_path} is no listing of samples ({error!r}); give "
-        "another --output, or remove the file to make the samples again."
-      ) from error
+    old, records = _read_index(self._index_path)
     for key in self._information:
       old.pop(key, None)
     changes = _changes(flatten(old), flatten(self._settings))
@@ -134,7 +131,13 @@ class SampleFolder:
       record: what `samples.json` says of this sample.
     """
     file = self.write_media(name, video, audio)
-    self._records[name] = {"name": name, "file": file} | dict(record)
+    self._records[name] = {
+      "name": name,
+      "file": file,
+      **record,
+      "crc32c": self._checksums,
+    }
+    self._checksums = {}
 
   def write_media(self, name: str, video: np.ndarray, audio: np.ndarray) -> str:
     """Writes a clip in all formats; returns the name of its main file."""
@@ -152,6 +155,8 @@ class SampleFolder:
       media_writer.write_wav(self._directory / names["wav"], audio, rate)
     if "png" in names:
       media_writer.write_png_frames(self._directory / names["png"], video)
+    for file in names.values():
+      self._checksums |= _checksums(self._directory, file)
     return names.get("mp4") or next(iter(names.values()))
 
   def write_index(self, statistics: Mapping[str, Any]) -> None:
@@ -178,6 +183,67 @@ class SampleFolder:
     media_writer.write_gif_grid(
       self._directory / "grid.gif", np.stack(videos), fps=self._spec.fps
     )
+
+
+def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:
+  """Settings and records, by name, of `samples.json`.
+
+  Raises:
+    ValueError: if it is damaged.
+  """
+  try:
+    content = json.loads(path.read_text())
+    settings = dict(content["settings"])
+    records = {record["name"]: record for record in content["samples"]}
+    texts = [*settings, *records]
+    for record in records.values():
+      texts += [record["file"], record.get("upscaled", "")]
+      texts += [x for pair in record.get("crc32c", {}).items() for x in pair]
+    # crc32c is null where it could not be computed.
+    if not all(isinstance(text, str | None) for text in texts):
+      raise TypeError("a name is no text")
+  except (
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise ValueError(
+      f"{path} is no listing of samples ({type(error).__name__}: {error}); "
+      "give another --output, or remove the file to make the samples again."
+    ) from error
+  return settings, records
+
+
+def _checksums(directory: pathlib.Path, name: str) -> dict[str, str | None]:
+  """Checksum of a file, or of each in a folder, by name below `directory`."""
+  path = directory / name
+  files = sorted(path.iterdir()) if path.is_dir() else [path]
+  return {f.relative_to(directory).as_posix(): checksum(f) for f in files}
+
+
+def verify_samples(directory: str | pathlib.Path) -> list[str]:
+  """Reads all files of a folder of samples; returns what is wrong, in lines.
+
+  Raises:
+    ValueError: if it holds no samples, or `samples.json` is damaged.
+  """
+  folder = pathlib.Path(directory)
+  _, records = _read_index(folder / INDEX)
+  problems = []
+  for name, record in records.items():
+    if "crc32c" not in record:
+      problems.append(f"{name} has no checksums: an earlier version wrote it")
+    for file, wanted in record.get("crc32c", {}).items():
+      path = folder / file
+      if not path.is_file():
+        problems.append(f"{path} is missing")
+      elif wanted is not None and checksum(path) not in (wanted, None):
+        problems.append(
+          f"{path} is not what was written (its checksum differs)"
+        )
+  return problems
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -14,7 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax.checksums import CHECKSUMS
 from mmdiff_jax.files import check_directory
+from mmdiff_jax.locks import locked
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.sampling.clip_sampler import (
   ClipSampler,
@@ -87,6 +89,7 @@ def sample(
       otherwise.
     FileNotFoundError: for a missing checkpoint.
     NotADirectoryError: if `output` is a file.
+    locks.InUseError: if another process writes to `output`.
   """
   check_directory(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -125,13 +128,14 @@ def sample(
       "sr_sample": checkpoint.config_to_json(config.sr.sample),
     }
     information["sr_checkpoint"] = str(sr_directory)
-  folder = SampleFolder(output, task.spec, formats, settings, information)
-  todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
-  if len(todo) < len(jobs):
-    _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
-  params = load_sampling_params(task, directory, mesh)
-  clips = ClipSampler(task, config.sample, lengths, params, mesh, seed, cond)
-  return _generate(todo, config.sample.batch_size, clips, folder, upscaler)
+  with locked(output):
+    folder = SampleFolder(output, task.spec, formats, settings, information)
+    todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
+    if len(todo) < len(jobs):
+      _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
+    params = load_sampling_params(task, directory, mesh)
+    clips = ClipSampler(task, config.sample, lengths, params, mesh, seed, cond)
+    return _generate(todo, config.sample.batch_size, clips, folder, upscaler)
 
 
 def _generate(
@@ -236,10 +240,13 @@ def _fingerprint(directory: pathlib.Path) -> str:
   """Tells checkpoints apart wherever they lie, without reading the arrays.
 
   The small files count with their bytes (among them the time of saving),
-  the others with their names, which are random, and sizes.
+  the others with their names, which are random, and sizes. The checksums,
+  which may come later or never, do not count.
   """
   digest = hashlib.sha256()
   for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    if path.name == CHECKSUMS:
+      continue
     size = path.stat().st_size
     name = path.relative_to(directory).as_posix()
     digest.update(f"{name} {size}\n".encode())

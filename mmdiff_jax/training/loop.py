@@ -14,8 +14,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax.locks import Lock, locked
 from mmdiff_jax.task import Task, make_task
-from mmdiff_jax.training import metrics, settings
+from mmdiff_jax.training import divergence, metrics, settings
 from mmdiff_jax.training.flops import count_flops
 from mmdiff_jax.training.observers import Observer, make_observers
 from mmdiff_jax.training.program import Program, build_program, trace_step
@@ -23,10 +24,6 @@ from mmdiff_jax.training.report import Report
 from mmdiff_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(RuntimeError):
-  """A loss or a gradient stopped being finite."""
 
 
 def train(
@@ -56,7 +53,8 @@ def train(
 
   Raises:
     ValueError: if the configuration makes no sense.
-    NonFiniteLossError: naming step, term and cure.
+    divergence.NonFiniteLossError: naming step, term and cure.
+    locks.InUseError: if another process trains in `workdir`.
   """
   workdir = pathlib.Path(workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -75,6 +73,9 @@ def train(
       )
     observers = make_observers(task, config, mesh, workdir, held_out)
     program = build_program(task, config, mesh)
+    # One host writes for all.
+    first_host = jax.process_index() == 0
+    lock = stack.enter_context(locked(workdir)) if first_host else None
     checkpoints = stack.enter_context(
       checkpoint.Checkpoints(
         workdir / "checkpoints", keep_every=config.train.keep_every
@@ -100,6 +101,7 @@ def train(
       checkpoints=checkpoints,
       report=report,
       observers=observers,
+      lock=lock,
     )
 
 
@@ -211,10 +213,13 @@ def _run(
   checkpoints: checkpoint.Checkpoints,
   report: Report,
   observers: list[Observer],
+  lock: Lock | None,
 ) -> TrainState:
   """Steps until the end or a signal; logs, observes and saves on the way."""
   config, train_config = program.config, program.config.train
   no_metrics = _no_metrics(program)
+  skipping = train_config.on_nonfinite == "skip"
+  skipped = divergence.Skipped(train_config.max_skipped)
   with _stop_on_signals() as stop_requested:
     for step in range(int(state.step) + 1, train_config.num_steps + 1):
       with report.waiting():
@@ -222,12 +227,14 @@ def _run(
       batch = sharding.put_batch(program.mesh, local)
       state, step_metrics = train_step(state, batch)
       gathered = metrics.merge(gathered, step_metrics)
+      if skipping:
+        skipped.add(step, step_metrics["finite"])
       report.tick()
       stopping = stop_requested(step)
       last = step == train_config.num_steps
       if last or _due(step, train_config.log_every):
-        _check_finite(gathered)
-        report.write(step, gathered)
+        _check(gathered, checkpoints, lock)
+        report.write(step, gathered, skipped.take() if skipping else {})
         gathered = no_metrics
       for observer in observers:
         if _due(step, observer.every):
@@ -235,7 +242,8 @@ def _run(
             scalars = observer.observe(state, step)
           report.add(step, scalars)
       if last or stopping or _due(step, train_config.checkpoint_every):
-        _check_finite(gathered)
+        _check(gathered, checkpoints, lock)
+        divergence.check_state(state, step, checkpoints)
         checkpoints.save(
           step,
           state,
@@ -257,20 +265,13 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-def _check_finite(gathered: Any) -> None:
-  """Raises NonFiniteLossError if a step since the last log was not finite."""
-  first = {k: int(v) for k, v in jax.device_get(gathered["nonfinite"]).items()}
-  bad = {name: step for name, step in first.items() if step != metrics.NEVER}
-  if not bad:
-    return
-  step = min(bad.values())
-  terms = ", ".join(sorted(name for name, s in bad.items() if s == step))
-  raise NonFiniteLossError(
-    f"Step {step}: not finite: {terms}. The checkpoints before it are intact. "
-    "Lower config.train.learning_rate, set config.train.gradient_clip=1.0 "
-    "and config.train.warmup_steps, or use config.model.dtype=float32; then "
-    "run the same command again."
-  )
+def _check(
+  gathered: Any, checkpoints: checkpoint.Checkpoints, lock: Lock | None
+) -> None:
+  """Ends a run that diverged, or whose directory is gone."""
+  divergence.check_metrics(gathered, checkpoints)
+  if lock is not None:
+    lock.check()
 
 
 @contextlib.contextmanager

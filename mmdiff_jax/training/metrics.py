@@ -41,7 +41,11 @@ def average(values: jax.Array, mask: jax.Array | None = None) -> Average:
 
 
 def quarter_averages(
-  losses: jax.Array, t: jax.Array, num_timesteps: int, name: str = "loss"
+  losses: jax.Array,
+  t: jax.Array,
+  num_timesteps: int,
+  name: str = "loss",
+  counted: jax.Array | bool = True,
 ) -> dict[str, Average]:
   """Mean loss of each quarter of the diffusion steps.
 
@@ -50,12 +54,16 @@ def quarter_averages(
     t: `[B]` step indices.
     num_timesteps: T.
     name: of the losses.
+    counted: whether these losses count at all, a scalar.
 
   Returns:
     `<name>_q1` (least noise) to `<name>_q4` (most noise).
   """
   quarter = t * 4 // num_timesteps
-  return {f"{name}_q{q + 1}": average(losses, quarter == q) for q in range(4)}
+  return {
+    f"{name}_q{q + 1}": average(losses, (quarter == q) & counted)
+    for q in range(4)
+  }
 
 
 def first_nonfinite(

@@ -54,6 +54,7 @@ def build_program(
   )
   state = jax.eval_shape(init, init_rng)
   _, step_metrics = jax.eval_shape(step_fn, state, batch)
+  del step_metrics["finite"]  # It says something of one step alone.
   return Program(
     task=task,
     config=config,

@@ -67,9 +67,11 @@ class Report:
     yield
     self._waited += time.perf_counter() - before
 
-  def write(self, step: int, gathered: Any) -> None:
-    """Logs the averages and the rates since the last call."""
-    scalars = metrics.compute(gathered["averages"])
+  def write(
+    self, step: int, gathered: Any, counts: Mapping[str, float]
+  ) -> None:
+    """Logs the averages, some counts and the rates since the last call."""
+    scalars = metrics.compute(gathered["averages"]) | dict(counts)
     now = time.perf_counter()
     seconds = max(now - self._started, 1e-9)
     rate, waited = (step - self._step) / seconds, self._waited / seconds

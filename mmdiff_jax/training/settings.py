@@ -7,6 +7,7 @@ import re
 from ml_collections import ConfigDict
 
 from mmdiff_jax.nested import flatten
+from mmdiff_jax.training import divergence
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ _RANGES = {
   "keep_every": (0, math.inf),
   "preview_samples": (1, math.inf),
   "preview_steps": (1, math.inf),
+  "max_skipped": (1, math.inf),
 }
 
 
@@ -39,6 +41,11 @@ def check_ranges(train: ConfigDict) -> None:
       raise ValueError(
         f"config.train.{name}={train[name]} must be at least {least:g}{below}."
       )
+  if train.on_nonfinite not in divergence.ON_NONFINITE:
+    raise ValueError(
+      f"config.train.on_nonfinite={train.on_nonfinite!r} is unknown; choose "
+      f"{' or '.join(divergence.ON_NONFINITE)}."
+    )
 
 
 # Settings that a run may change on the way: what the network is, was learnt
@@ -46,7 +53,7 @@ def check_ranges(train: ConfigDict) -> None:
 _FREE_SETTINGS = re.compile(
   r"mesh\.|compilation_cache|model\.kernels|sample\.|sr\.(sample|chunk)"
   r"|data\.(num_threads|prefetch)"
-  r"|train\.(num_steps|init_from|preview_|eval_|\w+_every$)"
+  r"|train\.(num_steps|init_from|preview_|eval_|\w+_every$|on_nonf|max_sk)"
 )
 # Those that would make another model of it.
 _FIXED_SETTINGS = re.compile(

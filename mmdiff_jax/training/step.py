@@ -142,8 +142,11 @@ def make_train_step(
 
   Timesteps and noise are drawn for the whole global batch from
   `fold_in(root_rng, step)`, before it is cut into micro-batches: they depend
-  neither on the number of devices nor on that of micro-batches.
+  neither on the number of devices nor on that of micro-batches. The metric
+  "finite" says whether losses and gradients are; where they are not, nothing
+  but the step number changes under `config.train.on_nonfinite="skip"`.
   """
+  skip = config.train.on_nonfinite == "skip"
   gradients = make_gradients(
     make_loss_fn(task, config.diffusion.loss), config.train.microbatches, mesh
   )
@@ -174,10 +177,26 @@ def make_train_step(
       ),
     )
     values = terms | group_norms(grads)
+    nonfinite = metrics.first_nonfinite(new_state.step, values)
+    finite = jnp.stack([jnp.isfinite(x).all() for x in values.values()]).all()
+    counted = jnp.ones((), bool)
+    if skip:
+      kept = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), new_state, state
+      )
+      new_state = kept.replace(step=new_state.step)
+      nonfinite = jax.tree.map(lambda _: metrics.NEVER, nonfinite)
+      counted = finite
+    averages = {
+      name: metrics.average(x, jnp.broadcast_to(counted, x.shape))
+      for name, x in values.items()
+    } | metrics.quarter_averages(
+      terms["loss"], t, task.schedule.num_timesteps, counted=counted
+    )
     return new_state, {
-      "averages": {k: metrics.average(v) for k, v in values.items()}
-      | metrics.quarter_averages(terms["loss"], t, task.schedule.num_timesteps),
-      "nonfinite": metrics.first_nonfinite(new_state.step, values),
+      "averages": averages,
+      "nonfinite": nonfinite,
+      "finite": finite,
     }
 
   return train_step

@@ -13,6 +13,12 @@ from mmdiff_jax.data.media_writer import write_mp4
 # Quality of the clips in pages: small files; the originals are elsewhere.
 _CRF = 20
 
+# The browser runs no script, whatever a name may hold, and fetches nothing.
+_POLICY = (
+  "default-src 'none'; img-src data:; media-src data:; style-src "
+  "'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882;
   --accent: light-dark(#2456a6, #8ab4f8);
@@ -42,6 +48,7 @@ def page(title: str, body: str) -> str:
   """A whole page that needs no other file and no network."""
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
     f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"

@@ -1,0 +1,103 @@
+"""One writer to a directory."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+# What file systems answer that cannot lock at all.
+_UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class InUseError(OSError):
+  """Another process writes to the directory."""
+
+
+class Lock:
+  """A directory of which this process is the only writer.
+
+  The lock is the kernel's, on `<directory>/.lock`: it ends with the process,
+  however that ends. Between machines it holds where the file system carries
+  locks (NFS and Lustre do); buckets that are mounted as folders mostly do not.
+  """
+
+  def __init__(self, directory: str | os.PathLike, file: int):
+    self._directory = pathlib.Path(directory)
+    self._file = file
+
+  def check(self) -> None:
+    """Raises FileNotFoundError if the directory was deleted or replaced."""
+    if not _is_at(self._file, self._directory / LOCK):
+      raise FileNotFoundError(
+        f"{self._directory} was deleted or replaced while this process wrote "
+        "to it; run the same command again."
+      )
+
+
+@contextlib.contextmanager
+def locked(directory: str | os.PathLike) -> Iterator[Lock]:
+  """Makes a directory if need be, and keeps other processes from writing to it.
+
+  Raises:
+    InUseError: if one does already; the message names it.
+    OSError: if the directory cannot be made or written to.
+  """
+  folder = pathlib.Path(directory)
+  path = folder / LOCK
+  while True:
+    # Also after another process that removed what it had made.
+    folder.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+      _lock(file, folder)
+      if _is_at(file, path):
+        break
+    except BaseException:
+      os.close(file)
+      raise
+    # Its holder removed the file between our two calls.
+    os.close(file)
+  try:
+    os.ftruncate(file, 0)
+    os.pwrite(
+      file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0
+    )
+    yield Lock(folder, file)
+  finally:
+    if _is_at(file, path):
+      path.unlink()
+    os.close(file)
+
+
+def _lock(file: int, folder: pathlib.Path) -> None:
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+    raise InUseError(
+      f"{folder} is in use by {holder or 'another process'}; wait until it "
+      "ends, stop it, or choose another directory."
+    ) from None
+  except OSError as error:
+    if error.errno not in _UNABLE:
+      raise
+    _log.warning(
+      "%s cannot be locked (%s): take care that no other process writes to it.",
+      folder,
+      error.strerror,
+    )
+
+
+def _is_at(file: int, path: pathlib.Path) -> bool:
+  """Whether an open file is the one that lies at `path`."""
+  try:
+    return os.path.samestat(os.fstat(file), os.stat(path))
+  except FileNotFoundError:
+    return False
