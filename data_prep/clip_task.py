@@ -16,6 +16,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import clips, media
+from mmdiff_jax.data.container import ReadOptions
 from mmdiff_jax.data.manifest import VERSION
 from mmdiff_jax.data.tfrecord import TFRecordWriter
 from mmdiff_jax.files import replacing
@@ -37,6 +38,7 @@ class ClipOptions:
     jpeg_quality: 1-100, None for the other formats.
     channels: "mean" or "first".
     missing_audio: "skip" (leave the video out), "silence" or "error".
+    reading: bounds of reading a file.
   """
 
   spec: AVSpec
@@ -44,6 +46,7 @@ class ClipOptions:
   jpeg_quality: int | None
   channels: str
   missing_audio: str
+  reading: ReadOptions = ReadOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,9 @@ def task_key(
   path: str, source: str, options: ClipOptions, label: int | None = None
 ) -> str:
   """Hash of name, size, first and last 64 KiB of a file, options and label."""
-  text = f"{VERSION} {options}"
+  # Threads change the speed alone.
+  reading = dataclasses.replace(options.reading, threads=0)
+  text = f"{VERSION} {dataclasses.replace(options, reading=reading)}"
   if label is not None:
     text += f" label {label}"
   digest = hashlib.sha256(text.encode())
@@ -143,7 +148,9 @@ def _write_part(task: ClipTask) -> tuple[int, list[str]]:
   """Returns the number of frames and what was repaired."""
   options = task.options
   spec = options.spec
-  track = media.read_track(task.path, spec.sample_rate, options.channels)
+  track = media.read_track(
+    task.path, spec.sample_rate, options.channels, options.reading
+  )
   repaired = []
   if track is None:
     if options.missing_audio == "error":
@@ -152,7 +159,7 @@ def _write_part(task: ClipTask) -> tuple[int, list[str]]:
       raise media.MediaError(task.path, "has no audio")
     repaired.append("has no audio: silence")
   reader = media.FrameReader(
-    task.path, spec.fps, (spec.height, spec.width), track
+    task.path, spec.fps, (spec.height, spec.width), track, options.reading
   )
   with TFRecordWriter(task.part) as writer:
     total = _write_segments(task, reader, track, writer)

@@ -167,6 +167,9 @@ def assemble(
     options={
       "channels": options.channels,
       "missing_audio": options.missing_audio,
+      "hdr": options.reading.hdr,
+      "max_pixels": options.reading.max_pixels,
+      "time_limit": options.reading.time_limit,
     },
     classes=tuple(classes),
     fingerprint=fingerprint(tasks, left_out, shards),

@@ -21,9 +21,10 @@ from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import FRAME_FORMATS
+from mmdiff_jax.data.container import HDR, ReadOptions
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.media import CHANNELS
-from mmdiff_jax.data.media_files import VIDEO_SUFFIXES, find_media
+from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.files import check_directory
 from mmdiff_jax.locks import locked
 
@@ -110,7 +111,9 @@ def _list_tasks(
   files, left_out = find_media(source_dir)
   if not files:
     raise ValueError(
-      f"no video below {source_dir}; looked for {' '.join(VIDEO_SUFFIXES)}."
+      f"no video below {source_dir}"
+      + "".join(f"; {name}: {reason}" for name, reason in left_out[:5])
+      + "."
     )
   classes: list[str] = []
   if labels == "folders":
@@ -223,6 +226,21 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "default": "mean",
     "help": "how several audio channels become one [mean]",
   },
+  "--max_pixels": {
+    "type": bounded(int, 64),
+    "default": ReadOptions().max_pixels,
+    "help": "leave out videos with larger pictures [%(default)s]",
+  },
+  "--time_limit": {
+    "type": bounded(float, 1),
+    "default": ReadOptions().time_limit,
+    "help": "seconds after which a video is left out [%(default)s]",
+  },
+  "--hdr": {
+    "choices": HDR,
+    "default": "map",
+    "help": "videos of high dynamic range: map to BT.709, or skip [map]",
+  },
   "--frame_format": {
     "choices": FRAME_FORMATS,
     "help": "storage of the frames [raw up to 64 pixels, else png]",
@@ -264,8 +282,15 @@ def _options(flags: argparse.Namespace) -> ClipOptions:
     raise ValueError("--jpeg_quality goes with --frame_format=jpeg only.")
   quality = (flags.jpeg_quality or 95) if frame_format == "jpeg" else None
   spec = AVSpec(flags.clip_frames, height, width, flags.fps, flags.sample_rate)
+  # Frames are decoded by all cores where the videos are too few for that.
+  threads = max(1, (os.cpu_count() or 1) // flags.workers)
   return ClipOptions(
-    spec, frame_format, quality, flags.channels, flags.missing_audio
+    spec,
+    frame_format,
+    quality,
+    flags.channels,
+    flags.missing_audio,
+    ReadOptions(flags.max_pixels, flags.time_limit, flags.hdr, threads),
   )
 
 

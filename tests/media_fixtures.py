@@ -78,8 +78,9 @@ def write(
 def write_sound(container, stream, audio, rate, layout, start):
   audio = np.atleast_2d(np.asarray(audio, np.float32))
   resampler = av.AudioResampler(stream.codec_context.format.name, layout, rate)
+  # Packed: PyAV miscounts the planes of eight channels.
   frame = av.AudioFrame.from_ndarray(
-    np.ascontiguousarray(audio), format="fltp", layout=layout
+    audio.T.reshape(1, -1).copy(), format="flt", layout=layout
   )
   frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
   frame.pts = round(start * rate)

@@ -213,6 +213,8 @@ def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
   found, left_out = media_files.find_media(tmp_path)
   assert [name for name, _ in found] == ["B.MP4", "a/c.gif", "run/s.mp4"]
   assert dict(left_out) == {
+    "*.txt": "1 file without a video",
+    "*.wav": "1 file without a video",
     "link.mp4": "a link to B.MP4",
     "run/grid.gif": "samples.json does not list it as a sample",
     "run/s_256.mp4": "samples.json does not list it as a sample",

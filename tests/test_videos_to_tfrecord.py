@@ -103,12 +103,13 @@ def test_usable_files_are_used_and_the_others_have_a_reason(prepared):
   assert "not a media file" in reasons.pop("garbage.AVI")
   assert "1x1 pixels" in reasons.pop("dot.gif")
   assert reasons.pop("broken link.mp4") == "no such file"
+  assert reasons.pop("*.txt") == "1 file without a video"
   assert not reasons
   assert used["mute.webm"]["repaired"] == ["has no audio: silence"]
   assert used["a.mp4"]["repaired"] == []
   assert content["counts"] == {
     "clips": 4,
-    "skipped": 7,
+    "skipped": 8,
     "repaired": 1,
     "records": 2 + 2 + 1 + 4,
     "windows": 7 + 5 + 1 + 14,

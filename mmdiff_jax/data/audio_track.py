@@ -1,136 +1,182 @@
 """Sound of a media file as samples on the file's time axis."""
 
-import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
-from mmdiff_jax.data.container import MediaError, opened
+from mmdiff_jax.data.audio_clock import Aligner
+from mmdiff_jax.data.audio_mixer import ALL_CHANNELS, CHANNELS, Mixer
+from mmdiff_jax.data.container import (
+  Deadline,
+  MediaError,
+  ReadOptions,
+  opened,
+)
+from mmdiff_jax.data.media_streams import Packets, Streams, choose_streams
 
-CHANNELS = ("mean", "first")
-ALL_CHANNELS = "all"
-
-# Gaps longer than this are filled with silence (seconds).
+# A shorter lack of sound at the ends is not worth a word (seconds).
 _AUDIO_GAP = 0.05
+# Packets in a row that a decoder may refuse before it has found its start.
+_LEAD_IN = 8
 
 
-@dataclasses.dataclass(frozen=True)
 class AudioTrack:
-  """Sound on the file's time axis: runs of samples without gaps.
+  """Sound on the file's time axis, decoded as it is asked for.
 
-  Attributes:
-    runs: pairs of start time (seconds) and float32 samples `[n, C]`, C = 1
-      unless all channels were asked for.
-    sample_rate: samples per second.
+  What lies before the last `cut` is forgotten, so that a file of any length
+  takes little memory.
   """
 
-  runs: tuple[tuple[float, np.ndarray], ...]
-  sample_rate: int
+  def __init__(
+    self,
+    first: np.ndarray,
+    blocks: Iterator[np.ndarray],
+    mixer: Mixer,
+    aligner: Aligner,
+    rate: int,
+  ):
+    """Takes the sound over.
+
+    Args:
+      first: its first block, float32 `[n, C]`.
+      blocks: those that follow without a gap.
+      mixer: which knows what was repaired.
+      aligner: which knows that, too, and when the first block starts.
+      rate: samples per second.
+    """
+    self.sample_rate = rate
+    self._blocks, self._mixer, self._aligner = blocks, mixer, aligner
+    self._held = [first]
+    # Samples before the held ones, and up to their end.
+    self._before, self._decoded = 0, len(first)
 
   @property
   def start(self) -> float:
     """Time of the first sample in seconds."""
-    return self.runs[0][0]
+    return self._aligner.start
 
-  @property
-  def end(self) -> float:
-    """Time after the last sample in seconds."""
-    return max(t + len(x) / self.sample_rate for t, x in self.runs)
+  def end(self, needed: float = float("inf")) -> float:
+    """Time after the last sample in seconds; decodes the rest of the track.
+
+    Args:
+      needed: samples after this time are not kept.
+    """
+    limit = (needed - self.start) * self.sample_rate
+    for block in self._blocks:
+      if self._decoded < limit:
+        self._held.append(block)
+      self._decoded += len(block)
+    return self.start + self._decoded / self.sample_rate
 
   def cut(self, origin: float, begin: int, end: int) -> np.ndarray:
     """Samples `begin` to `end` after time `origin`; zero where there are none.
 
+    A later cut may not begin before an earlier one.
+
     Returns:
       float32 `[end - begin, C]`.
     """
-    channels = self.runs[0][1].shape[1]
-    out = np.zeros((end - begin, channels), np.float32)
-    for time, samples in self.runs:
-      first = round((time - origin) * self.sample_rate) - begin
-      low, high = max(first, 0), min(first + len(samples), len(out))
+    first = round((origin - self.start) * self.sample_rate) + begin
+    last = first + end - begin
+    while self._decoded < last:
+      block = next(self._blocks, None)
+      if block is None:
+        break
+      self._held.append(block)
+      self._decoded += len(block)
+    while len(self._held) > 1 and self._before + len(self._held[0]) <= first:
+      self._before += len(self._held.pop(0))
+    assert first >= self._before or self._before == 0, "cuts go forwards"
+    out = np.zeros((end - begin, self._held[0].shape[1]), np.float32)
+    position = self._before - first
+    for block in self._held:
+      low, high = max(position, 0), min(position + len(block), len(out))
       if low < high:
-        out[low:high] = samples[low - first : high - first]
+        out[low:high] = block[low - position : high - position]
+      position += len(block)
     return out
 
   def repairs(self, origin: float, duration: float) -> list[str]:
-    """Says where the track had to be filled with silence (over 0.05 s)."""
+    """Says where the track was padded or moved (over 0.05 s at its ends)."""
     words = []
+    end = self.end(needed=origin + duration)
     if self.start - origin > _AUDIO_GAP:
       late = min(self.start - origin, duration)
       words.append(f"audio starts {late:.2f} s late: padded with silence")
-    if origin + duration - self.end > _AUDIO_GAP:
-      early = min(origin + duration - self.end, duration)
+    if origin + duration - end > _AUDIO_GAP:
+      early = min(origin + duration - end, duration)
       words.append(f"audio ends {early:.2f} s early: padded with silence")
-    if len(self.runs) > 1:
-      words.append(f"audio has {len(self.runs) - 1} gaps: silence there")
-    return words
+    return words + self._mixer.repairs() + self._aligner.repairs()
 
 
 def read_track(
   path: str | os.PathLike,
   sample_rate: int | None = None,
   channels: str = "mean",
+  options: ReadOptions | None = None,
 ) -> AudioTrack | None:
-  """Decodes the first audio stream; None where there is none or it is empty.
+  """Opens the sound of a file; None where there is none or it is empty.
 
   Args:
     path: of the file.
     sample_rate: to resample to (Hz); None keeps the file's.
-    channels: "mean" or "first" make one of several, "all" keeps them.
+    channels: one of `CHANNELS` makes one of several, "all" keeps up to two.
+    options: bounds of reading.
 
   Raises:
-    MediaError: if the file is missing or damaged.
+    MediaError: if the file is missing or damaged, or its sound cannot be
+      decoded.
     ValueError: if an argument is out of range.
   """
-  import av
-
   if channels not in (*CHANNELS, ALL_CHANNELS):
     raise ValueError(
       f"channels must be one of {(*CHANNELS, ALL_CHANNELS)}, got {channels!r}."
     )
   if sample_rate is not None and sample_rate <= 0:
     raise ValueError(f"sample_rate must be positive, got {sample_rate}.")
-  runs: list[tuple[float, list[np.ndarray]]] = []
-  resampler: av.AudioResampler | None = None
-  setup, expected = None, 0.0
+  streams = choose_streams(path)
+  if streams.audio is None:
+    return None
   with opened(path) as container:
-    if not container.streams.audio:
-      return None
-    stream = container.streams.audio[0]
-    rate = sample_rate or stream.rate
-
-    def drain(resampler: av.AudioResampler, frame) -> None:
-      for part in resampler.resample(frame):
-        runs[-1][1].append(_mix(part.to_ndarray(), channels))
-
-    for frame in container.decode(stream):
-      time = expected if frame.time is None else float(frame.time)
-      format_now = (frame.format.name, frame.layout.name, frame.sample_rate)
-      gap = abs(time - expected) > _AUDIO_GAP
-      if resampler is None or setup != format_now or gap:
-        if resampler is not None:
-          drain(resampler, None)
-        resampler = av.AudioResampler("fltp", frame.layout.name, rate)
-        runs.append((time, []))
-        setup, expected = format_now, time
-      expected += frame.samples / frame.sample_rate
-      drain(resampler, frame)
-    if resampler is not None:
-      drain(resampler, None)
-  joined = tuple((t, np.concatenate(x)) for t, x in runs if x)
-  for _, samples in joined:
-    if not np.isfinite(samples).all():
-      raise MediaError(path, "the audio holds values that are not finite")
-    np.clip(samples, -1.0, 1.0, out=samples)
-  if len({samples.shape[1] for _, samples in joined}) > 1:
-    raise MediaError(path, "the number of audio channels changes")
-  return AudioTrack(joined, rate) if joined else None
+    context = container.streams[streams.audio].codec_context
+    if context is None:
+      raise MediaError(path, "its sound is of a kind that cannot be decoded")
+    rate = sample_rate or context.sample_rate
+  if not rate:
+    raise MediaError(path, "its sound has no sampling rate")
+  mixer, aligner = Mixer(path, channels, rate), Aligner(rate)
+  frames = _frames(path, streams, options or ReadOptions())
+  blocks = aligner.align(mixer.mix(frames))
+  first = next(blocks, None)
+  if first is None:
+    return None
+  return AudioTrack(first, blocks, mixer, aligner, rate)
 
 
-def _mix(samples: np.ndarray, channels: str) -> np.ndarray:
-  """Planar `[C, n]` -> float32 `[n, 1]`, or `[n, C]` for "all"."""
-  if channels == "mean":
-    samples = samples.mean(axis=0, keepdims=True)
-  elif channels == "first":
-    samples = samples[:1]
-  return np.array(samples.T, np.float32)
+def _frames(
+  path: str | os.PathLike, streams: Streams, options: ReadOptions
+) -> Iterator:
+  """Yields the decoded frames of the sound."""
+  import av
+
+  deadline = Deadline(path, options.time_limit)
+  assert streams.audio is not None
+  with opened(path) as container:
+    refused, found, restarts = 0, False, 0
+    for packet, piece in Packets(container, streams, streams.audio):
+      deadline.check()
+      try:
+        frames = packet.decode()
+      except av.error.InvalidDataError:
+        # A recording, or a piece of one, may start in the middle of a frame.
+        starts = not found or piece > restarts
+        refused += 1
+        if not starts or refused > _LEAD_IN:
+          raise
+        continue
+      if frames:
+        found, refused, restarts = True, 0, piece
+      yield from frames
+  if refused and not found:
+    raise MediaError(path, "its sound cannot be decoded")

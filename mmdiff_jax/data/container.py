@@ -1,7 +1,37 @@
 """Opens media files: every failure is one clear error."""
 
 import contextlib
+import dataclasses
 import os
+import stat
+import time
+
+HDR = ("map", "skip")
+
+_KINDS = (
+  (stat.S_ISDIR, "is a directory"),
+  (stat.S_ISFIFO, "is a FIFO, not a regular file"),
+  (stat.S_ISSOCK, "is a socket, not a regular file"),
+  (stat.S_ISBLK, "is a device, not a regular file"),
+  (stat.S_ISCHR, "is a device, not a regular file"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+  """Bounds and choices of reading a file.
+
+  Attributes:
+    max_pixels: a file with larger pictures (pixels) is refused.
+    time_limit: seconds after which a file is given up.
+    hdr: "map" pictures of high dynamic range to BT.709, or "skip" the file.
+    threads: of the decoder; 0 takes one per core.
+  """
+
+  max_pixels: int = 2**26
+  time_limit: float = 3600.0
+  hdr: str = "map"
+  threads: int = 0
 
 
 class MediaError(ValueError):
@@ -16,19 +46,50 @@ class MediaError(ValueError):
     return (MediaError, (path, self.reason))
 
 
+class Deadline:
+  """Ends the reading of a file that takes too long."""
+
+  def __init__(self, path: str | os.PathLike, seconds: float):
+    """Starts the clock: `check` raises after `seconds`."""
+    self._path, self._seconds = path, seconds
+    self._end = time.monotonic() + seconds
+
+  def check(self) -> None:
+    """Raises MediaError if the time is over."""
+    if time.monotonic() > self._end:
+      raise MediaError(
+        self._path, f"takes longer than {self._seconds:g} s to read"
+      )
+
+
+def irregular(path: str | os.PathLike) -> str | None:
+  """Why a path is not to be opened; None for a regular file with content.
+
+  Nothing is opened: a FIFO would wait for ever, a device has no end.
+  """
+  try:
+    status = os.stat(path)
+  except OSError as error:
+    missing = isinstance(error, FileNotFoundError)
+    return "no such file" if missing else (error.strerror or str(error))
+  for is_kind, words in _KINDS:
+    if is_kind(status.st_mode):
+      return words
+  return None if status.st_size else "the file is empty"
+
+
 @contextlib.contextmanager
 def opened(path: str | os.PathLike):
   """Opens a local file and turns FFmpeg's errors into MediaError."""
   import av
 
   path = os.fspath(path)
-  if not os.path.exists(path):
-    raise MediaError(path, "no such file")
-  if os.path.isdir(path):
-    raise MediaError(path, "is a directory")
-  if os.path.getsize(path) == 0:
-    raise MediaError(path, "the file is empty")
-  av.logging.set_level(av.logging.PANIC)
+  problem = irregular(path)
+  if problem is not None:
+    raise MediaError(path, problem)
+  # With any level, even PANIC, PyAV hears the errors of decoder threads and
+  # waits for the interpreter, which may be waiting for these threads.
+  av.logging.set_level(None)
   try:
     # An absolute path is never taken for a protocol, nor does a play list
     # that poses as a video reach the network.

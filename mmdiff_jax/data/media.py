@@ -7,14 +7,25 @@ padding) or zero-padded to the time span of the frames.
 """
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.data.audio_track import CHANNELS, AudioTrack, read_track
-from mmdiff_jax.data.container import MediaError, opened
+from mmdiff_jax.data.audio_mixer import CHANNELS
+from mmdiff_jax.data.audio_track import AudioTrack, read_track
+from mmdiff_jax.data.container import (
+  Deadline,
+  MediaError,
+  ReadOptions,
+  opened,
+)
+from mmdiff_jax.data.hdr import NAMES as HDR_NAMES
+from mmdiff_jax.data.media_picture import geometry, render
+from mmdiff_jax.data.media_streams import Packets, Streams, choose_streams
 from mmdiff_jax.data.media_writer import (
   AAC_RATES,
   write_gif_grid,
@@ -22,7 +33,6 @@ from mmdiff_jax.data.media_writer import (
   write_png_frames,
   write_wav,
 )
-from mmdiff_jax.data.transforms import fit_frame
 
 __all__ = [
   "AAC_RATES",
@@ -31,6 +41,7 @@ __all__ = [
   "FrameReader",
   "Media",
   "MediaError",
+  "ReadOptions",
   "read_audio",
   "read_media",
   "read_track",
@@ -45,12 +56,15 @@ __all__ = [
 _TIME_TOLERANCE = 2e-3
 # Part of a frame by which a video may fall short of its last grid frame.
 _END_TOLERANCE = 0.1
-# A longer gap between two frames means broken timestamps (seconds).
-_VIDEO_GAP = 60.0
+# A picture may stand that long where the file does not tell its duration;
+# where it does, a timestamp may lie that much behind its end (seconds).
+_LONGEST_STILL, _BEYOND_END = 3600.0, 60.0
 # Decoded part of a file's own duration below which it counts as truncated.
 _COMPLETE = 0.9
-# AVColorSpace values: BT.709, unspecified; swscale's ITU709.
-_UNSPECIFIED, _SWS_ITU709 = 2, 1
+# Packets, and decoded frames, that show how a stream is timed.
+_TIMING_PACKETS, _TIMING_FRAMES = 100, 40
+# Packets around a restart of the clocks in which damage may come from it.
+_JOINT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +94,7 @@ def read_media(
   size: int | tuple[int, int] | None = None,
   sample_rate: int | None = None,
   channels: str = "mean",
+  options: ReadOptions | None = None,
 ) -> Media:
   """Reads a video file with its sound.
 
@@ -91,14 +106,15 @@ def read_media(
     fps: frames per second to resample to; None keeps the file's average.
     size: height and width (or one number for both); None keeps the file's.
     sample_rate: audio rate to resample to (Hz); None keeps the file's.
-    channels: "mean" of all channels or "first" channel; "all" keeps them.
+    channels: "mean" of all channels or "first" channel; "all" keeps up to two.
+    options: bounds of reading.
 
   Raises:
     MediaError: if the file is missing, damaged, or has no video.
     ValueError: if an argument is out of range.
   """
-  track = read_track(path, sample_rate, channels)
-  reader = FrameReader(path, fps, size, track)
+  track = read_track(path, sample_rate, channels, options)
+  reader = FrameReader(path, fps, size, track, options)
   video = np.stack(list(reader))
   audio, repairs, rate = None, list(reader.repairs), None
   if track is not None:
@@ -114,16 +130,17 @@ def read_audio(
   *,
   sample_rate: int | None = None,
   channels: str = "mean",
+  options: ReadOptions | None = None,
 ) -> tuple[np.ndarray, int]:
   """Reads the sound of a wav, mp4 ... -> (float32 `[L, 1]`, sample rate).
 
   Raises:
     MediaError: if the file is missing, damaged, or has no audio.
   """
-  track = read_track(path, sample_rate, channels)
+  track = read_track(path, sample_rate, channels, options)
   if track is None:
     raise MediaError(path, "has no audio")
-  length = round((track.end - track.start) * track.sample_rate)
+  length = round((track.end() - track.start) * track.sample_rate)
   return track.cut(track.start, 0, length), track.sample_rate
 
 
@@ -146,6 +163,7 @@ class FrameReader:
     fps: float | None = None,
     size: int | tuple[int, int] | None = None,
     track: AudioTrack | None = None,
+    options: ReadOptions | None = None,
   ):
     """See `read_media`; `track` is the file's sound, if it has any."""
     if fps is not None and not fps > 0:
@@ -155,6 +173,7 @@ class FrameReader:
       if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be positive height, width; got {size}.")
     self.path, self.fps, self._size, self._track = path, fps or 0.0, size, track
+    self._options = options or ReadOptions()
     self.origin = 0.0
     self.native_size = (0, 0)
     self.repairs: list[str] = []
@@ -165,33 +184,37 @@ class FrameReader:
     Raises:
       MediaError: if the file is missing, damaged, or has no video.
     """
+    streams = choose_streams(self.path)
+    if streams.video is None:
+      raise MediaError(self.path, "has no video")
+    self.repairs += streams.notes
     with opened(self.path) as container:
-      stream = video_stream(self.path, container)
-      rate = stream.average_rate or stream.guessed_rate or Fraction(10)
-      self.fps = self.fps or float(rate)
-      aspect = float(stream.sample_aspect_ratio or 1)
+      frames = TimedFrames(self.path, container, streams, self._options)
+      self.fps = self.fps or float(frames.rate)
       index, current, end = 0, None, 0.0
-      for time, frame in _timed_frames(self.path, container, stream, rate):
+      for time, frame in frames:
         if current is None:
           self._set_origin(time)
         else:
           # Grid points before this frame's time still show the last one.
           grid = (time - _TIME_TOLERANCE - self.origin) * self.fps
           due = max(index, int(np.ceil(grid)))
-          yield from self._repeat(current, aspect, due - index)
+          yield from self._repeat(current, frames.aspect, due - index)
           index = due
         duration = frame.duration * frame.time_base if frame.duration else 0
-        end = time + float(duration or 1 / rate)
+        end = time + float(duration or 1 / frames.rate)
         current = frame
       if current is None:
         raise MediaError(self.path, "holds no video frame")
-      _check_complete(self.path, container, end, self._track)
+      self.repairs += frames.repairs
+      if not frames.restarts:
+        _check_complete(self.path, container, end, self._track)
       total = int((end - self.origin) * self.fps + _END_TOLERANCE)
       if total == 0:
         raise MediaError(
           self.path, f"lasts {end - self.origin:.3f} s: less than one frame"
         )
-      yield from self._repeat(current, aspect, total - index)
+      yield from self._repeat(current, frames.aspect, total - index)
 
   def _set_origin(self, start: float) -> None:
     self.origin = start
@@ -207,47 +230,145 @@ class FrameReader:
   def _repeat(self, frame, aspect: float, count: int) -> Iterator[np.ndarray]:
     if count <= 0:
       return
-    image, size, pixel_aspect = _displayed(frame, aspect)
-    self.native_size = size
-    self._size = self._size or size
-    image = fit_frame(image, *self._size, pixel_aspect=pixel_aspect)
+    shape = geometry(frame, aspect)
+    self.native_size = shape.size
+    self._size = self._size or shape.size
+    self._note_hdr(frame)
+    image = render(frame, shape, *self._size)
     for _ in range(count):
       yield image
 
+  def _note_hdr(self, frame) -> None:
+    name = HDR_NAMES.get(frame.color_trc)
+    if name is None:
+      return
+    if self._options.hdr == "skip":
+      raise MediaError(self.path, f"is of high dynamic range ({name})")
+    words = f"high dynamic range ({name}) mapped to BT.709 (BT.2390)"
+    if words not in self.repairs:
+      self.repairs.append(words)
 
-def video_stream(path: str | os.PathLike, container):
-  """The first video stream that is not a cover picture.
 
-  Raises:
-    MediaError: if there is none.
+class TimedFrames:
+  """Decoded frames of a video stream with strictly increasing times.
+
+  Attributes:
+    rate: nominal frames per second.
+    aspect: width over height of a stored pixel.
+    repairs: what is wrong with the timestamps (after iteration).
+    restarts: how often the clocks restarted (after iteration).
   """
-  import av
 
-  cover = av.stream.Disposition.attached_pic
-  for stream in container.streams.video:
-    if not stream.disposition & cover:
-      return stream
-  raise MediaError(path, "has no video")
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    container,
+    streams: Streams,
+    options: ReadOptions,
+  ):
+    """Reads the video of an open container."""
+    assert streams.video is not None
+    stream = container.streams[streams.video]
+    self.rate = stream.average_rate or stream.guessed_rate or Fraction(10)
+    self.aspect = float(stream.sample_aspect_ratio or 1)
+    self.repairs: list[str] = []
+    self.restarts = 0
+    self._path, self._container, self._stream = path, container, stream
+    self._options = options
+    self._deadline = Deadline(path, options.time_limit)
+    self._packets = Packets(container, streams, streams.video)
+    self._check_size(stream.width, stream.height)
+    context = stream.codec_context
+    context.thread_type, context.thread_count = "AUTO", options.threads
 
-
-def _timed_frames(path, container, stream, rate: Fraction):
-  """Yields (seconds, frame) with strictly increasing times."""
-  last = None
-  for packet in container.demux(stream):
-    if packet.is_corrupt:
-      raise MediaError(path, f"damaged after {last or 0.0:.2f} s of video")
-    for frame in packet.decode():
-      if frame.is_corrupt:
-        raise MediaError(path, f"damaged after {last or 0.0:.2f} s of video")
-      if frame.time is not None:
-        time = float(frame.time)
-      else:
-        time = 0.0 if last is None else last + float(1 / rate)
-      if last is not None and time - last > _VIDEO_GAP:
-        raise MediaError(path, f"timestamps jump by {time - last:.0f} s")
+  def __iter__(self) -> Iterator[tuple[float, Any]]:
+    """Yields (seconds, frame)."""
+    source = iter(self._packets)
+    first = list(itertools.islice(source, _TIMING_PACKETS))
+    frames = self._decode(itertools.chain(first, source))
+    held: list[Any] = []
+    by_dts = False
+    if _may_lack_pts([packet for packet, _ in first]):
+      held = list(itertools.islice(frames, _TIMING_FRAMES))
+      shown = [frame.pts for frame in held if frame.pts is not None]
+      by_dts = any(b <= a for a, b in itertools.pairwise(shown))
+    last, odd = None, 0
+    for frame in itertools.chain(held, frames):
+      time = self._time(frame, by_dts, last)
       if last is None or time > last:
+        self._check_still(time, last)
         yield time, frame
         last = time
+      else:
+        odd += 1
+    self.restarts = self._packets.restarts
+    if odd:
+      self.repairs.append(f"{odd} frames with times out of order left out")
+    if self.restarts:
+      self.repairs.append(f"clocks restart {self.restarts} times: joined")
+
+  def _time(self, frame, by_dts: bool, last: float | None) -> float:
+    ticks = frame.dts if by_dts else frame.pts
+    if ticks is not None and frame.time_base:
+      return float(ticks * frame.time_base)
+    return 0.0 if last is None else last + float(1 / self.rate)
+
+  def _check_still(self, time: float, last: float | None) -> None:
+    """A picture may stand long, but not beyond the end of the file."""
+    if last is None or time - last < _BEYOND_END:
+      return
+    container = self._container
+    latest = last + _LONGEST_STILL
+    if container.duration is not None and not self._packets.restarts:
+      end = ((container.start_time or 0) + container.duration) / 1e6
+      latest = end + _BEYOND_END
+    if time > latest:
+      raise MediaError(self._path, f"timestamps jump by {time - last:.0f} s")
+
+  def _check_size(self, width: int, height: int) -> None:
+    if width * height > self._options.max_pixels:
+      raise MediaError(
+        self._path,
+        f"{width}x{height} pixels: more than the {self._options.max_pixels}"
+        " that are allowed",
+      )
+
+  def _decode(self, packets: Iterable[tuple[Any, int]]) -> Iterator[Any]:
+    """Yields frames; raises MediaError at damage."""
+    # Packets since the clocks restarted, and since damage was seen. Around the
+    # joint of two files the end of the first one looks damaged.
+    joint, since = _JOINT + 1, None
+    restarts, shown = 0, 0.0
+    for packet, piece in packets:
+      self._deadline.check()
+      joint += 1
+      if piece > restarts:
+        joint, since, restarts = 0, None, piece
+      if since is not None:
+        since += 1
+        if since > _JOINT:
+          break
+      frames = packet.decode()
+      corrupt = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
+      if corrupt and joint > _JOINT:
+        since = since or 0
+      for frame in frames:
+        shown = float(frame.time or 0.0)
+        self._check_size(frame.width, frame.height)
+        yield frame
+    if since is not None:
+      raise MediaError(self._path, f"damaged after {shown:.2f} s of video")
+
+
+def _may_lack_pts(packets: Sequence) -> bool:
+  """Whether times of display may be missing, as they are in AVI.
+
+  Where they are there, a stream whose frames are reordered shows it.
+  """
+  times = [p.pts for p in packets if p.pts is not None]
+  if any(b < a for a, b in itertools.pairwise(times)):
+    return False
+  return any(p.pts != p.dts for p in packets)
 
 
 def _check_complete(
@@ -256,11 +377,11 @@ def _check_complete(
   """Compares what was decoded with the duration that the file declares."""
   if container.format.name == "gif" and not _has_gif_trailer(path):
     raise MediaError(path, "truncated: the end mark of the gif is missing")
-  used = 1 + bool(container.streams.audio)
+  used = 1 + (track is not None)
   if container.duration is None or len(container.streams) != used:
     return
   declared = container.duration / 1e6
-  end = max(video_end, track.end) if track else video_end
+  end = max(video_end, track.end(video_end + 1)) if track else video_end
   decoded = end - min((container.start_time or 0) / 1e6, 0.0)
   if decoded < _COMPLETE * declared:
     raise MediaError(
@@ -272,22 +393,3 @@ def _has_gif_trailer(path: str | os.PathLike) -> bool:
   with open(path, "rb") as file:
     file.seek(max(0, os.path.getsize(path) - 1024))
     return file.read().rstrip(b"\0\r\n").endswith(b";")
-
-
-def _displayed(
-  frame, aspect: float
-) -> tuple[np.ndarray, tuple[int, int], float]:
-  """Returns a frame's RGB, upright; its display size; its pixel aspect."""
-  # Untagged high definition is BT.709 by convention; swscale assumes BT.601.
-  untagged = frame.colorspace == _UNSPECIFIED and frame.height >= 720
-  image = frame.reformat(
-    format="rgb24", src_colorspace=_SWS_ITU709 if untagged else None
-  ).to_ndarray()
-  height, width = image.shape[0], max(1, round(image.shape[1] * aspect))
-  if frame.interlaced_frame and height > 1:
-    # One field: both would show two instants at once.
-    image, aspect = image[::2], aspect / 2
-  quarter_turns = round(frame.rotation / 90)
-  if quarter_turns % 2:
-    height, width, aspect = width, height, 1 / aspect
-  return np.rot90(image, quarter_turns), (height, width), aspect

@@ -4,32 +4,69 @@ The one home of that question: preparation, training, evaluation and
 conditioning all ask here.
 """
 
+import codecs
+import collections
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif")
+from mmdiff_jax.data.container import MediaError, irregular, opened
+from mmdiff_jax.data.media_streams import has_film
+
+# Files that are taken for media by name, so that one that is damaged is listed
+# as such; all others are looked into.
+VIDEO_SUFFIXES = (
+  ".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif", ".ts", ".mts",
+  ".m2ts", ".mpg", ".mpeg", ".vob", ".flv", ".f4v", ".wmv", ".asf", ".ogv",
+  ".3gp", ".3g2", ".rm", ".rmvb", ".mxf", ".m1v", ".m2v", ".swf",
+)  # fmt: skip
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac")
 # What sampling writes beside its clips.
 _LISTING = "samples.json"
+# Bytes that show whether a file is text, which FFmpeg takes for text art.
+_HEAD = 4096
+# Formats of single pictures and of text art, by FFmpeg's names.
+_NO_FILM = ("image2", "ico", "tty", "bin", "xbin", "adf", "idf", "txd")
 
 # (name, path), and (name, why it was left out).
 Found = list[tuple[str, str]]
 
 
-def suffixes(sound_alone: bool = False) -> tuple[str, ...]:
-  """Suffixes of files with pictures, or of all that may hold sound."""
-  return VIDEO_SUFFIXES + AUDIO_SUFFIXES if sound_alone else VIDEO_SUFFIXES
+def is_named_media(name: str, sound_alone: bool = False) -> bool:
+  """Whether a file is taken for a medium by its name."""
+  known = VIDEO_SUFFIXES + AUDIO_SUFFIXES if sound_alone else VIDEO_SUFFIXES
+  return name.lower().endswith(known)
 
 
-def is_media(name: str, sound_alone: bool = False) -> bool:
-  """Whether a file is taken for a medium.
+def holds_media(path: str | os.PathLike, sound_alone: bool = False) -> bool:
+  """Whether the content of a file is a film.
 
   Args:
-    name: of the file.
-    sound_alone: files of sound without pictures count, too.
+    path: of a regular file.
+    sound_alone: sound without pictures counts, too.
   """
-  return name.lower().endswith(suffixes(sound_alone))
+  try:
+    with open(path, "rb") as file:
+      if _is_text(file.read(_HEAD)):
+        return False
+    with opened(path) as container:
+      formats = container.format.name.split(",")
+      if any(f in _NO_FILM or f.endswith("_pipe") for f in formats):
+        return False
+      sound = sound_alone and bool(container.streams.audio)
+      return sound or has_film(container)
+  except (MediaError, OSError):
+    return False
+
+
+def _is_text(head: bytes) -> bool:
+  try:
+    # A character may be cut at the end.
+    text = codecs.getincrementaldecoder("utf-8")().decode(head)
+  except UnicodeDecodeError:
+    return False
+  return "\0" not in text
 
 
 def find_media(
@@ -42,12 +79,13 @@ def find_media(
 
   Args:
     directory: where to look.
-    sound_alone: see `is_media`.
+    sound_alone: files of sound without pictures count, too.
 
   Returns:
     (name, path) of each file; (name, reason) of each one left out: a further
-    link to another one, or a copy of a sample. The name is the path relative
-    to the directory, with slashes.
+    link to another one, a copy of a sample, a FIFO or a device. The name is
+    the path relative to the directory, with slashes. Files that hold no
+    medium are counted by kind: ("*.txt", "3 files without a video").
 
   Raises:
     ValueError: if there is no such directory.
@@ -57,6 +95,39 @@ def find_media(
     raise ValueError(f"{root}: no such directory.")
   named: Found = []
   left_out: Found = []
+  others: collections.Counter[str] = collections.Counter()
+  for folder, files in _walk(root):
+    samples = _samples(folder) if _LISTING in files else None
+    for file in files:
+      path = os.path.join(folder, file)
+      name = os.path.relpath(path, root).replace(os.sep, "/")
+      known = is_named_media(file, sound_alone)
+      problem = irregular(path)
+      if file.startswith("."):
+        continue
+      if samples is not None and file not in samples:
+        if known:
+          left_out.append((name, f"{_LISTING} does not list it as a sample"))
+      elif problem is not None and problem.endswith("not a regular file"):
+        left_out.append((name, problem))
+      elif known or (problem is None and holds_media(path, sound_alone)):
+        named.append((name, path))
+      else:
+        others[os.path.splitext(file)[1].lower()] += 1
+  found, links = _without_links(sorted(named))
+  kind = "a video or sound" if sound_alone else "a video"
+  counted = [
+    (
+      f"*{suffix}" if suffix else "files without a suffix",
+      f"{count} file{'s' if count > 1 else ''} without {kind}",
+    )
+    for suffix, count in others.items()
+  ]
+  return found, sorted(left_out + links + counted)
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+  """Yields folders and their files; every folder once, whatever the links."""
   visited = set()
   for folder, subfolders, files in os.walk(root, followlinks=True):
     real = os.path.realpath(folder)
@@ -66,18 +137,7 @@ def find_media(
       continue
     visited.add(real)
     subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
-    samples = _samples(folder) if _LISTING in files else None
-    for file in files:
-      if file.startswith(".") or not is_media(file, sound_alone):
-        continue
-      path = os.path.join(folder, file)
-      name = os.path.relpath(path, root).replace(os.sep, "/")
-      if samples is not None and file not in samples:
-        left_out.append((name, f"{_LISTING} does not list it as a sample"))
-      else:
-        named.append((name, path))
-  found, links = _without_links(sorted(named))
-  return found, sorted(left_out + links)
+    yield folder, files
 
 
 def _samples(folder: str) -> set[str] | None:

@@ -19,7 +19,8 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
 from mmdiff_jax.data.container import MediaError, opened
 from mmdiff_jax.data.manifest import MANIFEST
-from mmdiff_jax.data.media_files import find_media, suffixes
+from mmdiff_jax.data.media_files import find_media
+from mmdiff_jax.data.media_streams import choose_streams, may_jump
 from mmdiff_jax.files import file_sha256
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 # Decoded videos that are kept: what is drawn at random from a small folder is
 # decoded once, and clips of one video come in a row from a large one.
 _CACHE_BYTES = 2**29
+# Height and width of frames that are only counted.
+_TINY = (1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,10 +227,7 @@ def open_folder(
   sound_alone = tuple(streams) == ("audio",)
   found, left_out = find_media(folder, sound_alone)
   if not found:
-    raise ValueError(
-      f"{folder} holds no media file ({', '.join(suffixes(sound_alone))}) and "
-      f"no {MANIFEST}."
-    )
+    raise ValueError(f"{folder} holds no media file and no {MANIFEST}.")
   return MediaSource(str(folder), dict(found), spec, streams, left_out)
 
 
@@ -247,21 +247,24 @@ def _count_frames(
 ) -> int:
   """Frames at `fps` that a file holds, from its header alone.
 
-  A header without a duration (some webm) means decoding the file.
+  A header without a duration (some webm), or of a format whose clocks may
+  start again (MPEG-TS), means decoding the file.
 
   Raises:
     MediaError: if it is damaged, or lacks one of the streams.
   """
+  chosen = choose_streams(path)
+  if "audio" in streams and chosen.audio is None:
+    raise MediaError(path, "has no audio")
+  index = chosen.video if "video" in streams else chosen.audio
+  if index is None:
+    raise MediaError(path, "has no video")
   with opened(path) as container:
-    if "audio" in streams and not container.streams.audio:
-      raise MediaError(path, "has no audio")
-    if "video" in streams:
-      stream = media.video_stream(path, container)
-    else:
-      stream = container.streams.audio[0]
-    if stream.duration and stream.time_base:
+    stream = container.streams[index]
+    known = stream.duration and stream.time_base and not may_jump(container)
+    if known:
       return int(float(stream.duration * stream.time_base) * fps + 0.1)
   if "video" in streams:
-    return sum(1 for _ in media.FrameReader(path, fps))
+    return sum(1 for _ in media.FrameReader(path, fps, _TINY))
   audio, rate = media.read_audio(path)
   return int(len(audio) / rate * fps + 0.1)
