@@ -7,6 +7,7 @@
   main.py import_checkpoint --source=FILE.pt --workdir=DIR
   main.py export_checkpoint --checkpoint=DIR --output=DIR
   main.py gallery DIR
+  main.py study build|serve|report|plan|simulate ... (study --help)
 
 Every key of a configuration can be set on the command line:
 --config.train.batch_size=8; an optional one is unset by
@@ -211,6 +212,13 @@ def _gallery(config: ConfigDict, directory: str = "") -> None:
   print(make_gallery(directory, onsets=_FLAGS.onsets))
 
 
+def _study(config: ConfigDict, *arguments: str) -> None:
+  del config
+  from mmdiff_jax.study import command
+
+  command.run(arguments)
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
   """One command.
@@ -219,6 +227,7 @@ class Command:
     run: takes the configuration, and the arguments that are no flags.
     flags: that only some commands take.
     takes_argument: whether one argument follows that is no flag.
+    own_parser: whether it reads all that follows its name by itself.
     several_hosts: whether --distributed applies.
     resumable: whether the same command continues after an interruption.
   """
@@ -226,6 +235,7 @@ class Command:
   run: Callable[..., None]
   flags: tuple[str, ...]
   takes_argument: bool = False
+  own_parser: bool = False
   several_hosts: bool = False
   resumable: bool = False
 
@@ -248,6 +258,7 @@ _COMMANDS = {
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
   "export_checkpoint": Command(_export_checkpoint, ("checkpoint", "output")),
   "gallery": Command(_gallery, ("onsets",), takes_argument=True),
+  "study": Command(_study, (), own_parser=True),
 }
 # fmt: on
 
@@ -296,7 +307,7 @@ def _main(argv: list[str]) -> None:
       f"Commands: {', '.join(_COMMANDS)}."
     )
   command = _COMMANDS[name]
-  if len(arguments) > command.takes_argument:
+  if len(arguments) > command.takes_argument and not command.own_parser:
     sys.exit(f"error: unexpected argument {arguments[-1]!r}.")
   _set_up_logging()
   try:
@@ -340,6 +351,10 @@ _UNSET = re.compile(r"--?config\.([\w.]+)=None")
 
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line; a bad configuration key is one clear line."""
+  name = argv[1] if len(argv) > 1 else ""
+  if name in _COMMANDS and _COMMANDS[name].own_parser:
+    _parse_flags(argv[:1])
+    return argv
   if not any(a.split("=")[0] in ("--config", "-config") for a in argv):
     argv = [argv[0], f"--config={_DEFAULT_CONFIG}", *argv[1:]]
   unset = [match[1] for match in map(_UNSET.fullmatch, argv) if match]
