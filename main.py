@@ -9,6 +9,7 @@
   main.py gallery DIR
   main.py compile --topology=v5e:4x4 --config=configs/landscape.py
   main.py verify DIR
+  main.py study build|serve|report|plan|simulate ... (study --help)
 
 Every key of a configuration can be set on the command line:
 --config.train.batch_size=8; an optional one is unset by
@@ -262,6 +263,13 @@ def _verify(config: ConfigDict, directory: str = "") -> None:
     raise ValueError(f"{directory}: {wrong} of its files are not right.")
 
 
+def _study(config: ConfigDict, *arguments: str) -> None:
+  del config
+  from mmdiff_jax.study import command
+
+  command.run(arguments)
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
   """One command.
@@ -270,6 +278,7 @@ class Command:
     run: takes the configuration, and the arguments that are no flags.
     flags: that only some commands take.
     takes_argument: whether one argument follows that is no flag.
+    own_parser: whether it reads all that follows its name by itself.
     several_hosts: whether --distributed applies.
     resumable: whether the same command continues after an interruption.
   """
@@ -277,6 +286,7 @@ class Command:
   run: Callable[..., None]
   flags: tuple[str, ...]
   takes_argument: bool = False
+  own_parser: bool = False
   several_hosts: bool = False
   resumable: bool = False
 
@@ -302,6 +312,7 @@ _COMMANDS = {
   "compile": Command(_compile, ("topology", "what", "slices", "output")),
   "gallery": Command(_gallery, ("onsets",), takes_argument=True),
   "verify": Command(_verify, (), takes_argument=True),
+  "study": Command(_study, (), own_parser=True),
 }
 # fmt: on
 
@@ -350,7 +361,7 @@ def _main(argv: list[str]) -> None:
       f"Commands: {', '.join(_COMMANDS)}."
     )
   command = _COMMANDS[name]
-  if len(arguments) > command.takes_argument:
+  if len(arguments) > command.takes_argument and not command.own_parser:
     sys.exit(f"error: unexpected argument {arguments[-1]!r}.")
   _set_up_logging()
   try:
@@ -394,6 +405,10 @@ _UNSET = re.compile(r"--?config\.([\w.]+)=None")
 
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line; a bad configuration key is one clear line."""
+  name = argv[1] if len(argv) > 1 else ""
+  if name in _COMMANDS and _COMMANDS[name].own_parser:
+    _parse_flags(argv[:1])
+    return argv
   if not any(a.split("=")[0] in ("--config", "-config") for a in argv):
     argv = [argv[0], f"--config={_DEFAULT_CONFIG}", *argv[1:]]
   unset = [match[1] for match in map(_UNSET.fullmatch, argv) if match]

@@ -49,6 +49,7 @@ ALLOWED = {
   "evaluation": {"data", "metric_networks", "convert"},
   "gallery": {"data", "world", "metric_networks"},
   "verify": {"checkpoint", "checksums", "data", "sampling"},
+  "study": {"data"},
 }
 # Third parties that these parts may import when the module is imported.
 LIGHT = {
@@ -114,8 +115,9 @@ def test_maths_needs_only_the_accelerator_stack(part):
       assert top in LIGHT or top in sys.stdlib_module_names, (path, name)
 
 
-def test_data_knows_no_jax():
-  for path in (PACKAGE / "data").rglob("*.py"):
+@pytest.mark.parametrize("part", ["data", "study"])
+def test_part_knows_no_jax(part):
+  for path in (PACKAGE / part).rglob("*.py"):
     for name in imported(path):
       assert name.split(".")[0] not in ("jax", "flax"), (path, name)
 

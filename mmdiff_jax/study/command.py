@@ -1,0 +1,124 @@
+"""The command line: main.py study build | serve | report | plan | simulate."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Runs a sub-command.
+
+  Args:
+    arguments: what follows `study` on the command line.
+
+  Raises:
+    ValueError: for the caller's mistakes.
+  """
+  options = _parser().parse_args(arguments)
+  options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="main.py study", description="Human studies of clips with sound."
+  )
+  commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+  build = commands.add_parser("build", help="make a study's folder")
+  build.add_argument("--real", required=True, help="folder of real clips")
+  build.add_argument(
+    "--fake", required=True, action="append", metavar="NAME=DIR",
+    help="folder of a system's clips; may be repeated",
+  )  # fmt: skip
+  build.add_argument("--output", required=True, help="the study's folder")
+  build.add_argument(
+    "--preset", default="default", help="default, paper, or a .yaml file"
+  )
+  build.set_defaults(run=_build)
+
+  serve = commands.add_parser("serve", help="let raters answer")
+  serve.add_argument("study", help="folder that build made")
+  serve.add_argument("--host", default="127.0.0.1")
+  serve.add_argument("--port", type=int, default=8000)
+  serve.add_argument(
+    "--root_path", default="", help="path below which a proxy serves it"
+  )
+  serve.set_defaults(run=_serve)
+
+  report = commands.add_parser("report", help="analyse the answers")
+  report.add_argument("study", help="folder that build made")
+  report.add_argument("--output", help="folder of the report (STUDY/report)")
+  report.add_argument(
+    "--draws", type=int, default=1000, help="of the bootstrap"
+  )
+  report.set_defaults(run=_report)
+
+  plan = commands.add_parser("plan", help="how many raters and clips?")
+  plan.add_argument(
+    "--raters", type=int, nargs="+", default=[10, 20, 30, 50, 100]
+  )
+  plan.add_argument("--clips", type=int, default=100, help="per system")
+  plan.add_argument(
+    "--per_rater", type=int, default=20, help="clips of a system per rater"
+  )
+  plan.set_defaults(run=_plan)
+
+  simulate = commands.add_parser(
+    "simulate", help="let simulated raters answer (to try the report)"
+  )
+  simulate.add_argument("study", help="folder that build made, without answers")
+  simulate.add_argument("--raters", type=int, default=30)
+  simulate.add_argument(
+    "--cheaters", type=int, default=0, help="of them, who do not look"
+  )
+  simulate.add_argument("--seed", type=int, default=0)
+  simulate.set_defaults(run=_simulate)
+  return parser
+
+
+def _build(options: argparse.Namespace) -> None:
+  from mmdiff_jax.study.build import build
+  from mmdiff_jax.study.settings import load_settings
+
+  fake: dict[str, str] = {}
+  for pair in options.fake:
+    name, equals, folder = pair.partition("=")
+    if not (name and equals and folder) or name in fake:
+      raise ValueError(
+        f"--fake={pair}: give NAME=DIR, every system by a name of its own."
+      )
+    fake[name] = folder
+  settings = load_settings(options.preset)
+  study = build(options.real, fake, options.output, settings)
+  places = len(study.slots)
+  print(f"{study.path}: {len(study.clips)} clips, places for {places} raters")
+
+
+def _serve(options: argparse.Namespace) -> None:
+  try:
+    from mmdiff_jax.study.server import serve
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"Serving needs {error.name}: pip install 'mmdiff-jax[web]'"
+    ) from error
+  serve(options.study, options.host, options.port, options.root_path)
+
+
+def _report(options: argparse.Namespace) -> None:
+  from mmdiff_jax.study.report import report
+
+  output = options.output or pathlib.Path(options.study) / "report"
+  print(report(options.study, output, options.draws))
+
+
+def _plan(options: argparse.Namespace) -> None:
+  from mmdiff_jax.study.power import plan_table
+
+  print(plan_table(options.raters, options.clips, options.per_rater))
+
+
+def _simulate(options: argparse.Namespace) -> None:
+  from mmdiff_jax.study.simulate import answer
+
+  number = answer(options.study, options.raters, options.cheaters, options.seed)
+  print(f"{options.study}: {number} answers of {options.raters} raters")

@@ -1,0 +1,266 @@
+"""The report of a study: report.html, report.md, report.tex, results.json."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mmdiff_jax.files import check_directory, replacing, write_json
+from mmdiff_jax.study import plots
+from mmdiff_jax.study.agreement import alpha
+from mmdiff_jax.study.detection import detect, real_rate
+from mmdiff_jax.study.exclusion import Verdict, judge, self_agreement
+from mmdiff_jax.study.folder import ANSWERS, Study, load_study
+from mmdiff_jax.study.opinion import opinions
+from mmdiff_jax.study.pairs import preferences, win_table
+from mmdiff_jax.study.plots import show
+from mmdiff_jax.study.settings import SCALES
+from mmdiff_jax.study.store import Store
+from mmdiff_jax.study.tables import Table
+from mmdiff_jax.study.votes import Votes, load_votes
+
+_ALPHA_DRAWS = 200
+
+
+@dataclasses.dataclass
+class _Section:
+  """One task's part of the report."""
+
+  title: str
+  tables: list[Table]
+  pictures: list[str]
+  results: dict[str, Any]
+
+
+def report(
+  path: str | os.PathLike, output: str | os.PathLike, draws: int = 1000
+) -> pathlib.Path:
+  """Analyses a study's answers.
+
+  Args:
+    path: folder of the study.
+    output: folder of the report.
+    draws: of the bootstrap.
+
+  Returns:
+    The path of report.html.
+
+  Raises:
+    ValueError: if nobody has answered, or nobody is left in some task.
+  """
+  study, output = load_study(path), pathlib.Path(output)
+  check_directory(output)
+  if draws < 100:
+    raise ValueError(f"--draws={draws}: intervals need at least 100.")
+  if not (study.path / ANSWERS).exists():
+    raise ValueError(f"{study.path} has no answers yet; serve it first.")
+  store = Store(study.path / ANSWERS)
+  try:
+    votes = load_votes(study, store)
+    lengths = {r.rater: len(study.slots[r.slot].trials) for r in store.raters()}
+  finally:
+    store.close()
+  if not votes:
+    raise ValueError(f"{study.path} has no answers yet; serve it first.")
+  rng = np.random.default_rng(study.settings.seed)
+  sections = [
+    _section(study, votes[task], lengths, draws, rng)
+    for task in SCALES
+    if task in votes
+  ]
+  return _write(study, sections, output)
+
+
+def _section(
+  study: Study,
+  votes: Votes,
+  lengths: dict[str, int],
+  draws: int,
+  rng: np.random.Generator,
+) -> _Section:
+  verdicts = judge(votes, lengths, study.settings.exclusion)
+  kept = [v.rater for v in verdicts if not v.reasons]
+  inside = votes.where(np.isin(votes.rater, kept))
+  regular = inside.where(inside.kind == "regular")
+  if len(kept) < 2:
+    raise ValueError(
+      f"{votes.task}: {len(kept)} of {len(verdicts)} raters are left by the "
+      "rules of exclusion; at least 2 are needed."
+    )
+  make = {
+    "turing": _turing, "opinion": _opinion, "preference": _preference,
+  }[votes.task]  # fmt: skip
+  section = make(regular, draws, rng)
+  section.tables += [
+    _agreement(regular, inside, section.results, rng),
+    _raters(verdicts, section.results),
+  ]
+  return section
+
+
+def _turing(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
+  found = detect(votes, draws, rng)
+  real = real_rate(votes, draws, rng)
+  rows = [["real", str(int((votes.system == "real").sum())), show(real),
+           "–", "–", "–"]]  # fmt: skip
+  rows += [
+    [d.system, str(d.votes), show(d.fooled), show(d.d_prime),
+     show(d.criterion), show(d.area)]
+    for d in found
+  ]  # fmt: skip
+  table = Table(
+    "Real or generated",
+    ("system", "votes", "called real", "d′", "criterion", "ROC area"),
+    rows,
+    "Estimates [95 % intervals, for other raters and other clips]. d′ 0 and "
+    "area 0.5: nobody can tell. Criterion above 0: raters lean to real.",
+  )
+  called = [("real", real), *((d.system, d.fooled) for d in found)]
+  picture = plots.forest(called, 0, 1, (0, 0.25, 0.5, 0.75, 1), 0.5)
+  results = {
+    "real_called_real": dataclasses.asdict(real),
+    "systems": [dataclasses.asdict(d) for d in found],
+  }
+  return _Section("Real or generated?", [table], [picture], results)
+
+
+def _opinion(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
+  rows, spreads = opinions(votes, draws, rng)
+  table = Table(
+    "Opinion scores",
+    ("scale", "system", "votes", "mean score", "log odds against real"),
+    [
+      [o.scale, o.system, str(o.votes), show(o.score), show(o.against_real)]
+      for o in rows
+    ],
+    "Log odds of a higher score than a real clip's: cumulative logit model "
+    "with random raters and sources (Laplace's approximation). Spreads "
+    + ", ".join(
+      f"{s.scale}: raters {s.rater:.2f}, sources {s.source:.2f}"
+      for s in spreads
+    )
+    + ".",
+  )
+  pictures = []
+  for scale in SCALES["opinion"]:
+    own = [o for o in rows if o.scale == scale]
+    named = [(f"{o.system}, {scale}", o.score) for o in own]
+    pictures.append(plots.forest(named, 1, 5, (1, 2, 3, 4, 5)))
+    pictures.append(plots.shares([(o.system, o.shares) for o in own]))
+  results = {
+    "scores": [dataclasses.asdict(o) for o in rows],
+    "spreads": [dataclasses.asdict(s) for s in spreads],
+  }
+  return _Section("Opinion scores", [table], pictures, results)
+
+
+def _preference(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
+  found = sorted(
+    preferences(votes, draws, rng), key=lambda s: -s.strength.value
+  )
+  wins = win_table(votes)
+  tables = [
+    Table(
+      "Preference",
+      ("system", "log strength", "preferred", "undecided"),
+      [
+        [s.system, show(s.strength), f"{s.preferred:.2f}",
+         f"{s.undecided:.2f}"]
+        for s in found
+      ],
+      "Bradley and Terry's model, no difference as half a win for either.",
+    ),
+    Table(
+      "Preferences by pair",
+      ("first", "second", "first better", "no difference", "second better"),
+      [[*pair, *map(str, counts)] for pair, counts in wins.items()],
+    ),
+  ]  # fmt: skip
+  reach = max(1.0, *(abs(v) for s in found
+                     for v in (s.strength.low, s.strength.high)))  # fmt: skip
+  ticks = [-round(reach, 1), 0, round(reach, 1)]
+  named = [(s.system, s.strength) for s in found]
+  picture = plots.forest(named, -reach, reach, ticks, 0)
+  results = {
+    "strengths": [dataclasses.asdict(s) for s in found],
+    "pairs": [[*pair, *counts] for pair, counts in wins.items()],
+  }
+  return _Section("Preference", tables, [picture], results)
+
+
+def _agreement(
+  regular: Votes, inside: Votes, results: dict, rng: np.random.Generator
+) -> Table:
+  found = {s: alpha(regular, s, _ALPHA_DRAWS, rng) for s in regular.values}
+  again = self_agreement(inside)
+  results["alpha"] = {
+    scale: dataclasses.asdict(value) if value else None
+    for scale, value in found.items()
+  }
+  results["self_agreement"] = None if np.isnan(again) else again
+  return Table(
+    "Agreement",
+    ("scale", "Krippendorff's alpha"),
+    [[scale, show(value)] for scale, value in found.items()],
+    "1: raters agree, 0: as by chance."
+    + ("" if np.isnan(again) else f" Repeats answered alike: {again:.0%}."),
+  )
+
+
+def _raters(verdicts: list[Verdict], results: dict) -> Table:
+  names = list(verdicts[0].facts)
+  # Missing facts are null: JSON knows no nan.
+  results["raters"] = [
+    {
+      "rater": v.rater,
+      "reasons": v.reasons,
+      **{k: None if np.isnan(f) else f for k, f in v.facts.items()},
+    }
+    for v in verdicts
+  ]
+  left_out = [v for v in verdicts if v.reasons]
+  return Table(
+    "Raters",
+    ("rater", *(name.replace("_", " ") for name in names), "left out"),
+    [
+      [
+        v.rater,
+        *("–" if np.isnan(f) else f"{f:.2f}" for f in v.facts.values()),
+        ", ".join(v.reasons) or "no",
+      ]
+      for v in verdicts
+    ],
+    f"{len(left_out)} of {len(verdicts)} raters are left out by rules that "
+    "were stated before the study.",
+  )
+
+
+def _write(
+  study: Study, sections: list[_Section], output: pathlib.Path
+) -> pathlib.Path:
+  from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+  title = study.settings.title
+  environment = Environment(
+    loader=FileSystemLoader(pathlib.Path(__file__).parent / "pages"),
+    autoescape=select_autoescape(),
+  )
+  page = environment.get_template("report.html").render(
+    title=title, sections=sections, study=study
+  )
+  tables = [table for section in sections for table in section.tables]
+  contents = {
+    "report.md": f"# {title}\n\n" + "\n".join(t.markdown() for t in tables),
+    "report.tex": "\n".join(table.latex() for table in tables),
+    "report.html": page,
+  }
+  for name, text in contents.items():
+    with replacing(output / name) as temporary:
+      pathlib.Path(temporary).write_text(text, encoding="utf-8")
+  write_json(
+    output / "results.json",
+    {section.title: section.results for section in sections},
+  )
+  return output / "report.html"

@@ -1,0 +1,331 @@
+"""The study's web pages.
+
+  /                  consent and start
+  /s/TOKEN           a rater's session; the same link continues it
+  /admin/TOKEN       counts, raters, exports
+
+Everything comes from this server, and pages use relative addresses, so that
+it works below any path of a proxy (`root_path`).
+"""
+
+import logging
+import pathlib
+import secrets
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Form, Header, Request
+from fastapi.responses import (
+  FileResponse,
+  HTMLResponse,
+  JSONResponse,
+  RedirectResponse,
+  Response,
+)
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from pydantic import BaseModel, StrictBool, StrictInt
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mmdiff_jax.study import texts
+from mmdiff_jax.study.conduct import Conduct, Refused
+from mmdiff_jax.study.folder import ANSWERS, TOKEN, Study, load_study
+from mmdiff_jax.study.store import Store, export_votes, votes_csv
+from mmdiff_jax.study.tones import tones_wav
+
+_LOGGER = logging.getLogger(__name__)
+_PAGES = pathlib.Path(__file__).parent / "pages"
+_STATIC = {"study.js": "text/javascript", "study.css": "text/css"}
+_HEADERS = {
+  "Content-Security-Policy": (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "media-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
+  ),
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+}
+
+
+class Tones(BaseModel):
+  """Body of /api/tones."""
+
+  count: StrictInt
+
+
+class Play(BaseModel):
+  """Body of /api/play."""
+
+  trial: StrictInt
+  side: StrictInt
+
+
+class Vote(BaseModel):
+  """Body of /api/vote."""
+
+  trial: StrictInt
+  clips: list[str]
+  answers: dict[str, StrictInt]
+  fault: StrictBool
+
+
+# The rater's token; in a header it appears in no proxy's log of addresses.
+Token = Annotated[str, Header(alias="X-Token")]
+
+
+def create_app(study: Study, store: Store, root_path: str = "") -> FastAPI:
+  """The application of one study.
+
+  Args:
+    study: as built.
+    store: where answers go.
+    root_path: path below which a proxy serves it.
+  """
+  app = FastAPI(
+    title=study.settings.title,
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+  )
+  app.add_middleware(_Below, root_path=root_path)
+  app.add_middleware(_SafeHeaders)
+  _answer_refusals(app)
+  conduct = Conduct(study, store)
+  _add_pages(app, study, conduct)
+  _add_media(app, study, conduct)
+  _add_api(app, conduct)
+  _add_admin(app, study, store)
+  return app
+
+
+def _answer_refusals(app: FastAPI) -> None:
+  @app.exception_handler(Refused)
+  async def refused(request: Request, error: Refused) -> JSONResponse:
+    return JSONResponse({"reason": error.reason}, error.status)
+
+
+class _SafeHeaders:
+  """Adds `_HEADERS` to every answer, and keeps it out of caches by default."""
+
+  def __init__(self, app: ASGIApp):
+    self._app = app
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def with_headers(message: Message) -> None:
+      if message["type"] == "http.response.start":
+        headers = MutableHeaders(scope=message)
+        headers.update(_HEADERS)
+        headers.setdefault("Cache-Control", "no-store")
+      await send(message)
+
+    await self._app(scope, receive, with_headers)
+
+
+class _Below:
+  """Serves below a path, whether the proxy strips it or keeps it."""
+
+  def __init__(self, app: ASGIApp, root_path: str):
+    self._app, self._root = app, root_path
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+      path = scope["path"]
+      if not path.startswith(f"{self._root}/"):
+        path = self._root + path
+      scope = {**scope, "path": path, "root_path": self._root}
+    await self._app(scope, receive, send)
+
+
+def _page(request: Request, name: str, **values) -> HTMLResponse:
+  environment = Environment(
+    loader=FileSystemLoader(_PAGES), autoescape=select_autoescape()
+  )
+  base = request.scope.get("root_path", "") + "/"
+  html = environment.get_template(name).render(base=base, **values)
+  return HTMLResponse(html)
+
+
+def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
+  settings = study.settings
+
+  @app.get("/")
+  def landing(request: Request, language: str = "") -> HTMLResponse:
+    language = _language(request, language, settings.languages)
+    return _page(
+      request,
+      "start.html",
+      title=settings.title,
+      language=language,
+      languages={c: texts.NAMES[c] for c in settings.languages},
+      labels=texts.labels(language),
+      consent=texts.paragraphs("consent", language),
+    )
+
+  @app.post("/start")
+  def start(
+    request: Request,
+    language: Annotated[str, Form()],
+    consent: Annotated[str, Form()] = "",
+  ) -> RedirectResponse:
+    if consent != "yes":
+      raise Refused(422, "Nobody takes part without consent.")
+    token = conduct.start(language)
+    base = request.scope.get("root_path", "")
+    return RedirectResponse(f"{base}/s/{token}", 303)
+
+  @app.get("/s/{token}")
+  def session(request: Request, token: str) -> HTMLResponse:
+    rater = conduct.rater(token)
+    task = conduct.slot(rater).task
+    return _page(
+      request,
+      "session.html",
+      title=settings.title,
+      language=rater.language,
+      labels=texts.labels(rater.language),
+      scales=texts.scales(task, rater.language),
+      instructions=texts.paragraphs(f"instructions_{task}", rater.language),
+      token=token,
+      task=task,
+      height=study.size[0],
+      width=study.size[1],
+    )
+
+
+def _language(request: Request, asked: str, known: tuple[str, ...]) -> str:
+  """The language asked for, else the browser's first that there is."""
+  accepted = request.headers.get("accept-language", "").lower()
+  wanted = [asked] + [part.strip()[:2] for part in accepted.split(",")]
+  return next((code for code in wanted if code in known), known[0])
+
+
+def _add_media(app: FastAPI, study: Study, conduct: Conduct) -> None:
+  @app.get("/static/{name}")
+  def static(name: str) -> FileResponse:
+    if name not in _STATIC:
+      raise Refused(404, f"There is no {name}.")
+    return FileResponse(_PAGES / name, media_type=_STATIC[name])
+
+  @app.get("/favicon.ico")
+  def icon() -> Response:
+    return Response(status_code=204)
+
+  @app.get("/clips/{clip}.mp4")
+  def clip_file(clip: str) -> FileResponse:
+    if clip not in study.clips:
+      raise Refused(404, "There is no such clip.")
+    # FileResponse answers range requests, which Safari insists on.
+    return FileResponse(
+      study.clip_path(clip),
+      media_type="video/mp4",
+      headers={"Cache-Control": "private, max-age=86400"},
+    )
+
+  @app.get("/tones/{token}/{attempt}.wav")
+  def tones(token: str, attempt: int) -> Response:
+    # The attempt only keeps browsers from playing the last one again.
+    wav = tones_wav(conduct.number_of_tones(token))
+    return Response(wav, media_type="audio/wav")
+
+
+def _add_api(app: FastAPI, conduct: Conduct) -> None:
+  @app.get("/api/state")
+  def state(token: Token) -> dict:
+    return conduct.state(token)
+
+  @app.post("/api/tones")
+  def hear(token: Token, body: Tones) -> dict:
+    return {"right": conduct.hear(token, body.count)}
+
+  @app.post("/api/play")
+  def play(token: Token, body: Play) -> dict:
+    conduct.play(token, body.trial, body.side)
+    return {}
+
+  @app.post("/api/vote")
+  def vote(token: Token, body: Vote) -> dict:
+    conduct.vote(token, body.trial, body.clips, body.answers, body.fault)
+    return conduct.state(token)
+
+
+def _add_admin(app: FastAPI, study: Study, store: Store) -> None:
+  secret = (study.path / TOKEN).read_text().strip()
+
+  def check(token: str) -> None:
+    if not secrets.compare_digest(token.encode(), secret.encode()):
+      raise Refused(404, "There is no such page.")
+
+  @app.get("/admin/{token}")
+  def admin(request: Request, token: str) -> HTMLResponse:
+    check(token)
+    votes: dict[str, int] = {}
+    for event in store.events(kind="vote"):
+      votes[event.rater] = votes.get(event.rater, 0) + 1
+    raters: list[dict[str, Any]] = []
+    for rater in store.raters():
+      slot = study.slots[rater.slot]
+      raters.append({
+        "rater": rater.rater,
+        "slot": rater.slot,
+        "task": slot.task,
+        "language": rater.language,
+        "votes": votes.get(rater.rater, 0),
+        "of": len(slot.trials),
+      })  # fmt: skip
+    tasks = {
+      task: _task_counts(study, raters, task) for task in study.settings.tasks
+    }
+    return _page(
+      request, "admin.html", title=study.settings.title, raters=raters,
+      tasks=tasks, token=token,
+    )  # fmt: skip
+
+  @app.get("/admin/{token}/votes.csv")
+  def as_csv(token: str) -> Response:
+    check(token)
+    return Response(votes_csv(store), media_type="text/csv")
+
+  @app.get("/admin/{token}/votes.json")
+  def as_json(token: str) -> JSONResponse:
+    check(token)
+    return JSONResponse(export_votes(store))
+
+
+def _task_counts(
+  study: Study, raters: list[dict[str, Any]], task: str
+) -> dict[str, int]:
+  own = [r for r in raters if r["task"] == task]
+  return {
+    "places": sum(slot.task == task for slot in study.slots),
+    "taken": len({r["slot"] for r in own}),
+    "finished": len({r["slot"] for r in own if r["votes"] == r["of"]}),
+    "votes": sum(r["votes"] for r in own),
+  }
+
+
+def serve(path: str, host: str, port: int, root_path: str = "") -> None:
+  """Serves a study until interrupted.
+
+  Args:
+    path: folder of the study.
+    host: address to listen at.
+    port: likewise.
+    root_path: path below which a proxy serves it.
+
+  Raises:
+    ValueError: if there is no study, or the root path is malformed.
+  """
+  import uvicorn
+
+  if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+    raise ValueError(
+      f"--root_path={root_path}: give it as /study, or leave it out."
+    )
+  study = load_study(path)
+  store = Store(study.path / ANSWERS)
+  app = create_app(study, store, root_path)
+  secret = (study.path / TOKEN).read_text().strip()
+  _LOGGER.info("raters: http://%s:%d%s/", host, port, root_path)
+  _LOGGER.info("admin:  http://%s:%d%s/admin/%s", host, port, root_path, secret)
+  # No access log: it would keep the raters' addresses.
+  uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+  store.close()

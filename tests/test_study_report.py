@@ -1,0 +1,211 @@
+"""Simulated raters answer a study; the report finds what was put in."""
+
+import dataclasses
+import html.parser
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mmdiff_jax.study import simulate
+from mmdiff_jax.study.exclusion import judge
+from mmdiff_jax.study.folder import ANSWERS, Slot, load_study, write_study
+from mmdiff_jax.study.report import report
+from mmdiff_jax.study.settings import TaskSettings
+from mmdiff_jax.study.store import Store, export_votes, votes_csv
+from mmdiff_jax.study.tables import Table
+from mmdiff_jax.study.votes import load_votes
+from tests.study_fixtures import build_small
+
+ROOT = __file__.rpartition("/tests/")[0]
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+  study = build_small(tmp_path_factory.mktemp("answered"))
+  simulate.answer(study.path, len(study.slots))
+  output = study.path / "report"
+  page = report(study.path, output, draws=200)
+  results = json.loads((output / "results.json").read_text())
+  return study, page, results
+
+
+def test_systems_are_ranked_as_they_are(answered):
+  _, _, results = answered
+  turing = results["Real or generated?"]
+  # In the alphabet bad comes before good, so that "bad" is the better one.
+  better, worse = turing["systems"]
+  assert (better["system"], worse["system"]) == ("bad", "good")
+  assert better["fooled"]["value"] > worse["fooled"]["value"]
+  assert better["d_prime"]["value"] < worse["d_prime"]["value"]
+  order = [s["system"] for s in results["Preference"]["strengths"]]
+  assert order == ["real", "bad", "good"]
+  for scale in ("video", "audio", "match"):
+    scores = [
+      s["score"]["value"]
+      for s in results["Opinion scores"]["scores"]
+      if s["scale"] == scale
+    ]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_reports_rates_are_those_of_the_export(answered):
+  study, _, results = answered
+  store = Store(study.path / ANSWERS)
+  rows = export_votes(store)
+  store.close()
+  left_out = {
+    r["rater"] for r in results["Real or generated?"]["raters"] if r["reasons"]
+  }
+  truth = json.loads((study.path / "truth.json").read_text())["clips"]
+  said = [
+    row["value"] <= 3
+    for row in rows
+    if row["task"] == "turing"
+    and row["kind"] == "regular"
+    and row["rater"] not in left_out
+    and truth[row["clips"]]["system"] == "good"
+  ]
+  (good,) = (
+    s for s in results["Real or generated?"]["systems"] if s["system"] == "good"
+  )
+  assert good["votes"] == len(said)
+  assert good["fooled"]["value"] == pytest.approx(np.mean(said))
+
+
+class _Parser(html.parser.HTMLParser):
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.open = [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    if tag not in ("meta", "line", "circle", "rect"):
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_alone(answered):
+  _, page, _ = answered
+  text = page.read_text(encoding="utf-8")
+  parsed = _Parser(text)
+  assert not parsed.open
+  assert parsed.tags.count("svg") == 1 + 6 + 1
+  assert parsed.tags.count("table") == 3 * 3 + 1
+  assert "http" not in text and "<script" not in text
+  markdown = page.with_name("report.md").read_text()
+  latex = page.with_name("report.tex").read_text()
+  assert markdown.count("\n## ") == latex.count(r"\toprule") == 10
+
+
+def test_latex_and_markdown_escape():
+  table = Table("50 % & more", ("a_b", "c|d"), [["x#1", "–"]], "")
+  assert r"50 \% \& more" in table.latex() and r"a\_b & c|d" in table.latex()
+  assert r"| a_b | c\|d |" in table.markdown()
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+  """Many raters of blocks of the default's size on few clips."""
+  folder = tmp_path_factory.mktemp("planted")
+  study = build_small(folder)
+  rng = np.random.default_rng(0)
+  from mmdiff_jax.study.design import Stimulus, slot_trials
+
+  truth = json.loads((study.path / "truth.json").read_text())["clips"]
+  shown = {}
+  for clip, what in truth.items():
+    stimulus = Stimulus((clip,), what["system"], what["source"])
+    shown.setdefault(bool(what["trap"]), []).append(stimulus)
+  slots = []
+  for number in range(72):
+    task = ("turing", "opinion")[number % 2]
+    block = [shown[False][i] for i in rng.permutation(len(shown[False]))]
+    trials = slot_trials(block, [], shown[True], 0.1, 0.05, rng)
+    slots.append(Slot(task, tuple(trials)))
+  tasks = {n: TaskSettings(5, 36) for n in ("turing", "opinion")}
+  settings = dataclasses.replace(study.settings, tasks=tasks)
+  study = dataclasses.replace(study, slots=tuple(slots), settings=settings)
+  write_study(study)
+  simulate.answer(study.path, 72, cheaters=36)
+  return load_study(study.path)
+
+
+def test_planted_cheaters_are_found_and_honest_raters_kept(planted):
+  store = Store(planted.path / ANSWERS)
+  votes = load_votes(planted, store)
+  raters = store.raters()
+  store.close()
+  lengths = {r.rater: len(planted.slots[r.slot].trials) for r in raters}
+  manner = {}
+  for rater in raters:
+    cheat = simulate.CHEATS[rater.slot % 3] if rater.slot < 36 else "honest"
+    manner[rater.rater] = cheat
+  caught = {}
+  for own in votes.values():
+    for verdict in judge(own, lengths, planted.settings.exclusion):
+      caught.setdefault(manner[verdict.rater], []).append(bool(verdict.reasons))
+  assert {name: len(found) for name, found in caught.items()} == {
+    "random": 12, "constant": 12, "hasty": 12, "honest": 36,
+  }  # fmt: skip
+  assert all(caught["constant"]) and all(caught["hasty"])
+  assert np.mean(caught["random"]) >= 0.75
+  assert np.mean(caught["honest"]) <= 0.1
+
+
+def test_exports_hold_every_answer(answered):
+  study, _, _ = answered
+  store = Store(study.path / ANSWERS)
+  votes = store.events(kind="vote")
+  lines = votes_csv(store).splitlines()
+  store.close()
+  expected = sum(len(event.data["answers"]) for event in votes)
+  assert len(lines) == 1 + expected
+  assert len(votes) == sum(len(slot.trials) for slot in study.slots)
+
+
+def test_simulated_answers_are_never_mixed_with_others(answered):
+  study, _, _ = answered
+  with pytest.raises(ValueError, match="never mixed"):
+    simulate.answer(study.path, 1)
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, "main.py", "study", *arguments],
+    cwd=ROOT, capture_output=True, text=True, env=os.environ, timeout=120,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ("build --real=x --fake=y --output=z", "give NAME=DIR"),
+    ("build --real=x --fake=a=y --output=z", "no such directory"),
+    ("build --real=x --fake=real=y --output=z", "other than 'real'"),
+    ("build --real=x --fake=a=y --output=z --preset=w", "no such preset"),
+    ("serve nowhere", "holds no study.json"),
+    ("report nowhere", "holds no study.json"),
+    ("plan --raters 1", "at least 2"),
+    ("simulate nowhere", "holds no study.json"),
+  ],
+)
+def test_mistakes_are_one_line(arguments, words):
+  result = run(*arguments.split())
+  assert result.returncode == 1
+  assert result.stderr.startswith("error: ") and words in result.stderr
+  assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_plan_is_printed():
+  result = run("plan", "--clips", "50", "--raters", "10", "20")
+  assert result.returncode == 0 and "| 20 | 8.0 |" in result.stdout

@@ -1,0 +1,361 @@
+"""The server: what it refuses, what it never forgets, what it tells nobody."""
+
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from mmdiff_jax.study.conduct import Conduct, Refused
+from mmdiff_jax.study.folder import load_study
+from mmdiff_jax.study.server import create_app
+from mmdiff_jax.study.settings import SCALES
+from mmdiff_jax.study.store import Event, Store
+from mmdiff_jax.study.tones import tones_wav
+from tests.study_fixtures import build_small
+
+ROOT = __file__.rpartition("/tests/")[0]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+  return build_small(tmp_path_factory.mktemp("served"))
+
+
+class Clock:
+  def __init__(self):
+    self.now = 1000.0
+
+  def __call__(self):
+    return self.now
+
+
+@pytest.fixture
+def place(study, tmp_path):
+  clock = Clock()
+  store = Store(tmp_path / "answers.db")
+  yield Conduct(study, store, clock), store, clock
+  store.close()
+
+
+def begin(conduct):
+  token = conduct.start("en")
+  assert conduct.hear(token, conduct.number_of_tones(token))
+  return token
+
+
+def answers(task, value=1):
+  return dict.fromkeys(SCALES[task], value)
+
+
+def answer(conduct, clock, token, value=1):
+  """Plays and answers the current trial; returns its number."""
+  state = conduct.state(token)
+  for side in range(len(state["clips"])):
+    conduct.play(token, state["trial"], side)
+    clock.now += conduct.study.seconds
+  conduct.vote(
+    token, state["trial"], state["clips"],
+    answers(state["task"], value), False,
+  )  # fmt: skip
+  return state["trial"]
+
+
+def refusal(call, *arguments):
+  with pytest.raises(Refused) as refused:
+    call(*arguments)
+  return refused.value.status
+
+
+def test_a_whole_session_can_be_answered_and_resumed(place):
+  conduct, store, clock = place
+  token = begin(conduct)
+  total = conduct.state(token)["total"]
+  for trial in range(total):
+    assert answer(conduct, clock, token) == trial
+    conduct = Conduct(conduct.study, store, clock)  # As after a restart.
+  assert conduct.state(token)["phase"] == "done"
+  assert len(store.events(kind="vote")) == total
+
+
+def test_early_double_and_forged_answers_are_refused(place):
+  conduct, store, clock = place
+  token = begin(conduct)
+  state = conduct.state(token)
+  task, clips = state["task"], state["clips"]
+  good = answers(task)
+  vote = conduct.vote
+  assert refusal(vote, token, 0, clips, good, False) == 425  # Never played.
+  conduct.play(token, 0, 0)
+  clock.now += conduct.study.seconds - 0.3
+  assert refusal(vote, token, 0, clips, good, False) == 425
+  conduct.play(token, 0, 0)  # Playing again does not set the clock back.
+  clock.now += 0.3
+  assert refusal(vote, "forged", 0, clips, good, False) == 404
+  assert refusal(vote, token, 0, ["0" * 24], good, False) == 404
+  other = next(c for c in conduct.study.clips if c not in clips)
+  assert refusal(vote, token, 0, [other], good, False) == 404
+  assert refusal(vote, token, 1, clips, good, False) == 409
+  assert refusal(vote, token, 99, clips, good, False) == 404
+  for wrong in ({}, answers(task, 0), answers(task, 7), good | {"more": 1}):
+    assert refusal(vote, token, 0, clips, wrong, False) == 422
+  assert not store.events(kind="vote")
+  vote(token, 0, clips, good, False)
+  assert refusal(vote, token, 0, clips, good, False) == 409
+  assert len(store.events(kind="vote")) == 1
+
+
+def test_of_a_pair_both_must_have_ended(place):
+  conduct, _, clock = place
+  tokens = [begin(conduct) for _ in range(3)]
+  token = next(t for t in tokens if conduct.state(t)["task"] == "preference")
+  clips = conduct.state(token)["clips"]
+  assert refusal(conduct.play, token, 0, 1) == 425
+  conduct.play(token, 0, 0)
+  assert refusal(conduct.play, token, 0, 1) == 425
+  assert refusal(conduct.play, token, 0, 2) == 404
+  clock.now += conduct.study.seconds
+  conduct.play(token, 0, 1)
+  good = answers("preference")
+  assert refusal(conduct.vote, token, 0, clips, good, False) == 425
+  clock.now += conduct.study.seconds
+  conduct.vote(token, 0, clips, good, False)
+
+
+def test_who_hears_nothing_cannot_take_part(place):
+  conduct, _, _ = place
+  token = conduct.start("de")
+  assert refusal(conduct.play, token, 0, 0) == 409
+  for _ in range(3):
+    assert not conduct.hear(token, 99)
+  assert conduct.state(token)["phase"] == "deaf"
+  assert refusal(conduct.hear, token, conduct.number_of_tones(token)) == 409
+
+
+def test_tones_are_as_many_as_asked_for_and_files_tell_nothing():
+  import io
+  import wave
+
+  import numpy as np
+
+  sizes = set()
+  for count in range(3, 9):
+    data = tones_wav(count)
+    sizes.add(len(data))
+    with wave.open(io.BytesIO(data)) as file:
+      audio = np.frombuffer(file.readframes(10**6), "<i2").astype(float)
+    loud = np.convolve(np.abs(audio), np.ones(800) / 800, "same") > 20
+    assert np.count_nonzero(np.diff(loud.astype(int)) == 1) == count
+  assert len(sizes) == 1
+
+
+def test_places_are_given_once_and_left_ones_again(place):
+  conduct, store, clock = place
+  slots = len(conduct.study.slots)
+  first = begin(conduct)
+  tokens = [conduct.start("en") for _ in range(slots - 1)]
+  assert len({conduct.rater(t).slot for t in [first, *tokens]}) == slots
+  assert refusal(conduct.start, "en") == 403
+  while conduct.state(first)["phase"] != "done":
+    answer(conduct, clock, first)
+  clock.now += 25 * 3600
+  again = conduct.start("en")
+  assert conduct.rater(again).slot == 1  # Place 0 was finished.
+  store.append(Event(clock.now, conduct.rater(again).rater, "play", 0, {}))
+  assert conduct.rater(conduct.start("en")).slot == 2
+
+
+def test_nothing_can_be_changed_or_deleted(place, tmp_path):
+  conduct, _, clock = place
+  answer(conduct, clock, begin(conduct))
+  with sqlite3.connect(tmp_path / "answers.db") as db:
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    for table in ("events", "raters"):
+      for verb in (f"DELETE FROM {table}", f"UPDATE {table} SET time = 0"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+          db.execute(verb)
+    rater = db.execute("SELECT rater FROM raters").fetchone()[0]
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+      db.execute(
+        "INSERT INTO events (time, rater, kind, trial, data) "
+        "VALUES (0, ?, 'vote', 0, '{}')",
+        (rater,),
+      )
+
+
+@pytest.fixture
+def client(study, tmp_path):
+  store = Store(tmp_path / "web.db")
+  with TestClient(create_app(study, store), follow_redirects=False) as client:
+    client.store = store
+    yield client
+  store.close()
+
+
+def join(client, language="en"):
+  form = {"language": language, "consent": "yes"}
+  answer = client.post("/start", data=form)
+  assert answer.status_code == 303
+  return answer.headers["location"].rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+  ("language", "words"),
+  [("en", "Taking part is voluntary"), ("de", "freiwillig"), ("zh", "自愿")],
+)
+def test_pages_speak_the_language_and_need_consent(client, language, words):
+  page = client.get("/", headers={"Accept-Language": f"{language}-XX,fr;q=0.5"})
+  assert words in page.text and f'lang="{language}"' in page.text
+  assert client.post("/start", data={"language": language}).status_code == 422
+  session = client.get(f"/s/{join(client, language)}")
+  assert f'lang="{language}"' in session.text
+
+
+def test_nothing_comes_from_elsewhere(client):
+  token = join(client)
+  pages = [client.get("/"), client.get(f"/s/{token}")]
+  pages += [client.get(f"/static/study.{kind}") for kind in ("js", "css")]
+  for page in pages:
+    assert page.status_code == 200
+    assert not re.search(r"https?://", page.text)
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert page.headers["referrer-policy"] == "no-referrer"
+  for page in pages[:2]:
+    assert " style=" not in page.text and "<style" not in page.text
+    inline = re.findall(r"<script(?![^>]*src=)([^>]*)>", page.text)
+    assert all("application/json" in attributes for attributes in inline)
+
+
+def test_clips_come_in_ranges_and_alike(client, study):
+  headers = []
+  for clip in study.clips:
+    answer = client.get(
+      f"/clips/{clip}.mp4", headers={"Range": "bytes=100-299"}
+    )
+    assert answer.status_code == 206
+    whole = study.clip_path(clip).read_bytes()
+    assert answer.content == whole[100:300]
+    assert answer.headers["content-range"] == f"bytes 100-299/{len(whole)}"
+    headers.append(tuple(sorted(answer.headers.items())))
+  assert len(set(headers)) == 1
+  for name in ("0" * 24, "..%2ftruth", "truth.json"):
+    assert client.get(f"/clips/{name}.mp4").status_code == 404
+  for path in ("/truth.json", "/study.json", "/static/start.html"):
+    assert client.get(path).status_code == 404
+
+
+def test_the_truth_is_never_sent(client, study):
+  token = join(client)
+  state = client.get("/api/state", headers={"X-Token": token})
+  page = client.get(f"/s/{token}")
+  for text in (state.text, page.text):
+    for word in ('"good"', '"bad"', '"real"', "trap", "repeat"):
+      assert word not in text
+
+
+def test_admin_is_behind_its_token(client, study):
+  secret = (study.path / "admin_token").read_text().strip()
+  join(client)
+  assert client.get("/admin/wrong").status_code == 404
+  assert client.get("/admin/wrong/votes.csv").status_code == 404
+  page = client.get(f"/admin/{secret}")
+  assert page.status_code == 200 and "<h2>Raters</h2>" in page.text
+  csv = client.get(f"/admin/{secret}/votes.csv").text
+  assert csv.startswith("time,rater,slot,task,trial,kind,clips,scale,value")
+  assert client.get(f"/admin/{secret}/votes.json").json() == []
+
+
+def test_no_address_and_no_agent_is_stored(study, tmp_path):
+  store = Store(tmp_path / "private.db")
+  app = create_app(study, store)
+  agent = "Peculiar/1.0"
+  headers = {"User-Agent": agent}
+  with TestClient(app, headers=headers, follow_redirects=False) as client:
+    token = join(client)
+    client.post("/api/tones", json={"count": 3}, headers={"X-Token": token})
+  store.close()
+  stored = b"".join(p.read_bytes() for p in tmp_path.glob("private.db*"))
+  assert stored
+  for secret in (agent, "testclient", token):
+    assert secret.encode() not in stored
+
+
+def test_below_a_proxys_path(study, tmp_path):
+  store = Store(tmp_path / "proxy.db")
+  app = create_app(study, store, root_path="/some/study")
+  with TestClient(app, follow_redirects=False) as client:
+    # Proxies that strip their path and such that keep it.
+    for prefix in ("", "/some/study"):
+      page = client.get(f"{prefix}/")
+      assert '<base href="/some/study/">' in page.text
+      form = {"language": "en", "consent": "yes"}
+      answer = client.post(f"{prefix}/start", data=form)
+      assert answer.headers["location"].startswith("/some/study/s/")
+      assert client.get(f"{prefix}/static/study.js").status_code == 200
+  store.close()
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def serving(path, port):
+  process = subprocess.Popen(
+    [sys.executable, "main.py", "study", "serve", str(path), f"--port={port}"],
+    cwd=ROOT,
+    stderr=subprocess.DEVNULL,
+  )
+  for _ in range(600):
+    try:
+      httpx.get(f"http://127.0.0.1:{port}/static/study.css")
+      return process
+    except httpx.TransportError:
+      assert process.poll() is None
+      time.sleep(0.05)
+  raise AssertionError("the server does not start")
+
+
+def test_a_killed_server_loses_no_acknowledged_vote(study):
+  (study.path / "answers.db").unlink(missing_ok=True)
+  port = free_port()
+  acknowledged, token = [], None
+  for _ in range(3):
+    process = serving(study.path, port)
+    try:
+      with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        token = token or join(client)
+        client.headers["X-Token"] = token
+        state = client.get("/api/state").json()
+        while state["phase"] == "tones":
+          store = Store(study.path / "answers.db")
+          count = Conduct(study, store).number_of_tones(token)
+          store.close()
+          client.post("/api/tones", json={"count": count})
+          state = client.get("/api/state").json()
+        trial = state["trial"]
+        client.post("/api/play", json={"trial": trial, "side": 0})
+        time.sleep(study.seconds)
+        body = {
+          "trial": trial,
+          "clips": state["clips"],
+          "answers": answers(state["task"]),
+          "fault": False,
+        }
+        assert client.post("/api/vote", json=body).status_code == 200
+        acknowledged.append(trial)
+    finally:
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+  store = Store(load_study(study.path).path / "answers.db")
+  assert [e.trial for e in store.events(kind="vote")] == acknowledged
+  store.close()
+  assert acknowledged == [0, 1, 2]
