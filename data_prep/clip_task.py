@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from data_prep.emptiness import Emptiness, Limits
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import clips, media
 from mmdiff_jax.data.container import ReadOptions
@@ -39,6 +40,7 @@ class ClipOptions:
     channels: "mean" or "first".
     missing_audio: "skip" (leave the video out), "silence" or "error".
     reading: bounds of reading a file.
+    limits: which clips are left out as empty.
   """
 
   spec: AVSpec
@@ -47,6 +49,7 @@ class ClipOptions:
   channels: str
   missing_audio: str
   reading: ReadOptions = ReadOptions()
+  limits: Limits = Limits()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +113,8 @@ def prepare_clip(task: ClipTask) -> dict:
   """Writes a video's part and report; does nothing where they exist.
 
   Returns:
-    The report: `{"source", "frames", "repaired"}`, or `{"source", "reason"}`
-    for a video that cannot be used.
+    The report: `{"source", "frames", "repaired", "empty", "left_out"}`, or
+    `{"source", "reason"}` for a video that cannot be used.
 
   Raises:
     MissingAudioError: if there is no sound and that is an error.
@@ -120,8 +123,7 @@ def prepare_clip(task: ClipTask) -> dict:
   if task.report.exists():
     return read_report(task)
   try:
-    frames, repaired = _write_part(task)
-    report = {"source": task.source, "frames": frames, "repaired": repaired}
+    report = {"source": task.source, **_write_part(task)}
   except media.MediaError as error:
     report = {"source": task.source, "reason": error.reason}
   except (MissingAudioError, OSError):
@@ -144,8 +146,8 @@ def write_report(task: ClipTask, report: dict) -> dict:
   return report
 
 
-def _write_part(task: ClipTask) -> tuple[int, list[str]]:
-  """Returns the number of frames and what was repaired."""
+def _write_part(task: ClipTask) -> dict:
+  """Returns what the report says of a video that can be used."""
   options = task.options
   spec = options.spec
   track = media.read_track(
@@ -161,8 +163,9 @@ def _write_part(task: ClipTask) -> tuple[int, list[str]]:
   reader = media.FrameReader(
     task.path, spec.fps, (spec.height, spec.width), track, options.reading
   )
+  empty = Emptiness()
   with TFRecordWriter(task.part) as writer:
-    total = _write_segments(task, reader, track, writer)
+    total = _write_segments(task, reader, track, writer, empty)
     if total < spec.frames:
       raise media.MediaError(
         task.path,
@@ -171,7 +174,17 @@ def _write_part(task: ClipTask) -> tuple[int, list[str]]:
       )
   if track is not None:
     repaired += track.repairs(reader.origin, total / spec.fps)
-  return total, list(reader.repairs) + repaired
+  left_out = empty.left_out(spec.frames, options.limits)
+  if sum(end - begin for begin, end in left_out) > total - spec.frames:
+    raise media.MediaError(
+      task.path, "every clip is too quiet, silent or still"
+    )
+  return {
+    "frames": total,
+    "repaired": list(reader.repairs) + repaired,
+    "empty": empty.seconds(spec.fps),
+    "left_out": left_out,
+  }
 
 
 def _write_segments(
@@ -179,8 +192,9 @@ def _write_segments(
   reader: media.FrameReader,
   track: media.AudioTrack | None,
   writer: TFRecordWriter,
+  empty: Emptiness,
 ) -> int:
-  """Streams a video into segments; returns its number of frames."""
+  """Streams a video into segments, measured; returns its number of frames."""
   options, spec = task.options, task.options.spec
   longest = clips.segment_length(spec.frames)
   given = {} if task.label is None else {"label": task.label}
@@ -193,6 +207,10 @@ def _write_segments(
       audio = np.zeros((end - begin, 1), np.float32)
     else:
       audio = track.cut(reader.origin, begin, end)
+    for frame in range(empty.heard, start + len(frames)):
+      first = spec.frames_to_samples(frame) - begin
+      after = spec.frames_to_samples(frame + 1) - begin
+      empty.add_sound(audio[first:after])
     record = clips.encode_segment(
       spec,
       source=task.source,
@@ -210,6 +228,7 @@ def _write_segments(
       raise media.MediaError(
         task.path, f"{width}x{height} pixels: smaller than {MIN_SIDE}"
       )
+    empty.add_picture(image)
     frames.append(
       clips.encode_frame(image, options.frame_format, options.jpeg_quality)
     )

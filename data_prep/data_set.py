@@ -1,5 +1,6 @@
 """The data set as a whole: whether it is there already, and its files."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -145,8 +146,14 @@ def assemble(
     if "reason" in report:
       skipped.append((task.source, report["reason"]))
     else:
-      repaired = tuple(report["repaired"])
-      used.append((task, Video(task.source, report["frames"], repaired)))
+      video = Video(
+        task.source,
+        report["frames"],
+        tuple(report["repaired"]),
+        tuple((begin, end) for begin, end in report["left_out"]),
+        report["empty"],
+      )
+      used.append((task, video))
   if not used:
     reasons = "; ".join(f"{s}: {r}" for s, r in skipped[:5])
     raise ValueError(
@@ -170,6 +177,7 @@ def assemble(
       "hdr": options.reading.hdr,
       "max_pixels": options.reading.max_pixels,
       "time_limit": options.reading.time_limit,
+      **dataclasses.asdict(options.limits),
     },
     classes=tuple(classes),
     fingerprint=fingerprint(tasks, left_out, shards),

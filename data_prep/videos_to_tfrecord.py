@@ -19,10 +19,11 @@ from typing import Any
 from data_prep import clip_task, data_set, runners
 from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
+from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import FRAME_FORMATS
 from mmdiff_jax.data.container import HDR, ReadOptions
-from mmdiff_jax.data.manifest import Manifest
+from mmdiff_jax.data.manifest import Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.files import check_directory
@@ -226,6 +227,20 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "default": "mean",
     "help": "how several audio channels become one [mean]",
   },
+  "--min_loudness": {
+    "type": bounded(float, -200, 0),
+    "help": "leave out clips whose sound is quieter (dBFS, RMS) [none]",
+  },
+  "--max_silence": {
+    "type": bounded(float, 0, 1),
+    "default": 1.0,
+    "help": "leave out clips of which more is digital silence [1]",
+  },
+  "--max_frozen": {
+    "type": bounded(float, 0, 1),
+    "default": 1.0,
+    "help": "leave out clips of which in more the picture stands still [1]",
+  },
   "--max_pixels": {
     "type": bounded(int, 64),
     "default": ReadOptions().max_pixels,
@@ -291,6 +306,7 @@ def _options(flags: argparse.Namespace) -> ClipOptions:
     flags.channels,
     flags.missing_audio,
     ReadOptions(flags.max_pixels, flags.time_limit, flags.hdr, threads),
+    Limits(flags.min_loudness, flags.max_silence, flags.max_frozen),
   )
 
 
@@ -308,7 +324,20 @@ def summary(manifest: Manifest) -> str:
     for video in manifest.videos
     if video.repaired
   ]
+  lines += [
+    f"empty {video.source}: {_empty(video)}"
+    for video in manifest.videos
+    if any(video.empty.values()) or video.left_out
+  ]
   return "\n".join(map(one_line, lines))
+
+
+def _empty(video: Video) -> str:
+  words = [f"{s:g} s {name}" for name, s in video.empty.items() if s]
+  count = sum(end - begin for begin, end in video.left_out)
+  if count:
+    words.append(f"{count} clips left out")
+  return ", ".join(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

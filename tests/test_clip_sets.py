@@ -42,7 +42,10 @@ def test_a_folder_offers_the_clips_of_its_videos(folder):
   names = [str(clip) for clip in clips.ids]
   assert names == ["a.mp4", "below/b.mp4", "below/b.mp4@4", "below/b.mp4@8"]
   assert clips.available == 4
-  assert clips.skipped == [("short.mp4", "3 of the 4 frames of a clip")]
+  assert clips.skipped == [
+    ("*.txt", "1 file without a video"),
+    ("short.mp4", "3 of the 4 frames of a clip"),
+  ]
 
 
 def test_a_clip_has_the_frames_and_the_sound_of_its_time(folder):

@@ -99,6 +99,9 @@ class Aligner:
   def _deviation(self, ahead) -> float:
     """By how much the next frame is late, as far as those after it agree."""
     expected = self.start + self._count / self._rate
+    first = ahead[0][0]
+    if first is None or abs(first - expected) <= _DEAD:
+      return 0.0
     late = []
     for time, samples in ahead:
       late.append(0.0 if time is None else time - expected)
@@ -110,12 +113,14 @@ class Aligner:
 
   def _follow(self, samples: np.ndarray, late: float) -> np.ndarray:
     """Stretches a frame by a part of its small deviation."""
+    self._stretched += len(samples)
+    if late == 0:
+      return samples
     excess = np.sign(late) * max(abs(late) - _DEAD, 0.0)
     # Of a long frame, no more than makes the deviation good.
     relax = max(_RELAX, len(samples) / self._rate)
     share = np.clip(excess / relax, -_MAX_STRETCH, _MAX_STRETCH)
     count = len(samples) + round(float(share) * len(samples))
-    self._stretched += len(samples)
     if count == len(samples) or len(samples) < 4:
       return samples
     self._drift += count - len(samples)

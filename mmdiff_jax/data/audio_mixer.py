@@ -48,20 +48,23 @@ class Mixer:
       pieces = self._survey(pieces)
     width = 0
     for time, samples in pieces:
-      if not np.isfinite(samples).all():
-        raise MediaError(
-          self._path, "the audio holds values that are not finite"
-        )
       if self._channels == ALL_CHANNELS:
         width = width or samples.shape[1]
         if samples.shape[1] != width:
           raise MediaError(self._path, "the number of audio channels changes")
       elif self._channels == "first" or self._cancelled:
         samples = samples[:, :1]
-      else:
+      elif samples.shape[1] > 1:
         samples = samples.mean(axis=1, keepdims=True)
-      self._clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
-      yield time, np.clip(samples, -1.0, 1.0)
+      peak = max(samples.max(initial=0.0), -samples.min(initial=0.0))
+      if not np.isfinite(peak):
+        raise MediaError(
+          self._path, "the audio holds values that are not finite"
+        )
+      if peak > 1:
+        self._clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
+        samples = np.clip(samples, -1.0, 1.0)
+      yield time, samples
 
   def repairs(self) -> list[str]:
     """What was done besides mixing so far, in words."""

@@ -22,11 +22,21 @@ MANIFEST = "dataset.json"
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-  """One prepared video: its name, its number of frames, what was repaired."""
+  """One prepared video.
+
+  Attributes:
+    source: its name.
+    frames: their number.
+    repaired: what was padded, cut or chosen, in words.
+    left_out: runs (first, last + 1) of clips that are not used.
+    empty: seconds that are "silent", "still" and "black".
+  """
 
   source: str
   frames: int
   repaired: tuple[str, ...] = ()
+  left_out: tuple[tuple[int, int], ...] = ()
+  empty: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Manifest:
 
   @property
   def num_clips(self) -> int:
-    """Clips of `spec.frames` frames at stride 1 in all videos."""
+    """Clips of `spec.frames` frames at stride 1 that are used."""
     return sum(self._clips_of(video) for video in self.videos)
 
   @property
@@ -104,6 +114,8 @@ class Manifest:
           "frames": video.frames,
           "windows": self._clips_of(video),
           "repaired": list(video.repaired),
+          "left_out": [list(run) for run in video.left_out],
+          "empty": video.empty,
         }
         for video in self.videos
       ],
@@ -117,7 +129,8 @@ class Manifest:
     return json.dumps(content, indent=1) + "\n"
 
   def _clips_of(self, video: Video) -> int:
-    return video.frames - self.spec.frames + 1
+    left_out = sum(end - begin for begin, end in video.left_out)
+    return video.frames - self.spec.frames + 1 - left_out
 
   def _shard_table(self) -> list[dict]:
     table, first = [], 0
@@ -169,7 +182,15 @@ class Manifest:
       frame_format=_text(content["frame_format"]),
       jpeg_quality=None if quality is None else _count(quality),
       videos=tuple(
-        Video(_text(v["source"]), _count(v["frames"]), _texts(v["repaired"]))
+        Video(
+          _text(v["source"]),
+          _count(v["frames"]),
+          _texts(v["repaired"]),
+          tuple(
+            (_count(begin), _count(end)) for begin, end in v.get("left_out", ())
+          ),
+          dict(v.get("empty", {})),
+        )
         for v in content["clips"]
       ),
       shards=tuple(

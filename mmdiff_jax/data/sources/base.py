@@ -139,7 +139,6 @@ class ClipList:
       )
     length = source.spec.frames
     self.source = source
-    self._stride = stride
     self._videos = [
       video
       for video, frames in source.videos.items()
@@ -149,9 +148,13 @@ class ClipList:
         or is_held_out(video, holdout_fraction) == (split == "heldout")
       )
     ]
-    counts = [
-      (source.videos[video] - length) // stride + 1 for video in self._videos
+    # Preparation may have left clips out; other sources have all.
+    left_out = getattr(source, "left_out", {})
+    self._starts = [
+      _starts(source.videos[video] - length, stride, left_out.get(video, ()))
+      for video in self._videos
     ]
+    counts = [len(starts) for starts in self._starts]
     self._ends = np.cumsum(counts, dtype=np.int64)
 
   def __len__(self) -> int:
@@ -161,7 +164,9 @@ class ClipList:
     """Video and first frame of clip `index`."""
     position = int(np.searchsorted(self._ends, index, side="right"))
     before = int(self._ends[position - 1]) if position else 0
-    return self._videos[position], (int(index) - before) * self._stride
+    return self._videos[position], int(
+      self._starts[position][int(index) - before]
+    )
 
   def __getitem__(self, index: int) -> Clip:
     """Clip `index`; raises ValueError if its data are damaged."""
@@ -170,3 +175,16 @@ class ClipList:
   def __repr__(self) -> str:
     # grain writes it into its checkpoints' metadata.
     return f"ClipList({self.source.name}, {len(self)} clips)"
+
+
+def _starts(
+  last: int, stride: int, left_out: Sequence[tuple[int, int]]
+) -> Sequence[int]:
+  """First frames of clips, `stride` apart, without those left out."""
+  starts = range(0, last + 1, stride)
+  if not left_out:
+    return starts
+  bad = np.zeros(last + 1, bool)
+  for begin, end in left_out:
+    bad[begin:end] = True
+  return [start for start in starts if not bad[start]]

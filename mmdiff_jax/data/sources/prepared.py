@@ -80,6 +80,7 @@ class PreparedSource:
       )
     self.name = name
     self.videos = {video.source: video.frames for video in manifest.videos}
+    self.left_out = {video.source: video.left_out for video in manifest.videos}
     self._repaired = {video.source: video.repaired for video in manifest.videos}
     first = np.searchsorted(owners, np.arange(len(manifest.videos)))
     self._first_record = dict(zip(self.videos, first.tolist(), strict=True))
