@@ -8,10 +8,11 @@ DEMO := demo
 MODEL := mmdiff_jax/assets/shapes/checkpoint
 SHAPES := --config=configs/shapes.py
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo study-demo test lint format bench clean
 
 help:
 	@echo "make demo   sample, train, evaluate and look at a small model (5 minutes)"
+	@echo "make study-demo  a human study, answered by simulated raters (1 minute)"
 	@echo "make test   run the test suite"
 	@echo "make lint   check style and types    make format   apply the style"
 	@echo "make bench  print the benchmark tables"
@@ -54,6 +55,21 @@ demo: $(STAMP)
 	  $(DEMO)/audio_to_video $(DEMO)/video_to_audio
 	$(BIN)/python main.py gallery $(DEMO) --onsets
 	@echo "Players, waveforms and spectrograms: $(DEMO)/index.html"
+
+# A study of sounding shapes: real ones, and two "systems" of other seeds.
+# The simulated raters know which is which; what is shown is the whole way.
+STUDY := $(DEMO)/study
+study-demo: $(STAMP)
+	rm -rf $(STUDY)
+	$(BIN)/python -m data_prep.make_synthetic $(STUDY)/real --count 48
+	$(BIN)/python -m data_prep.make_synthetic $(STUDY)/ours --split tune --count 48
+	$(BIN)/python -m data_prep.make_synthetic $(STUDY)/theirs --split eval --count 48
+	$(BIN)/python main.py study build --real=$(STUDY)/real \
+	  --fake=ours=$(STUDY)/ours --fake=theirs=$(STUDY)/theirs \
+	  --preset=benchmarks/study_demo.yaml --output=$(STUDY)/study
+	$(BIN)/python main.py study simulate $(STUDY)/study --raters=30 --cheaters=3
+	$(BIN)/python main.py study report $(STUDY)/study
+	@echo "Take part: $(BIN)/python main.py study serve $(STUDY)/study"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS)

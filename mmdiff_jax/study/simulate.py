@@ -93,7 +93,7 @@ class _Person:
       return {"preferred": 2 if abs(gap) < 0.4 else 1 if gap > 0 else 3}, ticked
     opinion = {s: self._bias + quality[0] for s in scales}
     for scale in scales:
-      opinion[scale] += rng.normal(0, noise)
+      opinion[scale] += rng.normal(0, noise / 2)
     if faulty:
       opinion[SPOILS[shown[0]["trap"]]] -= 3.0
     return {
