@@ -385,6 +385,10 @@ def _main(argv: list[str]) -> None:
 def _set_up_logging() -> None:
   """Our own messages from INFO on, everybody else's from WARNING on."""
   absl_logging.set_verbosity(absl_logging.WARNING)
+  # Orbax logs each failure several times, with tracebacks, and raises it too.
+  absl_logging.get_absl_logger().addFilter(
+    lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
+  )
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(message)s"))
   logger = logging.getLogger("mmdiff_jax")

@@ -135,7 +135,7 @@ class Checkpoints:
     path = self.path(step)
     with _writing(self._directory):
       self._checkpointer.wait()
-      with ocp.Context(async_options=_before_commit(path)):
+      with _checksums_before_commit(path):
         response = self._checkpointer.save_checkpointables_async(
           step,
           {"state": state, _METRICS: metrics},
@@ -243,7 +243,7 @@ def _checked_metadata(directory: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _before_commit(path: pathlib.Path) -> ocp.options.AsyncOptions:
+def _checksums_before_commit(path: pathlib.Path) -> ocp.Context:
   """Has the checksums written in the background, ahead of the last rename."""
 
   def add_checksums() -> None:
@@ -251,10 +251,10 @@ def _before_commit(path: pathlib.Path) -> ocp.options.AsyncOptions:
     folder = next(path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"), path)
     write_checksums(folder, skip=_LATE_FILES)
 
-  main = jax.process_index() == 0
-  return ocp.options.AsyncOptions(
-    post_finalization_callback=add_checksums if main else None
-  )
+  context = ocp.Context()
+  if jax.process_index() == 0:
+    context.asynchronous.post_finalization_callback = add_checksums
+  return context
 
 
 def _check(directory: pathlib.Path, largest: int | None = None) -> None:
@@ -395,18 +395,22 @@ def write_checkpoint(
   Raises:
     OSError: if it cannot be written.
   """
+  # Complete, with its checksums, before it has its name.
+  temporary = path.with_name(f".{path.name}.tmp")
+  shutil.rmtree(temporary, ignore_errors=True)
   # Orbax does not come back from a place that it cannot write to.
-  path.mkdir(parents=True)
-  path.rmdir()
+  temporary.mkdir(parents=True)
+  temporary.rmdir()
   with _writing(path.parent):
     ocp.save_checkpointables(
-      path,
+      temporary,
       {"state": dict(state)},
       custom_metadata=_metadata(config, {}),
     )
   # Says where on this machine it was written; nothing reads it.
-  (path / "commit_success.txt").unlink(missing_ok=True)
-  write_checksums(path)
+  (temporary / "commit_success.txt").unlink(missing_ok=True)
+  write_checksums(temporary)
+  os.rename(temporary, path)
 
 
 def read_average(path: str | os.PathLike) -> tuple[Any, ConfigDict]:
