@@ -273,6 +273,7 @@ class TimedFrames:
     self.aspect = float(stream.sample_aspect_ratio or 1)
     self.repairs: list[str] = []
     self.restarts = 0
+    self._refused = 0
     self._path, self._container, self._stream = path, container, stream
     self._options = options
     self._deadline = Deadline(path, options.time_limit)
@@ -304,6 +305,11 @@ class TimedFrames:
     self.restarts = self._packets.restarts
     if odd:
       self.repairs.append(f"{odd} frames with times out of order left out")
+    if self._refused:
+      self.repairs.append(
+        f"{self._refused} frames that FFmpeg cannot decode: the ones before"
+        " them held"
+      )
     if self.restarts:
       self.repairs.append(f"clocks restart {self.restarts} times: joined")
 
@@ -335,6 +341,8 @@ class TimedFrames:
 
   def _decode(self, packets: Iterable[tuple[Any, int]]) -> Iterator[Any]:
     """Yields frames; raises MediaError at damage."""
+    import av
+
     # Packets since the clocks restarted, and since damage was seen. Around the
     # joint of two files the end of the first one looks damaged.
     joint, since = _JOINT + 1, None
@@ -348,7 +356,13 @@ class TimedFrames:
         since += 1
         if since > _JOINT:
           break
-      frames = packet.decode()
+      try:
+        frames = packet.decode()
+      except av.error.PermissionError:
+        # FFmpeg's Theora decoder does not know every coding of blocks; it says
+        # so by -1, and goes on with the next frame.
+        self._refused += 1
+        continue
       corrupt = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
       if corrupt and joint > _JOINT:
         since = since or 0
