@@ -134,7 +134,11 @@ class Browser:
 
   def press(self, key: str) -> None:
     """Presses and releases a key: "j", " ", "Tab" ..."""
-    special = {" ": ("Space", 32, " "), "Tab": ("Tab", 9, "")}
+    special = {
+      " ": ("Space", 32, " "),
+      "Tab": ("Tab", 9, ""),
+      "Enter": ("Enter", 13, "\r"),
+    }
     letter = (f"Key{key.upper()}", ord(key[0].upper()), key)
     code, number, text = special.get(key, letter)
     event = {"key": key, "code": code, "windowsVirtualKeyCode": number}

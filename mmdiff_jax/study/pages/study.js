@@ -72,7 +72,6 @@ function showTrial() {
   show("trial");
   ended = videos.map(() => false);
   byId("answers").reset();
-  byId("hint").hidden = false;
   for (const field of fields) field.disabled = true;
   videos.forEach((video, side) => {
     buttons[side].disabled = true;
@@ -97,7 +96,7 @@ function ready(side) {
 
 function update() {
   const all = ended.length > 0 && ended.every(Boolean);
-  byId("hint").hidden = all;
+  byId("hint").classList.toggle("over", all);
   for (const field of fields) field.disabled = !all;
   const answered = fields.every((field) => field.querySelector("input:checked"));
   byId("send").disabled = !(all && answered);
