@@ -64,7 +64,7 @@ def build(
                 for p in versions.values()]  # fmt: skip
   geometry = encode.common_geometry(everything, settings.clip)
   _LOGGER.info(
-    "%d clips of %d x %d, %.3g frames and %d Hz, %.2f s",
+    "%d clips of %d x %d, %.3g frames/s, %d Hz, %.2f s",
     len(everything), geometry.height, geometry.width, geometry.fps,
     geometry.sample_rate, geometry.seconds,
   )  # fmt: skip
