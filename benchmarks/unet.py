@@ -2,7 +2,7 @@
 
   python -m benchmarks.unet [--model=av_unet|sr_unet] [--size=release|small]
     [--batch=1] [--dtype=float32|bfloat16] [--remat=none|blocks|attention]
-    [--parts=forward,train,rs_mma]
+    [--kernels=cpu|plain|auto] [--parts=forward,train,rs_mma]
 
 Prints a table. "share" is the rate of the network's floating-point operations
 over that of a matmul of the same type on the same device, timed just before
@@ -21,20 +21,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Without it XLA:CPU runs rematerialised blocks early, to keep cores busy, and
-# saves no memory.
-os.environ["XLA_FLAGS"] = (
-  "--xla_cpu_enable_concurrency_optimized_scheduler=false "
-  + os.environ.get("XLA_FLAGS", "")
-)
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
 from mmdiff_jax import models
-from mmdiff_jax.models import rs_mma
+from mmdiff_jax.models import layers, ops, rs_mma
 
 GIB = 2**30
 SMALL = {
@@ -177,11 +170,27 @@ class Table:
 
 def compile_timed(function: Any, *args: Any) -> tuple[Any, Seconds]:
   """Traces and compiles; returns the program and the time it took."""
+  options = {}
+  if jax.default_backend() == "cpu":
+    # Otherwise XLA:CPU runs rematerialised blocks early, to keep cores busy,
+    # and saves no memory.
+    options["xla_cpu_enable_concurrency_optimized_scheduler"] = False
   wall, cpu = time.perf_counter(), time.process_time()
-  compiled = function.lower(*args).compile()
+  compiled = function.lower(*args).compile(compiler_options=options)
   return compiled, Seconds(
     time.perf_counter() - wall, time.process_time() - cpu
   )
+
+
+def make_params(config: dict[str, Any]) -> Any:
+  """Parameters of plausible sizes, drawn on the host: nothing is compiled."""
+  rng = np.random.default_rng(0)
+
+  def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    scale = np.prod(leaf.shape[:-1]) ** -0.5
+    return jnp.asarray(scale * rng.random(leaf.shape, np.float32))
+
+  return jax.tree.map(draw, models.abstract_variables(config)["params"])
 
 
 def make_inputs(
@@ -260,8 +269,8 @@ def bench_rs_mma(table: Table, model: Any, shapes: tuple, batch: int) -> None:
     block = rs_mma.RSMMA(
       window,
       model.num_head_channels or layer.channels // model.num_heads,
-      model.attention,
-      jnp.dtype(model.dtype),
+      attention=model.attention,
+      **layers.inherited(model),
     )
     ds, channels = layer.ds, layer.channels
     inputs = (
@@ -292,6 +301,7 @@ def parse_arguments() -> argparse.Namespace:
   parser.add_argument("--dtype", choices=("float32", "bfloat16"))
   parser.add_argument("--remat", choices=("none", "blocks", "attention"))
   parser.add_argument("--attention", choices=("auto", "xla", "cudnn"))
+  parser.add_argument("--kernels", choices=ops.KERNELS)
   parser.add_argument("--parts")
   parser.set_defaults(
     model="av_unet",
@@ -300,6 +310,8 @@ def parse_arguments() -> argparse.Namespace:
     dtype="float32",
     remat="none",
     attention="auto",
+    # As training resolves "auto".
+    kernels="cpu" if jax.default_backend() == "cpu" else "plain",
     parts="forward,train,rs_mma",
   )
   arguments = parser.parse_args()
@@ -318,25 +330,22 @@ def main() -> None:
     "dtype": arguments.dtype,
     "remat": arguments.remat,
     "attention": arguments.attention,
+    "kernels": arguments.kernels,
     "dropout": 0.1 if name == "av_unet" else 0.0,
   }
   if arguments.size == "small":
     config |= SMALL[name]
   shapes = SHAPES[name, arguments.size]
-  models.validate(config, *shapes)
   model = models.create_model(config)
-  start = time.perf_counter()
-  params = jax.jit(lambda key: models.init_params(config, key))(
-    jax.random.key(0)
-  )
+  model.check_shapes(*shapes)
+  params = make_params(config)
   count = sum(x.size for x in jax.tree.leaves(params))
   print(
     f"{platform.node()}, {jax.devices()[0].device_kind}, "
     f"{os.cpu_count()} CPU cores, JAX {jax.__version__}, "
     f"{time.strftime('%Y-%m-%d %H:%M')}\n"
-    f"{name} {arguments.size}, {count:,} parameters (initialised in "
-    f"{time.perf_counter() - start:.1f} s), batch {batch}, {arguments.dtype}, "
-    f"remat {arguments.remat}"
+    f"{name} {arguments.size}, {count:,} parameters, batch {batch}, "
+    f"{arguments.dtype}, remat {arguments.remat}, kernels {arguments.kernels}"
   )
   rate, cpu_rate = matmul_rate(arguments.dtype)
   print(f"matmul: {rate:.1f} GFLOP/s, {cpu_rate:.1f} GFLOP per CPU-second")

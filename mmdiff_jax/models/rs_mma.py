@@ -143,21 +143,22 @@ class RSMMA(nn.Module):
     channels = audio.shape[-1]
     how = layers.inherited(self)
 
-    def project(x: jax.Array, name: str, *tokens: int) -> QKV:
+    def project(x: jax.Array, name: str) -> QKV:
       x = layers.GroupNorm(**how, name=f"{name}_norm")(x)
       dense = layers.Dense(3 * channels, **how, name=f"{name}_qkv")
       x = dense(x.reshape(x.shape[0], -1, channels))
       x = x.reshape(*x.shape[:2], 3, -1, self.head_channels)
-      q, k, v = (
-        part.reshape(x.shape[0], *tokens, *x.shape[3:])
-        for part in jnp.split(x, 3, 2)
-      )
+      q, k, v = (part.squeeze(2) for part in jnp.split(x, 3, 2))
       return q, k, v
 
-    _, frames, height, width, _ = video.shape
+    batch, frames, height, width, _ = video.shape
+    q, k, v = (
+      x.reshape(batch, frames, height * width, *x.shape[2:])
+      for x in project(video, "video")
+    )
     video_h, audio_h = cross_attend(
-      project(video, "video", frames, height * width),
-      project(audio, "audio", audio.shape[1]),
+      (q, k, v),
+      project(audio, "audio"),
       self.window,
       shift,
       self.attention,
