@@ -313,7 +313,7 @@ def test_class_conditional_checkpoint_becomes_an_initialisation(
   case = unet_golden.load_json("sr_tiny.json")
   weights = unet_golden.state_dict("sr_tiny_keys.json")
   weights["label_emb.weight"] = np.ones((1000, 128), np.float32)
-  monkeypatch.setattr(importer, "load_torch_file", lambda path: weights)
+  monkeypatch.setattr(importer, "load_weight_file", lambda path: weights)
   config = sr_fixtures.make_tiny_sr_config()
   config.model.update(
     channel_mult=tuple(case["channel_mult"]),

@@ -186,7 +186,13 @@ class AVUNet(nn.Module):
       return emb
     if label is None:
       label = jnp.full(t.shape, self.num_classes, jnp.int32)
-    table = nn.Embed(self.num_classes + 1, width, name="label_embedding")
+    table = nn.Embed(
+      self.num_classes + 1,
+      width,
+      # Labels mean nothing until something is learnt of them.
+      embedding_init=nn.initializers.zeros,
+      name="label_embedding",
+    )
     return emb + table(label)
 
   def _stem(self, video: jax.Array, audio: jax.Array) -> Streams:

@@ -23,6 +23,16 @@ FORMATS = ("mp4", "wav", "png", "gif")
 GRID_SAMPLES = 16
 
 
+def check_formats(formats: Sequence[str]) -> None:
+  """Raises ValueError for formats that samples cannot be written in."""
+  if set(formats) - set(FORMATS) or not formats:
+    raise ValueError(
+      f"--formats={','.join(formats)}: choose among {', '.join(FORMATS)}."
+    )
+  if "gif" in formats and "mp4" not in formats:
+    raise ValueError("--formats: gif is made from the mp4 files; add mp4.")
+
+
 class SampleFolder:
   """Writes samples beside each other and remembers how they were made.
 
@@ -53,13 +63,7 @@ class SampleFolder:
       ValueError: for an unknown format, a damaged `samples.json`, or if the
         folder holds samples that were made with other settings.
     """
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-      raise ValueError(
-        f"--formats={','.join(formats)}: choose among {', '.join(FORMATS)}."
-      )
-    if "gif" in formats and "mp4" not in formats:
-      raise ValueError("--formats: gif is made from the mp4 files; add mp4.")
+    check_formats(formats)
     self._directory = pathlib.Path(directory)
     self._spec = spec
     self._formats = tuple(formats)

@@ -23,7 +23,7 @@ from mmdiff_jax.sampling.clip_sampler import (
   Lengths,
   condition_options,
 )
-from mmdiff_jax.sampling.folder import SampleFolder
+from mmdiff_jax.sampling.folder import SampleFolder, check_formats
 from mmdiff_jax.sampling.given import Job, Source, load_sources, make_jobs
 from mmdiff_jax.sampling.sample_fn import make_configured_sampler
 from mmdiff_jax.sampling.upscale import Upscaler, load_sampling_params
@@ -92,6 +92,7 @@ def sample(
     locks.InUseError: if another process writes to `output`.
   """
   check_directory(output)
+  check_formats(formats)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   directory = checkpoint.find_checkpoint(checkpoint_path)
   task = _load_task(directory, mesh)
