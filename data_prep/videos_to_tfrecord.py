@@ -23,7 +23,7 @@ from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import FRAME_FORMATS
 from mmdiff_jax.data.container import HDR, ReadOptions
-from mmdiff_jax.data.manifest import Manifest, Video
+from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.files import check_directory
@@ -32,6 +32,8 @@ from mmdiff_jax.locks import locked
 LABELS = ("none", "folders")
 # Frames up to this size (pixels) are stored uncompressed by default.
 _RAW_SIZE = 64
+# So many of the videos that are empty in part are listed, emptiest first.
+_EMPTY_LISTED = 5
 
 
 def prepare(
@@ -324,12 +326,18 @@ def summary(manifest: Manifest) -> str:
     for video in manifest.videos
     if video.repaired
   ]
-  lines += [
-    f"empty {video.source}: {_empty(video)}"
-    for video in manifest.videos
-    if any(video.empty.values()) or video.left_out
-  ]
-  return "\n".join(map(one_line, lines))
+  return "\n".join(map(one_line, lines + _emptiest(manifest.videos)))
+
+
+def _emptiest(videos: Sequence[Video]) -> list[str]:
+  """Lines on the videos that hold silence, stills or darkness."""
+  empty = [v for v in videos if any(v.empty.values()) or v.left_out]
+  empty.sort(key=lambda v: (-len(v.left_out), -max(v.empty.values())))
+  lines = [f"empty {v.source}: {_empty(v)}" for v in empty[:_EMPTY_LISTED]]
+  if len(empty) > _EMPTY_LISTED:
+    rest = len(empty) - _EMPTY_LISTED
+    lines.append(f"empty in part: {rest} more, listed in {MANIFEST}")
+  return lines
 
 
 def _empty(video: Video) -> str:

@@ -4,6 +4,8 @@ import numpy as np
 
 from data_prep import videos_to_tfrecord
 from data_prep.emptiness import Emptiness, Limits
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.manifest import Manifest, Video
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from tests.media_fixtures import write
@@ -86,3 +88,15 @@ def test_empty_clips_are_counted_and_can_be_left_out(tmp_path, capsys):
   flags += [f"--output={tmp_path / 'none'}", "--min_loudness=-1"]
   assert main(flags) == 1
   assert "every clip is too quiet" in capsys.readouterr().err
+
+
+def test_the_emptiest_videos_are_listed_and_the_rest_are_counted():
+  spec = AVSpec(4, 8, 8, 10, RATE)
+  videos = tuple(
+    Video(f"{i}.mkv", frames=40, empty={"silent": float(i)}) for i in range(9)
+  )
+  manifest = Manifest(spec, "raw", None, videos, shards=())
+  lines = videos_to_tfrecord.summary(manifest).splitlines()[1:]
+  assert lines[0] == "empty 8.mkv: 8 s silent"
+  assert len(lines) == 6
+  assert lines[-1] == "empty in part: 3 more, listed in dataset.json"
