@@ -90,8 +90,8 @@ def make_sampler(name: str, **options: Any) -> Sampler:
       if "method" in options:
         what += f" with method {options['method']!r}"
       raise ValueError(
-        f"option {option!r} does not apply to {what}; allowed are "
-        f"{', '.join(sorted(allowed.difference(_INTERNAL)))}."
+        f"option {option!r} does not apply to {what}: unset it (None); allowed "
+        f"are {', '.join(sorted(allowed.difference(_INTERNAL)))}."
       )
   if name.startswith("dpm_solver"):
     options["plus_plus"] = name == "dpm_solver++"
