@@ -1,4 +1,8 @@
-"""Training on several hosts: two processes, of one device or two."""
+"""Training on several hosts: two processes, of one device or two.
+
+With a toy network: hosts that compile for minutes lose patience with each
+other on a busy machine.
+"""
 
 import os
 import pathlib
@@ -23,9 +27,9 @@ address, host, workdir, num_steps = sys.argv[1:]
 import jax
 if address:
   jax.distributed.initialize(address, 2, int(host))
-from tests.conftest import make_tiny_config
 from mmdiff_jax.training import loop
-config = make_tiny_config()
+from tests.toy import make_toy_config
+config = make_toy_config()
 config.mesh.fsdp = 2
 config.train.batch_size = 4
 config.train.preview_every = 2

@@ -3,6 +3,7 @@
 What does not depend on the network is tried with a toy.
 """
 
+import functools
 import os
 import pathlib
 import shutil
@@ -276,11 +277,13 @@ def test_senseless_settings_are_one_clear_line(
 
 DEVICES = """
 import sys
-from tests.conftest import make_tiny_config
 import jax, numpy as np, optax
+from tests import conftest, toy
 from mmdiff_jax.task import make_task
 from mmdiff_jax.training import loop
-config = make_tiny_config()
+config = (
+  toy.make_toy_config() if sys.argv[4] == "toy" else conftest.make_tiny_config()
+)
 config.train.batch_size = 8
 config.mesh.data, config.mesh.fsdp = int(sys.argv[2]), int(sys.argv[3])
 start = make_task(config).init(
@@ -296,9 +299,10 @@ np.savez(sys.argv[1] + "/result.npz", devices=jax.device_count(), split=split,
 """
 
 
-def run_on_devices(workdir, count, data, fsdp):
+def run_on_devices(workdir, network, count, data, fsdp):
+  arguments = [str(workdir), str(data), str(fsdp), network]
   result = subprocess.run(
-    [sys.executable, "-c", DEVICES, str(workdir), str(data), str(fsdp)],
+    [sys.executable, "-c", DEVICES, *arguments],
     cwd=ROOT,
     env=os.environ
     | {
@@ -317,16 +321,26 @@ def run_on_devices(workdir, count, data, fsdp):
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("one_device")
-  run_on_devices(workdir, 1, 1, 1)
-  return workdir
+  """The folder of a network's run on one device."""
+
+  @functools.cache
+  def run(network):
+    workdir = tmp_path_factory.mktemp(network)
+    run_on_devices(workdir, network, 1, 1, 1)
+    return workdir
+
+  return run
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (4, 2)])
-def test_eight_devices_train_as_one(one_device, tmp_path, data, fsdp):
-  eight = run_on_devices(tmp_path, 8, data, fsdp)
-  one = np.load(one_device / "result.npz")
-  for ours, theirs in zip(log_of(tmp_path), log_of(one_device), strict=True):
+@pytest.mark.parametrize(
+  ("network", "data", "fsdp"),
+  [("toy", 8, 1), ("toy", 1, 8), ("toy", 4, 2), ("av_unet", 4, 2)],
+)
+def test_eight_devices_train_as_one(one_device, tmp_path, network, data, fsdp):
+  alone = one_device(network)
+  eight = run_on_devices(tmp_path, network, 8, data, fsdp)
+  one = np.load(alone / "result.npz")
+  for ours, theirs in zip(log_of(tmp_path), log_of(alone), strict=True):
     for name, value in theirs.items():
       np.testing.assert_allclose(ours[name], value, rtol=2e-4, err_msg=name)
 

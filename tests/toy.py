@@ -20,6 +20,7 @@ class Toy(nn.Module):
   @nn.compact
   def __call__(self, x, t):
     h = nn.tanh(nn.Dense(self.features, name="shared")(t[:, None] / 1000))
+    h = nn.tanh(nn.Dense(self.features, name="shared_too")(h))
     out = {}
     for name, value in x.items():
       channels = value.shape[-1]
@@ -52,7 +53,10 @@ models.register("toy", ToyNetwork)
 
 
 def make_toy_config():
-  """A run of four steps that compiles in a second."""
+  """A run of four steps that compiles in a second.
+
+  One of its leaves is large enough to be split over devices.
+  """
   config = make_tiny_config()
-  config.model = ConfigDict({"name": "toy", "features": 8})
+  config.model = ConfigDict({"name": "toy", "features": 128})
   return config
