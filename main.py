@@ -102,7 +102,13 @@ flags.DEFINE_integer(
   "num_clips", 2048, "Clips of each side to evaluate.", lower_bound=2
 )
 flags.DEFINE_integer(
-  "batch_size", 8, "Clips that a metric's network sees at once.", lower_bound=1
+  "batch_size",
+  None,
+  "Clips that a metric's network sees at once (default: by the memory).",
+  lower_bound=1,
+)
+flags.DEFINE_string(
+  "max_bad", "5%", "Share of a side's clips that may be unusable."
 )
 flags.DEFINE_bool(
   "memorisation", False, "Search training clips that samples copy."
@@ -185,6 +191,7 @@ def _upscale(config: ConfigDict) -> None:
 def _evaluate(config: ConfigDict) -> None:
   from mmdiff_jax.av import AVSpec
   from mmdiff_jax.evaluation.evaluate import evaluate
+  from mmdiff_jax.evaluation.session import parse_share
 
   evaluate(
     real=_need("real"),
@@ -199,6 +206,7 @@ def _evaluate(config: ConfigDict) -> None:
     cache_dir=_FLAGS.cache_dir,
     seed=config.seed,
     num_clips=_FLAGS.num_clips,
+    max_bad=parse_share(_FLAGS.max_bad),
     batch_size=_FLAGS.batch_size,
     spec=AVSpec.from_config(config.data),
     tfds_dir=config.data.tfds_dir,
@@ -304,7 +312,7 @@ _COMMANDS = {
   "evaluate": Command(
     _evaluate,
     ("real", "fake", "output", "split", "protocol", "metrics", "weights_dir",
-     "cache_dir", "num_clips", "batch_size", "memorisation"),
+     "cache_dir", "num_clips", "max_bad", "batch_size", "memorisation"),
     several_hosts=True),
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
   "export_checkpoint": Command(

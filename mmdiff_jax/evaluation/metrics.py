@@ -260,6 +260,18 @@ def compute(
   }
 
 
+def no_entry(metric: Metric, reason: str) -> dict:
+  """Entry of a metric that cannot be computed."""
+  return {
+    "about": metric.about,
+    "better": metric.better,
+    "value": None,
+    "stderr": None,
+    "real": None,
+    "reason": reason,
+  }
+
+
 def _compute_distance(
   metric: Metric, real: Features, fake: Features, fps: float, seed: int
 ) -> dict:
