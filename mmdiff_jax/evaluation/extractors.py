@@ -15,7 +15,7 @@ import numpy as np
 
 from mmdiff_jax.evaluation import descriptors, pairing
 from mmdiff_jax.evaluation.features import Batch, Extractor, shard_batch
-from mmdiff_jax.metric_networks import audioclip, i3d, mel, vggish
+from mmdiff_jax.metric_networks import audioclip, i3d, mel, panns, vggish
 
 RANDOM_SEED = 0
 # Raised when a descriptor's definition changes: old cache files are stale.
@@ -68,6 +68,11 @@ WEIGHT_FILES = {
     "vggish-10086976.pth",
     "about 289 MB",
     "https://github.com/harritaylor/torchvggish/releases (v0.1)",
+  ),
+  "panns": WeightFile(
+    "Cnn14_mAP=0.431.pth",
+    "about 327 MB",
+    "https://zenodo.org/record/3987831",
   ),
 }
 
@@ -250,6 +255,18 @@ def _vggish(variables: Any, setting: Setting) -> Apply:
   return _at_16_khz(lambda wave: vggish.embed(variables, wave))(None, setting)
 
 
+def _panns(variables: Any, setting: Setting) -> Apply:
+  variables = jax.device_put(variables)
+
+  def apply(batch: Batch) -> jax.Array:
+    wave = descriptors.resample(
+      batch["audio"], setting.sample_rate, panns.SAMPLE_RATE
+    )
+    return panns.embed(variables, shard_batch({"x": wave})["x"])
+
+  return apply
+
+
 def _at_16_khz(function: Callable) -> Callable[[Any, Setting], Apply]:
   """A row's `make` of a function of waves at 16 kHz."""
   return lambda variables, setting: (
@@ -278,6 +295,9 @@ FEATURES = {
   ),
   "vggish": Feature(
     _vggish, weights="vggish", needs_audio=True, seconds=vggish.MIN_SECONDS
+  ),
+  "panns": Feature(
+    _panns, weights="panns", needs_audio=True, seconds=panns.MIN_SECONDS
   ),
   "mel": Feature(_at_16_khz(mel.mel_statistics), needs_audio=True),
   "mel_picture": Feature(_at_16_khz(descriptors.mel_picture), needs_audio=True),
