@@ -364,3 +364,19 @@ def test_a_clip_that_breaks_in_mid_decoding_is_left_out(files, fake):
   report = run(fake, files, metrics=["fad_mel"])
   (name, _) = report["fake"]["skipped"][0]
   assert name == "05.mp4" and report["fake"]["used"] == 20
+
+
+@pytest.mark.parametrize(
+  "text", ["{}", "[]", '{"samples": [1]}', '{"samples": [{"file": 3}]}', "x"]
+)
+def test_a_damaged_listing_of_samples_is_one_error(fake, tmp_path, text):
+  (tmp_path / "samples.json").write_text(text)
+  with pytest.raises(ValueError, match="samples.json is no listing") as error:
+    run(fake, tmp_path, metrics=["fad_mel"])
+  assert "\n" not in str(error.value)
+
+
+def test_a_damaged_description_of_records_is_one_error(fake, tmp_path):
+  (tmp_path / "dataset.json").write_text("{}")
+  with pytest.raises(ValueError, match="dataset.json is damaged"):
+    run(tmp_path, fake, metrics=["fad_mel"])

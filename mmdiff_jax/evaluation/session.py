@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -137,6 +138,7 @@ class Session:
 
   def _open(self, name: Name, split: str, thin: bool) -> ClipSet:
     settings = self.settings
+    check_listing(name)
     clips = open_clips(
       name,
       self.spec,
@@ -207,6 +209,26 @@ def check_output(output: str | os.PathLike | None) -> None:
   except OSError as error:
     raise type(error)(
       f"--output={path} cannot be written ({error.strerror}); choose another."
+    ) from error
+
+
+def check_listing(name: Name) -> None:
+  """Raises ValueError for a folder whose samples.json lists no samples."""
+  if not isinstance(name, str | os.PathLike):
+    return
+  path = pathlib.Path(name) / "samples.json"
+  if not path.is_file():
+    return
+  try:
+    files = [
+      sample["file"] for sample in json.loads(path.read_text())["samples"]
+    ]
+    if not all(isinstance(file, str) for file in files):
+      raise TypeError("a file's name is no text")
+  except (KeyError, TypeError, ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{path} is no listing of samples ({type(error).__name__}: {error}); "
+      "sample again, or remove it to take all videos of the folder."
     ) from error
 
 
