@@ -49,7 +49,8 @@ demo: $(STAMP)
 	  --config.train.learning_rate=1e-4 --config.train.num_steps=10 \
 	  --config.train.log_every=5
 	$(BIN)/python main.py evaluate $(SHAPES) --real=$(DEMO)/records \
-	  --fake=$(DEMO)/joint --metrics=fad_mel,av_gap --output=$(DEMO)/report.json
+	  --fake=$(DEMO)/joint --metrics=fvd,fad_mel,av_gap --num_clips=16 \
+	  --output=$(DEMO)/report.json
 	@echo "Do picture and sound belong together? 1: as in the truth, 0: chance."
 	$(BIN)/python -m benchmarks.sync --samples $(DEMO)/joint \
 	  $(DEMO)/audio_to_video $(DEMO)/video_to_audio

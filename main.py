@@ -4,6 +4,7 @@
   main.py sample --checkpoint=DIR --output=DIR --num_samples=N
   main.py upscale --sr_checkpoint=DIR --source=FILE --output=DIR
   main.py evaluate --real=DIR --fake=DIR --output=report.json
+  main.py evaluate --real=DIR --compare=DIR,DIR --output=table.json
   main.py import_checkpoint --source=FILE --workdir=DIR
   main.py export_checkpoint --checkpoint=DIR --output=DIR
   main.py gallery DIR
@@ -81,6 +82,14 @@ flags.DEFINE_float(
 )
 flags.DEFINE_string("real", None, "Real clips: folder, TFRecords or .npz.")
 flags.DEFINE_string("fake", None, "Generated clips: a folder or .npz.")
+flags.DEFINE_list(
+  "compare",
+  [],
+  "Instead of --fake: folders of generated clips, NAME=DIR or DIR, to compare.",
+)
+flags.DEFINE_bool(
+  "curve", False, "With --compare: the folders are checkpoints of one run."
+)
 flags.DEFINE_enum(
   "split",
   None,
@@ -102,7 +111,13 @@ flags.DEFINE_integer(
   "num_clips", 2048, "Clips of each side to evaluate.", lower_bound=2
 )
 flags.DEFINE_integer(
-  "batch_size", 8, "Clips that a metric's network sees at once.", lower_bound=1
+  "batch_size",
+  None,
+  "Clips that a metric's network sees at once (default: by the memory).",
+  lower_bound=1,
+)
+flags.DEFINE_string(
+  "max_bad", "5%", "Share of a side's clips that may be unusable."
 )
 flags.DEFINE_bool(
   "memorisation", False, "Search training clips that samples copy."
@@ -184,25 +199,45 @@ def _upscale(config: ConfigDict) -> None:
 
 def _evaluate(config: ConfigDict) -> None:
   from mmdiff_jax.av import AVSpec
+  from mmdiff_jax.evaluation import compare
   from mmdiff_jax.evaluation.evaluate import evaluate
+  from mmdiff_jax.evaluation.session import parse_share
 
-  evaluate(
-    real=_need("real"),
-    fake=_need("fake"),
-    output=_need("output"),
-    split=_FLAGS.split,
-    holdout_fraction=config.data.holdout_fraction,
-    protocol=_FLAGS.protocol,
-    metrics=_FLAGS.metrics,
-    memorisation=_FLAGS.memorisation,
-    weights_dir=_FLAGS.weights_dir,
-    cache_dir=_FLAGS.cache_dir,
-    seed=config.seed,
-    num_clips=_FLAGS.num_clips,
-    batch_size=_FLAGS.batch_size,
-    spec=AVSpec.from_config(config.data),
-    tfds_dir=config.data.tfds_dir,
-    synthetic_clips=config.data.synthetic_clips,
+  settings = {
+    "split": _FLAGS.split,
+    "holdout_fraction": config.data.holdout_fraction,
+    "protocol": _FLAGS.protocol,
+    "metrics": _FLAGS.metrics,
+    "weights_dir": _FLAGS.weights_dir,
+    "cache_dir": _FLAGS.cache_dir,
+    "seed": config.seed,
+    "num_clips": _FLAGS.num_clips,
+    "max_bad": parse_share(_FLAGS.max_bad),
+    "batch_size": _FLAGS.batch_size,
+    "spec": AVSpec.from_config(config.data),
+    "tfds_dir": config.data.tfds_dir,
+    "synthetic_clips": config.data.synthetic_clips,
+  }
+  real, output = _need("real"), _need("output")
+  if not _FLAGS.compare:
+    if _FLAGS.curve:
+      raise ValueError("--curve goes with --compare; name the folders there.")
+    evaluate(
+      real=real,
+      fake=_need("fake"),
+      output=output,
+      memorisation=_FLAGS.memorisation,
+      **settings,
+    )
+    return
+  if _FLAGS.fake or _FLAGS.memorisation:
+    raise ValueError("--compare takes neither --fake nor --memorisation.")
+  compare.compare(
+    real=real,
+    fakes=compare.name_sides(_FLAGS.compare),
+    output=output,
+    curve=_FLAGS.curve,
+    **settings,
   )
 
 
@@ -303,8 +338,9 @@ _COMMANDS = {
   "upscale": Command(_upscale, ("sr_checkpoint", "source", "output")),
   "evaluate": Command(
     _evaluate,
-    ("real", "fake", "output", "split", "protocol", "metrics", "weights_dir",
-     "cache_dir", "num_clips", "batch_size", "memorisation"),
+    ("real", "fake", "compare", "curve", "output", "split", "protocol",
+     "metrics", "weights_dir", "cache_dir", "num_clips", "max_bad",
+     "batch_size", "memorisation"),
     several_hosts=True),
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
   "export_checkpoint": Command(

@@ -6,7 +6,7 @@
 Every second clip of each folder is the reference; the others are damaged in
 each way in turn. A figure in bold differs from that of the undamaged clips by
 more than two standard errors of the difference (clips left out by tenths, the
-same ones on both sides).
+same ones on both sides). Columns need the weights that `evaluate` takes.
 """
 
 import argparse
@@ -14,17 +14,19 @@ import argparse
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.evaluation import extractors, metrics
+from mmdiff_jax.evaluation import metrics
 from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.degradations import DEGRADATIONS
+from mmdiff_jax.evaluation.extractors import Setting
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
+from mmdiff_jax.evaluation.weights import Embedder, Weights
 from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec()
 COLUMNS = (
-  "fvd_random",
-  "kvd_random",
-  "coverage_random",
+  "fvd",
+  "kvd",
+  "coverage",
   "fad_mel",
   "kad_mel",
   "av_align",
@@ -93,13 +95,17 @@ def main() -> None:
     clips = make_synthetic(arguments.synthetic)
   else:
     clips = load_folders(arguments.folders)
-  columns = metrics.resolve(list(arguments.columns))
+  weights = Weights()
+  columns, _ = weights.choose_metrics(arguments.columns, SPEC)
   names = list(dict.fromkeys(f for m in columns for f in m.features))
-  chosen = extractors.make_extractors(names, {}, {}, "clean", 16000)
-  store = FeatureStore(default_cache_dir(), batch_size=8, progress=True)
+  embed = Embedder(
+    FeatureStore(default_cache_dir(), batch_size=8, progress=True),
+    weights.load(set(names), "clean"),
+    Setting("clean", SPEC.sample_rate),
+  )
 
   def extract(arrays, label):
-    return store.extract(open_clips(arrays, SPEC), chosen, label)
+    return embed(open_clips(arrays, SPEC), names, label)
 
   reference = extract({k: v[::2] for k, v in clips.items()}, "reference")
   plain_clips = {k: v[1::2] for k, v in clips.items()}
@@ -116,7 +122,7 @@ def main() -> None:
       cells.append(f"**{value:.3g}**" if differs else f"{value:.3g}")
     print("| " + " | ".join([name, *cells]) + " |", flush=True)
   print(
-    f"\n{len(plain['scene'])} clips against {len(reference['scene'])} others."
+    f"\n{len(plain[names[0]])} clips against {len(reference[names[0]])} others."
   )
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import zlib
 
+import librosa
 import numpy as np
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -14,7 +15,7 @@ def rng(name):
 
 
 def key_shapes(kind):
-  """Published keys and shapes of "i3d", "audioclip_audio" or "vggish"."""
+  """Published keys and shapes: i3d, audioclip_audio, vggish or panns."""
   return json.loads((DATA / f"{kind}_keys.json").read_text())
 
 
@@ -34,6 +35,10 @@ def golden_weight(key, shape, kind):
     from scipy.signal.windows import blackmanharris
 
     return blackmanharris(1654, sym=False).astype(np.float32)
+  if leaf == "melW":
+    return librosa.filters.mel(
+      sr=32000, n_fft=1024, n_mels=64, fmin=50, fmax=14000
+    ).T
   if leaf in ("m", "fb", "fc"):
     value = {"m": np.zeros, "fb": np.ones, "fc": np.arange}[leaf](shape[0])
     return value.astype(np.float32)

@@ -144,7 +144,7 @@ def test_digests_follow_the_content_and_the_geometry(tmp_path):
 def test_missing_audio_is_an_error_where_it_is_needed(tmp_path):
   write_video(tmp_path / "mute.mp4", 4, audio=False)
   clips = open_clips(tmp_path, SPEC)
-  with pytest.raises(ValueError, match="mute.mp4 has no audio"):
+  with pytest.raises(ValueError, match="mute.mp4: has no audio"):
     clips.load(0)
   assert not clips.load(0, audio=False)["audio"].any()
 

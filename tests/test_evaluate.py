@@ -8,7 +8,7 @@ import pytest
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
 from mmdiff_jax.data.clips import is_held_out
-from mmdiff_jax.evaluation import descriptors, extractors
+from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.evaluation.frechet import frechet_distance
 from mmdiff_jax.metric_networks import i3d
@@ -17,6 +17,23 @@ from tests.metric_golden import published_weights
 
 SPEC = AVSpec()
 LIGHT = ["fad_mel", "kad_mel", "av_gap"]
+
+
+@pytest.fixture
+def no_package(monkeypatch):
+  """The weights of the eval extra count as absent."""
+  monkeypatch.setattr(extractors.WeightFile, "packaged", lambda self: None)
+
+
+@pytest.fixture
+def scene_for_i3d(monkeypatch, no_package):
+  """Stands in for I3D, which is slow on a CPU."""
+  scene = extractors.FEATURES["scene"].make
+  monkeypatch.setitem(
+    extractors.FEATURES,
+    "i3d_random",
+    extractors.Feature(scene, stands_in_for="i3d"),
+  )
 
 
 def make_arrays(split, count):
@@ -125,7 +142,9 @@ def pair(real, fake):
   return tuple({k: v[:2] for k, v in side.items()} for side in (real, fake))
 
 
-def test_without_weights_the_figures_have_other_names(pair, tmp_path):
+def test_without_weights_the_figures_have_other_names(
+  pair, tmp_path, no_package
+):
   # The fewest frames that I3D takes: the real network runs, on a CPU.
   spec = AVSpec(frames=i3d.MIN_FRAMES)
   report = run(*pair, weights_dir=tmp_path, batch_size=2, spec=spec)
@@ -136,7 +155,8 @@ def test_without_weights_the_figures_have_other_names(pair, tmp_path):
   for weight in extractors.WEIGHT_FILES.values():
     assert weight.file in notes and weight.size in notes
   # Five neighbours cannot be had of two clips.
-  assert any("precision_random left out" in w for w in report["warnings"])
+  entry = report["metrics"]["precision_random"]
+  assert entry["value"] is None and "lower k or add clips" in entry["reason"]
 
 
 def test_published_weights_are_used_and_their_hash_reported(
@@ -166,15 +186,8 @@ def test_published_weights_are_used_and_their_hash_reported(
 
 
 def test_memorisation_finds_planted_clips_and_draws_the_sheets(
-  real, fake, tmp_path, monkeypatch
+  real, fake, tmp_path, scene_for_i3d
 ):
-  # Stands in for I3D, which is slow on a CPU.
-  monkeypatch.setattr(
-    extractors,
-    "_i3d",
-    lambda variables: lambda batch: descriptors.scene(batch["video"]),
-  )
-  monkeypatch.setattr(i3d, "init_variables", lambda seed: None)
   samples = {
     key: np.concatenate([fake[key][:9], real[key][4:5]]) for key in fake
   }
@@ -239,13 +252,7 @@ def test_the_held_out_share_is_what_samples_are_compared_with(
   assert run(real, fake, metrics=["fad_mel"])["real"]["split"] == "all"
 
 
-def test_copies_are_looked_for_among_what_was_trained_on(real, monkeypatch):
-  monkeypatch.setattr(
-    extractors,
-    "_i3d",
-    lambda variables: lambda batch: descriptors.scene(batch["video"]),
-  )
-  monkeypatch.setattr(i3d, "init_variables", lambda seed: None)
+def test_copies_are_looked_for_among_what_was_trained_on(real, scene_for_i3d):
   held, trained = (
     [int(name) for name in share(0.5, held=side)] for side in (True, False)
   )
@@ -280,13 +287,96 @@ def test_a_missing_weight_file_says_where_it_is_to_be_had(pair, tmp_path):
     ({"split": "test"}, "'test'; allowed: train, heldout, all"),
     ({"holdout_fraction": 1e-9}, "no clip in split 'heldout'"),
     ({"batch_size": 0}, "batch_size must be positive"),
+    ({"max_bad": 5}, "share in"),
   ],
 )
-def test_bad_requests_are_named(pair, options, message, monkeypatch):
-  monkeypatch.setattr(
-    extractors,
-    "_i3d",
-    lambda variables: lambda batch: descriptors.scene(batch["video"]),
-  )
+def test_bad_requests_are_named(pair, options, message, scene_for_i3d):
   with pytest.raises(ValueError, match=message):
     run(*pair, **options)
+
+
+def test_an_output_that_cannot_be_is_found_before_the_work(pair, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(OSError, match="cannot be written"):
+    # The sides do not exist: the output is looked at first.
+    run("nowhere", "nowhere", output=tmp_path / "file" / "report.json")
+  (tmp_path / "folder.json").mkdir()
+  with pytest.raises(OSError, match="is a folder"):
+    run("nowhere", "nowhere", output=tmp_path / "folder.json")
+
+
+def test_a_metric_that_fails_is_null_and_the_others_stay(real, fake, tmp_path):
+  """Of silent real clips KAD has no bandwidth; FAD does without one."""
+  silent = dict(real, audio=np.zeros_like(real["audio"]))
+  output = tmp_path / "report.json"
+  report = run(silent, fake, metrics=["kad_mel", "fad_mel"], output=output)
+  entry = json.loads(output.read_text())["metrics"]["kad_mel"]
+  assert entry["value"] is None and "all equal" in entry["reason"]
+  assert report["metrics"]["fad_mel"]["value"] > 0
+  page = (tmp_path / "report.html").read_text()
+  assert "left out: The kernel" in page
+  with pytest.raises(ValueError, match="No metric can be computed. kad_mel"):
+    run(silent, fake, metrics=["kad_mel"])
+
+
+@pytest.fixture
+def files(real, tmp_path):
+  """21 good files, one of them with a name that is not UTF-8."""
+  folder = tmp_path / "clips"
+  folder.mkdir()
+  for i in range(21):
+    name = b"%02d.mp4" % i if i else b"\xff\xfe.mp4"
+    media.write_mp4(
+      folder / name.decode("utf-8", "surrogateescape"),
+      real["video"][i],
+      real["audio"][i],
+      fps=SPEC.fps,
+      sample_rate=SPEC.sample_rate,
+    )
+  return folder
+
+
+def test_one_bad_clip_is_left_out_and_listed(files, fake, tmp_path):
+  whole = run(fake, files, metrics=["fad_mel"])
+  media.write_mp4(files / "mute.mp4", fake["video"][0], None, fps=SPEC.fps)
+  output = tmp_path / "report.json"
+  report = run(fake, files, metrics=["fad_mel"], output=output)
+  assert light(report) == light(whole)
+  assert report["fake"]["used"] == 21
+  ((name, reason),) = report["fake"]["skipped"]
+  assert name == "mute.mp4" and reason.startswith("has no audio")
+  assert any("mute.mp4: has no audio" in w for w in report["warnings"])
+  assert "\\udcff\\udcfe.mp4" in report["fake"]["clips"]
+  # Its picture is good: metrics of pictures take it.
+  video = run(fake, files, metrics=["av_gap"], max_bad=0.5)
+  assert video["fake"]["used"] == 21
+  with pytest.raises(ValueError, match="1 of 22 clips cannot be used.*mute"):
+    run(fake, files, metrics=["fad_mel"], max_bad=0.01)
+
+
+def test_a_clip_that_breaks_in_mid_decoding_is_left_out(files, fake):
+  path = files / "05.mp4"
+  data = bytearray(path.read_bytes())
+  data[len(data) // 3 : len(data) // 2] = b"\xff" * (
+    len(data) // 2 - len(data) // 3
+  )
+  path.write_bytes(data)
+  report = run(fake, files, metrics=["fad_mel"])
+  (name, _) = report["fake"]["skipped"][0]
+  assert name == "05.mp4" and report["fake"]["used"] == 20
+
+
+@pytest.mark.parametrize(
+  "text", ["{}", "[]", '{"samples": [1]}', '{"samples": [{"file": 3}]}', "x"]
+)
+def test_a_damaged_listing_of_samples_is_one_error(fake, tmp_path, text):
+  (tmp_path / "samples.json").write_text(text)
+  with pytest.raises(ValueError, match="samples.json is no listing") as error:
+    run(fake, tmp_path, metrics=["fad_mel"])
+  assert "\n" not in str(error.value)
+
+
+def test_a_damaged_description_of_records_is_one_error(fake, tmp_path):
+  (tmp_path / "dataset.json").write_text("{}")
+  with pytest.raises(ValueError, match="dataset.json is damaged"):
+    run(tmp_path, fake, metrics=["fad_mel"])

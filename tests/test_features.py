@@ -3,6 +3,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -90,15 +91,50 @@ def test_a_damaged_cache_file_is_computed_again(tmp_path):
   np.testing.assert_array_equal(out["level"][:, 0], np.arange(5))
 
 
-def test_a_feature_that_is_not_finite_names_its_clip():
+def test_an_extractor_that_fails_says_why_and_the_others_go_on():
   def broken(batch):
     level = batch["video"].mean(axis=(1, 2, 3, 4))
     return np.where(level == 3, np.nan, level)[:, None]
 
-  with pytest.raises(ValueError, match="broken of 000003 is not finite"):
-    FeatureStore(None, 2, False).extract(
-      make_clips(6), [Extractor("broken", "1", broken)], ""
-    )
+  def crashing(batch):
+    raise RuntimeError("out of memory")
+
+  store = FeatureStore(None, 2, False)
+  out = store.extract(
+    make_clips(13),
+    [
+      Extractor("broken", "1", broken),
+      Extractor("crashing", "1", crashing),
+      Extractor("level", "1", Level()),
+    ],
+    "",
+  )
+  assert list(out) == ["level"] and len(out["level"]) == 13
+  assert "broken of 000003 is not finite" in store.failures["broken"]
+  assert "out of memory" in store.failures["crashing"]
+
+
+def test_the_next_batch_is_decoded_while_one_is_embedded():
+  """Of every batch but the last the successor has been asked for, over
+  the borders of blocks, too."""
+  clips = make_clips(13)
+  asked, seen = [], []
+  load = clips.load
+
+  def watched(index, audio=True):
+    asked.append(index)
+    return load(index, audio)
+
+  clips.load = watched
+
+  def look(batch):
+    time.sleep(0.05)
+    seen.append(len(asked))
+    return batch["video"].mean(axis=(1, 2, 3, 4))[:, None]
+
+  FeatureStore(None, 5, False).extract(clips, [Extractor("x", "1", look)], "")
+  # Where the batch is filled up to whole devices, a block is one batch.
+  assert seen == [10, 13, 13]
 
 
 def test_batches_are_split_over_the_devices():

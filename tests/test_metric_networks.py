@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.convert import convert_checkpoint
-from mmdiff_jax.metric_networks import audioclip, i3d, mel, vggish
+from mmdiff_jax.metric_networks import audioclip, i3d, mel, panns, vggish
 from tests.metric_golden import DATA, key_shapes, published_weights, rng
 
 
@@ -135,6 +135,25 @@ def test_vggish_from_published_weights_gives_the_golden_embedding():
 def test_vggish_says_how_much_audio_it_needs():
   with pytest.raises(ValueError, match="15600 samples"):
     vggish.embed({}, np.zeros((1, 8000)))
+
+
+def test_panns_from_published_weights_gives_the_golden_embedding():
+  golden = np.load(DATA / "panns_pub.npz")
+  noise = rng("pub/panns/audio").standard_normal((2, 20000)) * 0.1
+  wave = noise.astype(np.float32)
+  variables = convert_checkpoint(published_weights("panns"), "panns")
+  front_end = {"params": variables["params"]["logmel_extractor"]}
+  decibel = panns.LogMel().apply(front_end, wave)
+  assert decibel.shape == (2, 63, 64)
+  np.testing.assert_allclose(decibel[:, ::8, ::4], golden["log_mel"], atol=1e-3)
+  embedding = panns.embed(variables, wave)
+  assert relative(embedding, golden["embedding"]) < 1e-4
+  assert relative(embedding[::-1], golden["embedding"]) > 1e-2
+
+
+def test_panns_says_how_much_audio_it_needs():
+  with pytest.raises(ValueError, match="9920 samples"):
+    panns.embed({}, np.zeros((1, 8000)))
 
 
 def zero_weights(kind):

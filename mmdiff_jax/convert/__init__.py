@@ -21,6 +21,7 @@ _FAMILIES = {
   "i3d": "metric_networks",
   "audioclip": "metric_networks",
   "vggish": "metric_networks",
+  "panns": "metric_networks",
 }
 _MAX_LISTED = 20
 
@@ -198,7 +199,8 @@ def convert_checkpoint(
 
   Args:
     state_dict: `{key: array}` as published, in PyTorch's layouts.
-    kind: "av_unet", "sr_unet", "i3d", "audioclip" or "vggish".
+    kind: "av_unet", "sr_unet", "i3d", "audioclip", "vggish" or
+      "panns".
     model_config: `config.model` of the U-Nets; None means the release's. The
       other networks have no configuration.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmdiff_jax.convert import Conversion, Target, kernel, tree_shapes, vector
-from mmdiff_jax.metric_networks import audioclip, i3d, vggish
+from mmdiff_jax.metric_networks import audioclip, i3d, panns, vggish
 
 _COUNTER = r".*num_batches_tracked"
 _LEAVES = {
@@ -51,10 +51,10 @@ def _publish_vggish(key: str) -> str:
 def make_conversion(
   kind: str, model_config: Mapping[str, Any] | None = None
 ) -> Conversion:
-  """Targets of `i3d_pretrained_400.pt`, `AudioCLIP-Full-Training.pt` or VGGish.
+  """Targets of the published weights of I3D, AudioCLIP, VGGish or PANNs.
 
   Args:
-    kind: "i3d", "audioclip" or "vggish".
+    kind: "i3d", "audioclip", "vggish" or "panns".
     model_config: must be None or empty, these networks have one form.
 
   Returns:
@@ -82,6 +82,16 @@ def make_conversion(
         r"|positional_embedding|text_projection|logit_scale.*": (
           "AudioCLIP's image and text towers"
         ),
+      },
+    )
+  if kind == "panns":
+    return _conversion(
+      panns.abstract_variables(),
+      lambda key: key,
+      {
+        _COUNTER: "counters of training batches",
+        r"spectrogram_extractor\..*": "the Fourier transform, as convolutions",
+        r"fc_audioset\..*": "the classifier",
       },
     )
   return _conversion(

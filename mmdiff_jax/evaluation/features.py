@@ -3,9 +3,11 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,11 +16,16 @@ from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.files import replacing
 from mmdiff_jax.progress import progress_bar
 
+_log = logging.getLogger(__name__)
+
 Batch = dict[str, np.ndarray]
 
 # Clips of one cache file; a run that is interrupted repeats at most so many.
 BLOCK = 64
 _LOADERS = 4
+# Batch per device: where the memory is not known, and what a clip of 16 frames
+# takes in I3D, which needs the most, with room to spare.
+_BATCH, _CLIP_BYTES = 8, 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,26 +67,67 @@ def shard_batch(batch: Batch) -> dict[str, jax.Array]:
   return jax.device_put(batch, sharding)
 
 
+def choose_batch_size() -> int:
+  """Clips for all devices of this host at once, by the devices' memory."""
+  device = jax.local_devices()[0]
+  limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+  fits = max(_BATCH, min(BLOCK, limit // _CLIP_BYTES))
+  return fits * jax.local_device_count()
+
+
+class Block(NamedTuple):
+  """Clips of one cache file.
+
+  Attributes:
+    number: its place in the set.
+    indices: of its clips.
+    paths: of its features' files, by name.
+    todo: what is not in the cache.
+    parts: what was computed of it, by name.
+  """
+
+  number: int
+  indices: range
+  paths: dict[str, pathlib.Path | None]
+  todo: list[Extractor]
+  parts: dict[str, list[np.ndarray]]
+
+
 class FeatureStore:
   """Computes features of clips once and keeps them by content.
 
   A block's file is named by the hashes of its clips and the extractor's
   version, so that a changed clip or network is never taken for the old one.
+
+  Attributes:
+    computed: clips that were embedded, not found in the cache.
+    failures: name -> reason of the extractors that failed.
   """
 
   def __init__(
-    self, cache_dir: str | os.PathLike | None, batch_size: int, progress: bool
+    self,
+    cache_dir: str | os.PathLike | None,
+    batch_size: int | None,
+    progress: bool,
   ):
-    """Sets up; `cache_dir` None keeps nothing."""
+    """Sets up.
+
+    Args:
+      cache_dir: where features are kept; None keeps nothing.
+      batch_size: clips at once, on all devices together; None chooses it.
+      progress: whether to show progress bars.
+    """
     count = jax.local_device_count()
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
       raise ValueError(f"batch_size must be positive, got {batch_size}.")
+    batch_size = batch_size or choose_batch_size()
     self._batch_size = -(-batch_size // count) * count
     self._cache = None
     if cache_dir is not None:
       self._cache = pathlib.Path(cache_dir).expanduser() / "features"
     self._progress = progress
     self.computed = 0
+    self.failures: dict[str, str] = {}
 
   def extract(
     self, clips: ClipSet, extractors: Sequence[Extractor], label: str
@@ -94,42 +142,54 @@ class FeatureStore:
       label: of the progress bar.
 
     Returns:
-      `{extractor name: float32 [N, ...]}`.
+      `{extractor name: float32 [N, ...]}`, without those that failed, whose
+      reasons `failures` has.
 
     Raises:
-      ValueError: if a clip cannot be read, or a feature is not finite.
+      ValueError: if a clip cannot be read.
     """
     host, hosts = jax.process_index(), jax.process_count()
     blocks = [
       range(start, min(start + BLOCK, len(clips)))
       for start in range(0, len(clips), BLOCK)
     ]
-    mine = {}
     total = sum(len(block) for block in blocks[host::hosts])
     bar = progress_bar(total, "clip", disable=not self._progress)
     bar.set_description(label)
+    mine: dict[int, dict] = {}
+    plan: list[Block] = []
     with bar, concurrent.futures.ThreadPoolExecutor(_LOADERS) as pool:
       for number in range(host, len(blocks), hosts):
-        block = blocks[number]
-        mine[number] = self._block(clips, block, extractors, pool, bar)
-    return _gather(mine, blocks, [e.name for e in extractors])
+        block, mine[number] = self._look_up(
+          clips, number, blocks[number], extractors
+        )
+        if block.todo:
+          plan.append(block)
+        else:
+          bar.update(len(block.indices))
+      self._compute(clips, plan, mine, pool, bar)
+    names = [e.name for e in extractors]
+    failed = _anywhere([name in self.failures for name in names])
+    for name, has_failed in zip(names, failed, strict=True):
+      if has_failed:
+        self.failures.setdefault(name, f"{name} failed on another host")
+    good = [name for name in names if name not in self.failures]
+    return _gather(mine, blocks, good)
 
-  def _block(self, clips, block, extractors, pool, bar) -> dict:
-    """Features of one block, from the cache as far as they are there."""
-    digests = [clips.digest(i) for i in block] if self._cache else []
+  def _look_up(
+    self,
+    clips: ClipSet,
+    number: int,
+    indices: range,
+    extractors: Sequence[Extractor],
+  ) -> tuple[Block, dict[str, np.ndarray]]:
+    """A block, and its features that are in the cache."""
+    digests = [clips.digest(i) for i in indices] if self._cache else []
     paths = {e.name: self._path(e, digests) for e in extractors}
-    found = {name: _read(path, len(block)) for name, path in paths.items()}
-    done = {
-      name: values for name, values in found.items() if values is not None
-    }
+    found = {name: _read(path, len(indices)) for name, path in paths.items()}
+    done = {n: values for n, values in found.items() if values is not None}
     todo = [e for e in extractors if e.name not in done]
-    if not todo:
-      bar.update(len(block))
-      return done
-    computed = self._compute(clips, block, todo, pool, bar)
-    for name, values in computed.items():
-      _write(paths[name], values)
-    return done | computed
+    return Block(number, indices, paths, todo, {}), done
 
   def _path(self, extractor: Extractor, digests: list) -> pathlib.Path | None:
     if self._cache is None:
@@ -138,27 +198,60 @@ class FeatureStore:
     name = hashlib.sha256(text.encode()).hexdigest()
     return self._cache / f"{extractor.name}-{name[:32]}.npy"
 
-  def _compute(self, clips, block, extractors, pool, bar) -> dict:
-    """Runs the extractors over a block; the next batch loads meanwhile."""
-    audio = any(e.needs_audio for e in extractors)
+  def _compute(self, clips, plan: list[Block], mine: dict, pool, bar) -> None:
+    """Runs extractors over blocks; the next batch is decoded meanwhile."""
     size = self._batch_size
+    batches = [
+      (block, block.indices[i : i + size])
+      for block in plan
+      for i in range(0, len(block.indices), size)
+    ]
 
-    def start(batch: range) -> list[concurrent.futures.Future]:
-      return [pool.submit(clips.load, i, audio) for i in batch]
+    def start(number: int) -> list[concurrent.futures.Future]:
+      if number >= len(batches):
+        return []
+      block, indices = batches[number]
+      audio = any(e.needs_audio for e in block.todo)
+      return [pool.submit(clips.load, i, audio) for i in indices]
 
-    batches = [block[i : i + size] for i in range(0, len(block), size)]
-    parts: dict[str, list] = {e.name: [] for e in extractors}
-    waiting = start(batches[0])
-    for number, indices in enumerate(batches):
+    waiting = start(0)
+    for number, (block, indices) in enumerate(batches):
       loaded = [future.result() for future in waiting]
-      if number + 1 < len(batches):
-        waiting = start(batches[number + 1])
-      for e in extractors:
-        parts[e.name].append(self._apply(e, loaded))
-        _check_finite(parts[e.name][-1], e, clips, indices)
+      waiting = start(number + 1)
+      for e in block.todo:
+        self._try(e, loaded, block, clips, indices)
       self.computed += len(indices)
       bar.update(len(indices))
-    return {name: np.concatenate(values) for name, values in parts.items()}
+      if indices[-1] == block.indices[-1]:
+        for name, parts in block.parts.items():
+          if name not in self.failures:
+            mine[block.number][name] = np.concatenate(parts)
+            _write(block.paths[name], mine[block.number][name])
+        block.parts.clear()
+
+  def _try(
+    self,
+    extractor: Extractor,
+    loaded: list[Batch],
+    block: Block,
+    clips: ClipSet,
+    indices: range,
+  ) -> None:
+    """Adds a batch's features to a block, or notes why there are none."""
+    name = extractor.name
+    if name in self.failures:
+      return
+    try:
+      values = self._apply(extractor, loaded)
+      _check_finite(values, extractor, clips, indices)
+    except ValueError as error:
+      self.failures[name] = str(error)
+    except Exception as error:
+      # Whatever one network meets, the metrics of the others can be had.
+      _log.warning("%s failed", name, exc_info=True)
+      self.failures[name] = f"{name}: {type(error).__name__}: {error}"
+    else:
+      block.parts.setdefault(name, []).append(values)
 
   def _apply(self, extractor: Extractor, loaded: list[Batch]) -> np.ndarray:
     """One batch, filled up to its fixed size so that it compiles once."""
@@ -195,6 +288,16 @@ def _write(path: pathlib.Path | None, values: np.ndarray) -> None:
   if path is not None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
       np.save(file, values)
+
+
+def _anywhere(flags: list[bool]) -> list[bool]:
+  """Whether each flag is set on any host."""
+  if jax.process_count() == 1:
+    return flags
+  from jax.experimental import multihost_utils
+
+  everyone = multihost_utils.process_allgather(np.asarray(flags))
+  return [bool(flag) for flag in np.any(everyone, axis=0)]
 
 
 def _gather(

@@ -115,12 +115,16 @@ def _video_metrics(feature: str, suffix: str, source: str) -> list[Metric]:
 
 
 def _audio_metrics(
-  feature: str, suffix: str, source: str, scale: float
+  feature: str,
+  suffix: str,
+  source: str,
+  scale: float,
+  name: str = "fad",
 ) -> list[Metric]:
   factor = f" x {scale:,.0f}" if scale != 1 else ""
   return [
     Metric(
-      f"fad{suffix}",
+      f"{name}{suffix}",
       (feature,),
       better="lower",
       about=f"Frechet distance of {source}{factor}",
@@ -147,6 +151,7 @@ METRICS = {
     *_video_metrics("i3d_random", "_random", "logits of a random I3D"),
     *_audio_metrics("audioclip", "", "AudioCLIP embeddings", 10_000.0),
     *_audio_metrics("vggish", "_vggish", "VGGish embeddings", 1.0),
+    *_audio_metrics("panns", "_panns", "PANNs embeddings", 1.0, name="fd"),
     *_audio_metrics("mel", "_mel", "log-mel statistics", 1.0),
     Metric(
       "av_align",
@@ -257,6 +262,18 @@ def compute(
     "n_real": len(next(iter(real.values()))),
     "n_fake": len(next(iter(fake.values()))),
     **measure(metric, real, fake, fps, seed),
+  }
+
+
+def no_entry(metric: Metric, reason: str) -> dict:
+  """Entry of a metric that cannot be computed."""
+  return {
+    "about": metric.about,
+    "better": metric.better,
+    "value": None,
+    "stderr": None,
+    "real": None,
+    "reason": reason,
   }
 
 

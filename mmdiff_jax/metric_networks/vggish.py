@@ -14,6 +14,8 @@ import numpy as np
 from mmdiff_jax.metric_networks import mel
 
 EMBEDDING = 128
+# One example, and the rest of its last frame.
+MIN_SECONDS = 0.975
 # Frames of 10 ms in one example.
 _EXAMPLE = 96
 # Channels of the convolutions, 0 a 2x2 max-pool; the position in this list

@@ -28,6 +28,15 @@ def format_value(value: float | None, error: float | None = None) -> str:
   return text if error is None else f"{text} +- {error:.2g}"
 
 
+def weights_line(kind: str, info: dict[str, Any]) -> str:
+  """Which weights the figures of a network are of, in a line."""
+  package = f" of {info['package']}" if "package" in info else ""
+  line = f"{kind}: {info['file']}{package}, sha256 {info['sha256'][:12]}..."
+  if "batch_norm_epsilon" in info:
+    line += f", BatchNorm epsilon {info['batch_norm_epsilon']:g}"
+  return line
+
+
 def as_text(content: dict[str, Any]) -> str:
   """The figures as lines of plain text."""
   spec, real = content["spec"], content["real"]
@@ -38,6 +47,9 @@ def as_text(content: dict[str, Any]) -> str:
     f"{spec['width']} at {spec['fps']:g} fps, protocol {content['protocol']}, "
     f"seed {content['seed']}",
     f"{'metric':22} {'value':>24} {'real':>12}",
+  ]
+  lines[1:1] = [
+    weights_line(kind, info) for kind, info in content["weights"].items()
   ]
   for name, entry in content["metrics"].items():
     value = format_value(entry["value"], entry["stderr"])
@@ -75,16 +87,20 @@ def write(
     (path.with_suffix(".html"), page),
   ):
     with replacing(target) as temporary:
-      pathlib.Path(temporary).write_text(text)
+      pathlib.Path(temporary).write_text(text, encoding="utf-8")
 
 
 def _header(content: dict[str, Any]) -> str:
   first, *_ = as_text(content).splitlines()
+  stated = [
+    f"<p class=small>{html.escape(weights_line(kind, info))}</p>"
+    for kind, info in content["weights"].items()
+  ]
   messages = [f'<p class="note">{html.escape(w)}</p>' for w in content["notes"]]
   messages += [
     f'<p class="note small">{html.escape(w)}</p>' for w in content["warnings"]
   ]
-  return f"<p>{html.escape(first)}.</p>" + "".join(messages)
+  return f"<p>{html.escape(first)}.</p>" + "".join(stated + messages)
 
 
 def _table(content: dict[str, Any]) -> str:
@@ -95,12 +111,15 @@ def _table(content: dict[str, Any]) -> str:
   for name, entry in content["metrics"].items():
     arrow = "&darr;" if entry["better"] == "lower" else "&uarr;"
     value = format_value(entry["value"], entry["stderr"]).replace("+-", "±")
+    about = entry["about"]
+    if entry["value"] is None:
+      about += f" (left out: {entry['reason']})"
     rows.append(
       f"<tr><td>{html.escape(name)} {arrow}</td>"
       f'<td class="number">{value}</td>'
       f'<td class="number">{format_value(entry["real"])} '
-      f'<span class="small">n={entry["real_n"]}</span></td>'
-      f'<td class="small">{html.escape(entry["about"])}</td></tr>'
+      f'<span class="small">n={entry.get("real_n", 0)}</span></td>'
+      f'<td class="small">{html.escape(about)}</td></tr>'
     )
   return "".join(rows) + (
     "</table><p class=small>± is one standard error (a tenth of the clips left "
@@ -114,6 +133,7 @@ def _plot(content: dict[str, Any]) -> str:
   rows = [
     (name, entry["value"], entry["stderr"] or 0.0, entry["real"])
     for name, entry in content["metrics"].items()
+    if entry["value"] is not None
   ]
   return (
     "<h2>Values and error bars</h2>" + plots.intervals(rows) + "<p "

@@ -117,3 +117,58 @@ def histograms(
     f"{html.escape(label)}</text></svg>"
   )
   return "".join(parts)
+
+
+def curves(
+  series: dict[str, list[tuple[float, float, float]]], x_label: str, label: str
+) -> str:
+  """Lines of points with bars of two standard errors.
+
+  Args:
+    series: (x, y, standard error) of the points by name, x ascending.
+    x_label: of the horizontal axis.
+    label: of the vertical one.
+  """
+  height, left, right, top, base = 260, 70, 180, 20, 210
+  points = [point for line in series.values() for point in line]
+  x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
+  low = min(y - 2 * error for _, y, error in points)
+  high = max(y + 2 * error for _, y, error in points)
+  x_span, span = (x_high - x_low) or 1.0, (high - low) or 1.0
+
+  def place(x: float, y: float) -> tuple[float, float]:
+    across = left + (x - x_low) / x_span * (_WIDTH - left - right)
+    return across, base - (y - low) / span * (base - top)
+
+  parts = [
+    f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" '
+    f'aria-label="{html.escape(label)}">'
+    f'<line x1="{left}" x2="{_WIDTH - right}" y1="{base}" y2="{base}" '
+    'stroke="currentColor"/>'
+    f'<text x="0" y="{top - 6}">{html.escape(label)}</text>'
+    f'<text x="0" y="{top + 12}">{_number(high)}</text>'
+    f'<text x="0" y="{base}">{_number(low)}</text>'
+    f'<text x="{left}" y="{base + 18}">{_number(x_low)}</text>'
+    f'<text x="{_WIDTH - right}" y="{base + 18}" text-anchor="end">'
+    f"{_number(x_high)}</text>"
+    f'<text x="{left}" y="{base + 36}">{html.escape(x_label)}</text>'
+  ]
+  for number, (name, line) in enumerate(series.items()):
+    color = f"hsl({215 + 67 * number} 60% 50%)"
+    places = [place(x, y) for x, y, _ in line]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    parts.append(
+      f'<polyline points="{path}" fill="none" stroke="{color}" '
+      'stroke-width="2"/>'
+      f'<text x="{_WIDTH - right + 12}" y="{top + 18 * number + 12}" '
+      f'style="fill:{color}">{html.escape(name)}</text>'
+    )
+    for (x, y), (at, value, error) in zip(places, line, strict=True):
+      ends = (place(at, value - 2 * error)[1], place(at, value + 2 * error)[1])
+      parts.append(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>'
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" '
+        f'y2="{ends[1]:.1f}" stroke="{color}"/>'
+      )
+  parts.append("</svg>")
+  return "".join(parts)
