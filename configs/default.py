@@ -81,8 +81,8 @@ def get_config() -> ConfigDict:
   model.dtype = "bfloat16"
   # Rematerialisation: "none", "blocks" or "attention".
   model.remat = "none"
-  # Cross- and self-attention kernel: "auto" (cuDNN where the backend, type
-  # and shape allow), "xla" or "cudnn".
+  # Cross- and self-attention: "auto" (by hardware, type and shape), or one of
+  # "xla" (as model.kernels), "tiled", "packed", "pallas" (TPU), "cudnn" (GPU).
   model.attention = "auto"
   # Formulations for the hardware: "cpu", "plain" (accelerators) or "auto", by
   # the device that the program is compiled for.

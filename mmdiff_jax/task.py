@@ -201,10 +201,10 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
     ValueError: if network, data and diffusion settings do not fit together,
       before anything is traced.
   """
-  platform, count = jax.default_backend(), 1
+  platform = jax.default_backend()
   if mesh is not None:
-    platform, count = sharding.platform(mesh), mesh.size
-  network = create_network(config.model).on(platform, count)
+    platform = sharding.platform(mesh)
+  network = create_network(config.model).on(platform, mesh)
   x, cond = network.inputs(config)
   network.check_shapes(x)
   dropout = config.train.get("cond_dropout", 0.0)

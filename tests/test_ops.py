@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmdiff_jax.models import attention as formulations
 from mmdiff_jax.models import ops
 from mmdiff_jax.models.cpu import attention
 from tests.attention_oracle import normal, softmax_attention
@@ -147,7 +148,7 @@ def test_cudnn_where_there_is_none_is_refused():
 
 def test_cudnn_is_for_cuda_alone(monkeypatch):
   """A stand-in for the kernel shows where it is lowered."""
-  monkeypatch.setattr(ops, "_cudnn_attend", lambda q, k, v: jnp.tan(q))
+  monkeypatch.setattr(formulations, "cudnn", lambda q, k, v: jnp.tan(q))
   x = jnp.zeros((1, 4, 1, 8), jnp.bfloat16)
 
   def is_used(platform, kind, kernels="auto", x=x):

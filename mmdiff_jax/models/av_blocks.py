@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models import layers, ops
+from mmdiff_jax.models.attention import On
 
 VIDEO_FACTORS = (1, 2, 2)
 AUDIO_FACTORS = (4,)
@@ -105,7 +106,7 @@ class MMBlock(nn.Module):
   num_heads: int = 4
   use_scale_shift_norm: bool = True
   dropout: float = 0.0
-  attention: str = "auto"
+  attention: str | On = "auto"
   attention_cls: Callable[..., nn.Module] = layers.SelfAttention
   dtype: DTypeLike = jnp.float32
   kernels: str = "auto"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdiff_jax.models import av_blocks, checks, layers, rs_mma
+from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, Plan, make_plan
 
@@ -36,7 +37,7 @@ class AVUNet(nn.Module):
   dropout: float = 0.1
   dtype: str = "bfloat16"
   remat: str = "none"
-  attention: str = "auto"
+  attention: str | On = "auto"
   num_classes: int = 0
   kernels: str = "auto"
 

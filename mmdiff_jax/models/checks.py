@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdiff_jax.models import ops
+from mmdiff_jax.models import attention, ops
 from mmdiff_jax.models.group_norm import GROUPS
 
 CHOICES = {
   "dtype": ("bfloat16", "float32"),
   "remat": ("none", "blocks", "attention"),
-  "attention": ("auto", "xla", "cudnn"),
+  "attention": attention.NAMES,
   "kernels": ops.KERNELS,
 }
 

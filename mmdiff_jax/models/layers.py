@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models import ops
+from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.group_norm import GroupNorm
 
 
@@ -145,7 +146,7 @@ class SelfAttention(nn.Module):
 
   num_heads: int
   heads_first: bool = False
-  attention: str = "auto"
+  attention: str | On = "auto"
   dtype: DTypeLike = jnp.float32
   kernels: str = "auto"
 

@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.models import attention
 from mmdiff_jax.models.av_unet import AVUNet
 from mmdiff_jax.models.initial import init_in_one_draw
 from mmdiff_jax.models.sr_unet import SRUNet
@@ -120,18 +122,25 @@ class Network(abc.ABC):
       method=self,
     )
 
-  def on(self, platform: str, devices: int = 1) -> "Network":
+  def on(self, platform: str, mesh: Mesh | None = None) -> "Network":
     """The network with the kernels that suit the hardware.
 
     Args:
       platform: "cpu", "gpu" or "tpu".
-      devices: that share a batch. The formulations for a CPU fold the batch
-        into other axes: several devices would have to gather it.
+      mesh: devices that share a batch; None is one. The formulations for a CPU
+        fold the batch into other axes: several devices would have to gather
+        it.
     """
-    if getattr(self.module, "kernels", None) != "auto":
+    how: dict[str, Any] = {}
+    alone = mesh is None or mesh.size == 1
+    if getattr(self.module, "kernels", None) == "auto":
+      how["kernels"] = "cpu" if platform == "cpu" and alone else "plain"
+    name = getattr(self.module, "attention", None)
+    if platform != "cpu" and name in attention.NAMES:
+      how["attention"] = attention.On(name, platform, None if alone else mesh)
+    if not how:
       return self
-    kernels = "cpu" if platform == "cpu" and devices == 1 else "plain"
-    return dataclasses.replace(self, module=self.module.clone(kernels=kernels))
+    return dataclasses.replace(self, module=self.module.clone(**how))
 
 
 class _UNet(Network):

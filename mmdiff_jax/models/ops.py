@@ -13,9 +13,9 @@ here, by the argument `kernels`:
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from mmdiff_jax.models import attention as formulations
 from mmdiff_jax.models import plain
 from mmdiff_jax.models.cpu import attention as cpu_attention
 from mmdiff_jax.models.cpu import convolution as cpu_convolution
@@ -23,9 +23,6 @@ from mmdiff_jax.models.cpu import group_norm as cpu_group_norm
 from mmdiff_jax.models.cpu import linear as cpu_linear
 
 KERNELS = ("auto", "plain", "cpu")
-
-_CUDNN_TYPES = (jnp.bfloat16, jnp.float16)
-_CUDNN_MAX_WIDTH = 128
 
 
 def convolve(
@@ -81,7 +78,7 @@ def attend(
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
-  attention: str = "auto",
+  attention: str | formulations.On = "auto",
   kernels: str = "auto",
 ) -> jax.Array:
   """Softmax attention, `softmax(q k^T / sqrt(D)) v`.
@@ -90,8 +87,10 @@ def attend(
     q: queries `[N, T, K, D]`.
     k: keys `[N, S, K, D]`.
     v: values `[N, S, K, D]`.
-    attention: "auto" (cuDNN's flash attention where the program is lowered for
-      CUDA and type and width allow), "xla" or "cudnn".
+    attention: a formulation of `models.attention`, or "xla", that of
+      `kernels`. "auto" is cuDNN's where the program is lowered for CUDA and
+      type and width allow; on hardware that is known (`On`) also one with
+      bounded scores.
     kernels: see the module.
 
   Returns:
@@ -102,16 +101,25 @@ def attend(
       known while tracing. Lowering it for another platform than CUDA is JAX's
       NotImplementedError.
   """
+  if isinstance(attention, formulations.On):
+    out = attention(q, k, v)
+    if out is not None:
+      return out
+    attention = attention.name
+  if attention in formulations.BOUNDED:
+    return formulations.BOUNDED[attention](q, k, v)
   if attention == "cudnn":
     check_cudnn(q.shape[-1], q.dtype, kernels)
-    refusal = _cudnn_refusal(q, k, v)
+    refusal = formulations.cudnn_refusal(q, k, v)
     if refusal is not None:
       raise ValueError(_impossible(refusal))
-    return _cudnn_attend(q, k, v)
-  obstacle = _obstacle(q.shape[-1], q.dtype)
+    return formulations.cudnn(q, k, v)
   others = {}
-  if attention == "auto" and not obstacle and not _cudnn_refusal(q, k, v):
-    others["cuda"] = _cudnn_attend
+  if attention == "auto" and not (
+    formulations.cudnn_obstacle(q.shape[-1], q.dtype)
+    or formulations.cudnn_refusal(q, k, v)
+  ):
+    others["cuda"] = formulations.cudnn
   return _choose(kernels, plain.attend, cpu_attention.attend, q, k, v, **others)
 
 
@@ -123,22 +131,11 @@ def check_cudnn(width: int, dtype: DTypeLike, kernels: str = "auto") -> None:
     dtype: compute type.
     kernels: see the module.
   """
-  obstacle = _obstacle(width, dtype)
+  obstacle = formulations.cudnn_obstacle(width, dtype)
   if kernels == "cpu":
     obstacle = "it needs a GPU, model.kernels is 'cpu'"
   if obstacle is not None:
     raise ValueError(_impossible(obstacle))
-
-
-def _obstacle(width: int, dtype: DTypeLike) -> str | None:
-  if jnp.dtype(dtype) not in map(jnp.dtype, _CUDNN_TYPES):
-    return f"it needs a 16-bit type, dtype is {jnp.dtype(dtype).name!r}"
-  if width % 8 or width > _CUDNN_MAX_WIDTH:
-    return (
-      f"heads must be a multiple of 8 and at most {_CUDNN_MAX_WIDTH} "
-      f"channels wide, these have {width}"
-    )
-  return None
 
 
 def _impossible(obstacle: str) -> str:
@@ -146,22 +143,6 @@ def _impossible(obstacle: str) -> str:
     f"model.attention='cudnn' is impossible here: {obstacle}. "
     "Use 'auto' or 'xla'."
   )
-
-
-def _cudnn_attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-
-
-def _cudnn_refusal(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
-  """What keeps JAX from tracing cuDNN's attention; None if nothing does.
-
-  Its absence, for one: no program can be lowered for CUDA with it then.
-  """
-  try:
-    jax.eval_shape(_cudnn_attend, q, k, v)
-  except (NotImplementedError, RuntimeError, ValueError) as error:
-    return str(error).rstrip(".")
-  return None
 
 
 def _choose(

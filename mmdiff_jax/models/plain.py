@@ -40,20 +40,31 @@ def scale(x: jax.Array, a: jax.Array) -> jax.Array:
   return x * jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """See `ops.attend`."""
+def attend(
+  q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+  """See `ops.attend`, and `softmax_average` for the mask."""
   # Heads ahead of tokens: every head of every element is one matrix product.
   q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-  return softmax_average((q, k, v)).swapaxes(1, 2)
+  return softmax_average((q, k, v), mask).swapaxes(1, 2)
 
 
-def softmax_average(qkv: tuple[jax.Array, ...]) -> jax.Array:
-  """`softmax(q k^T / sqrt(D)) v` of matrices `[..., T, D]`."""
+def softmax_average(
+  qkv: tuple[jax.Array, ...], mask: jax.Array | None = None
+) -> jax.Array:
+  """`softmax(q k^T / sqrt(D)) v` of matrices `[..., T, D]`.
+
+  Args:
+    qkv: queries, keys and values.
+    mask: bool `[T, S]`, whether a query sees a key; None is always.
+  """
   q, k, v = qkv
   scale = q.shape[-1] ** -0.25
   scores = jnp.matmul(
     q * scale, (k * scale).mT, preferred_element_type=jnp.float32
   )
+  if mask is not None:
+    scores = jnp.where(mask, scores, -jnp.inf)
   peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
   weights = jnp.exp(scores - peak)
   # The division comes after the second product: T x D instead of T x S

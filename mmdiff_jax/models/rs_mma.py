@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models import layers, ops
+from mmdiff_jax.models.attention import On
 
 QKV = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -47,7 +48,7 @@ def cross_attend(
   audio: QKV,
   window: int,
   shift: int | jax.Array = 0,
-  attention: str = "auto",
+  attention: str | On = "auto",
   kernels: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
   """Attention between each frame and a window of the other modality.
@@ -122,7 +123,7 @@ class RSMMA(nn.Module):
 
   window: int
   head_channels: int
-  attention: str = "auto"
+  attention: str | On = "auto"
   dtype: DTypeLike = jnp.float32
   kernels: str = "auto"
 

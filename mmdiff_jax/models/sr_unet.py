@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models import checks, layers
+from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, Plan, make_plan
 
@@ -80,7 +81,7 @@ class SRUNet(nn.Module):
   dropout: float = 0.0
   dtype: str = "bfloat16"
   remat: str = "none"
-  attention: str = "auto"
+  attention: str | On = "auto"
   kernels: str = "auto"
 
   def plan(self) -> Plan:

@@ -1,0 +1,120 @@
+"""Attention with bounded scores: the values of the definition, everywhere."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from mmdiff_jax import sharding
+from mmdiff_jax.models import attention, ops
+from mmdiff_jax.task import make_task
+from tests.attention_oracle import normal, softmax_attention
+from tests.conftest import make_tiny_config
+
+
+def largest_value(function, *args):
+  """Elements of the largest floating-point value within a traced function."""
+
+  def visit(jaxpr):
+    for eqn in jaxpr.eqns:
+      yield from (v.aval.size for v in eqn.outvars)
+      for value in eqn.params.values():
+        inner = getattr(value, "jaxpr", value)
+        if hasattr(inner, "eqns"):
+          yield from visit(inner)
+
+  return max(visit(jax.make_jaxpr(function)(*args).jaxpr))
+
+
+def both_ways(attend, q, k, v):
+  """Values and gradients."""
+
+  def loss(*qkv):
+    return jnp.sum(jnp.sin(attend(*qkv)))
+
+  return [attend(q, k, v), *jax.grad(loss, (0, 1, 2))(q, k, v)]
+
+
+@pytest.mark.parametrize(
+  "attend",
+  [
+    functools.partial(attention.tiled, tile=2 * 2 * 5 * 7),
+    functools.partial(attention.tiled, tile=2 * 7),
+    functools.partial(attention.tiled, tile=1),
+    attention.packed,
+  ],
+  ids=["elements", "queries", "one query", "packed"],
+)
+def test_formulations_match_the_definition_and_plain_gradients(attend):
+  q, k, v = (normal(6, t, 2, 8, seed=t) for t in (5, 7, 7))
+  out, *grads = both_ways(attend, q, k, v)
+  np.testing.assert_allclose(out, softmax_attention(q, k, v), atol=1e-5)
+  expected = both_ways(lambda *x: ops.attend(*x, "xla", "plain"), q, k, v)
+  for a, b in zip([out, *grads], expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_pallas_kernel_matches_the_definition():
+  q, k, v = (normal(1, 128, 1, 8, seed=t) for t in range(3))
+  with pltpu.force_tpu_interpret_mode():
+    out = attention.pallas(q, k, v)
+  np.testing.assert_allclose(out, softmax_attention(q, k, v), atol=1e-5)
+  with pytest.raises(ValueError, match="multiples of 128 tokens, not 5 quer"):
+    attention.pallas(q[:, :5], k, v)
+
+
+def test_scores_are_bounded_forward_and_backward():
+  q, k, v = (normal(8, 64, 2, 4, seed=t) for t in range(3))
+  scores, tile = 8 * 2 * 64 * 64, 64 * 64
+  plain = functools.partial(both_ways, lambda *x: ops.attend(*x, "xla"))
+  tiled = functools.partial(
+    both_ways, functools.partial(attention.tiled, tile=tile)
+  )
+  assert largest_value(plain, q, k, v) == scores
+  # Nothing but the arrays that came in and their gradients is larger.
+  assert largest_value(tiled, q, k, v) == max(tile, q.size)
+
+
+@pytest.mark.parametrize(
+  ("platform", "tokens", "chosen"),
+  [
+    ("tpu", 16, attention.packed),
+    ("tpu", 1024, attention.tiled),
+    ("gpu", 1024, attention.tiled),  # float32 is not for cuDNN.
+  ],
+)
+def test_auto_follows_platform_type_and_shape(platform, tokens, chosen):
+  x = jax.ShapeDtypeStruct((2, tokens, 1, 8), jnp.float32)
+  assert attention.On("auto", platform).choose(x, x, x) is chosen
+  assert attention.On("xla", platform).choose(x, x, x) is None
+
+
+def test_cudnn_is_chosen_where_it_can_be_traced(monkeypatch):
+  monkeypatch.setattr(attention, "cudnn_refusal", lambda q, k, v: None)
+  x = jax.ShapeDtypeStruct((2, 16, 1, 8), jnp.bfloat16)
+  assert attention.On("auto", "gpu").choose(x, x, x) is attention.cudnn
+
+
+def test_devices_attend_for_themselves():
+  devices = jax.devices()
+  mesh = sharding.make_mesh(devices=devices)
+  q, k, v = (normal(2 * len(devices), 5, 2, 8, seed=t) for t in range(3))
+  on = attention.On("packed", "tpu", mesh)
+  split = sharding.batch_sharded(mesh)
+  lowered = jax.jit(on, in_shardings=split, out_shardings=split).lower(q, k, v)
+  compiled = lowered.compile()
+  assert "all-" not in compiled.as_text()
+  out = compiled(*(jax.device_put(x, split) for x in (q, k, v)))
+  np.testing.assert_allclose(out, softmax_attention(q, k, v), atol=1e-5)
+
+
+def test_the_task_decides_by_the_devices_it_is_made_for(monkeypatch):
+  config = make_tiny_config()
+  mesh = sharding.make_mesh()
+  assert make_task(config, mesh).network.module.attention == "auto"
+  monkeypatch.setattr(sharding, "platform", lambda mesh: "tpu")
+  chosen = make_task(config, mesh).network.module.attention
+  assert (chosen.name, chosen.platform) == ("auto", "tpu")
