@@ -61,13 +61,13 @@ class ToyNetwork(models.Network):
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-  models.register("toy", ToyNetwork)
+  models.register("moody", ToyNetwork)
 
 
 @pytest.fixture
 def config():
   config = make_tiny_config()
-  config.model = ConfigDict({"name": "toy", "features": 8})
+  config.model = ConfigDict({"name": "moody", "features": 8})
   config.train.cond_dropout = 0.5
   config.train.eval_every = 2
   config.train.eval_batches = 1

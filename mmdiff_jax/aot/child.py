@@ -21,7 +21,7 @@ from mmdiff_jax.files import write_json
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training.flops import count_flops
-from mmdiff_jax.training.program import build_program, trace_step
+from mmdiff_jax.training.program import build_program
 
 
 def trace_sampler(task: Task, config: ConfigDict, mesh: Mesh) -> Any:
@@ -58,7 +58,7 @@ def run(folder: pathlib.Path) -> None:
         config.train.batch_size // config.train.microbatches,
         "config.train.batch_size / config.train.microbatches",
       )
-      traced = trace_step(build_program(task, config, mesh))
+      traced = build_program(task, config, mesh).traced_step
     else:
       sharding.check_batch_size(
         mesh, config.sample.batch_size, "config.sample.batch_size"

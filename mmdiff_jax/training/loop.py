@@ -19,7 +19,7 @@ from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import divergence, metrics, settings
 from mmdiff_jax.training.flops import count_flops
 from mmdiff_jax.training.observers import Observer, make_observers
-from mmdiff_jax.training.program import Program, build_program, trace_step
+from mmdiff_jax.training.program import Program, build_program
 from mmdiff_jax.training.report import Report
 from mmdiff_jax.training.state import TrainState
 
@@ -72,6 +72,7 @@ def train(
         contextlib.closing(_create_loader(task, config, train=False))
       )
     observers = make_observers(task, config, mesh, workdir, held_out)
+    _log.info("Compiling the train step (the first time takes a while).")
     program = build_program(task, config, mesh)
     # One host writes for all.
     first_host = jax.process_index() == 0
@@ -190,8 +191,7 @@ def _write_overview(params: Any, workdir: pathlib.Path) -> None:
 def _compile(program: Program) -> tuple[Callable[..., Any], float]:
   """Compiles the train step; returns it and its floating-point operations."""
   started, task = time.perf_counter(), program.task
-  _log.info("Compiling the train step (the first time takes a while).")
-  traced = trace_step(program)
+  traced = program.traced_step
   flops = count_flops(traced.jaxpr.jaxpr)
   lowered = traced.lower()
   compiled = lowered.compile(compiler_options=dict(task.compiler_options))

@@ -17,15 +17,26 @@ from mmdiff_jax.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """The functions of a run and the shapes and shardings they work on."""
+  """The functions of a run and the shapes and shardings they work on.
+
+  Attributes:
+    task: what is learnt.
+    config: of the run.
+    mesh: the devices that it is for.
+    init: makes the first state from a key.
+    init_rng: that key.
+    traced_step: `(state, batch) -> (state, metrics)` as it will be compiled:
+      `.jaxpr`, `.lower()`.
+    abstract_state: shapes and shardings of the state.
+    abstract_metrics: of the metrics that are gathered.
+  """
 
   task: Task
   config: ConfigDict
   mesh: jax.sharding.Mesh
   init: Callable[[jax.Array], TrainState]
   init_rng: jax.Array
-  step_fn: Callable[[TrainState, Any], tuple[TrainState, Any]]
-  abstract_batch: Any
+  traced_step: jax.stages.Traced
   abstract_state: TrainState
   abstract_metrics: Any
 
@@ -33,7 +44,7 @@ class Program:
 def build_program(
   task: Task, config: ConfigDict, mesh: jax.sharding.Mesh
 ) -> Program:
-  """Builds the traceable functions of a run; nothing is compiled.
+  """Traces the functions of a run; nothing is compiled.
 
   Args:
     task: what is learnt.
@@ -53,7 +64,17 @@ def build_program(
     config.train.batch_size, sharding.batch_sharded(mesh)
   )
   state = jax.eval_shape(init, init_rng)
-  _, step_metrics = jax.eval_shape(step_fn, state, batch)
+  shardings = sharding.fsdp_sharded(mesh, state)
+  state = sharding.with_shardings(state, shardings)
+  # Traced once, here: that takes as long as the start of a run whose compiled
+  # programs are kept.
+  traced = jax.jit(
+    step_fn,
+    in_shardings=(shardings, sharding.batch_sharded(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  ).trace(state, batch)
+  step_metrics = dict(traced.out_info[1])
   del step_metrics["finite"]  # It says something of one step alone.
   return Program(
     task=task,
@@ -61,24 +82,10 @@ def build_program(
     mesh=mesh,
     init=init,
     init_rng=init_rng,
-    step_fn=step_fn,
-    abstract_batch=batch,
-    abstract_state=sharding.with_shardings(
-      state, sharding.fsdp_sharded(mesh, state)
-    ),
+    traced_step=traced,
+    abstract_state=state,
     abstract_metrics=sharding.with_shardings(
       step_metrics,
       jax.tree.map(lambda _: sharding.replicated(mesh), step_metrics),
     ),
   )
-
-
-def trace_step(program: Program) -> Any:
-  """Traces the train step, as it is compiled: `.jaxpr`, `.lower()`."""
-  shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state)
-  return jax.jit(
-    program.step_fn,
-    in_shardings=(shardings, sharding.batch_sharded(program.mesh)),
-    out_shardings=(shardings, sharding.replicated(program.mesh)),
-    donate_argnums=0,
-  ).trace(program.abstract_state, program.abstract_batch)
