@@ -12,7 +12,7 @@ class Tensor:
   """What the reader asks of a torch tensor."""
 
   layout = "torch.strided"
-  is_quantized = is_meta = False
+  is_quantized = is_meta = is_nested = False
 
   def __init__(self, array, **properties):
     self.array = np.asarray(array)
@@ -107,6 +107,7 @@ def test_wrappers_are_understood_and_averages_preferred(
   ("properties", "words"),
   [
     ({"layout": "torch.sparse_coo"}, "w is sparse"),
+    ({"is_nested": True}, "w is nested"),
     ({"is_quantized": True}, "w is quantised"),
     ({"is_meta": True}, "w has no data"),
     ({"numel": lambda: 10**12}, "w has 1,000,000,000,000 elements"),

@@ -97,6 +97,8 @@ def _check_archive(path: pathlib.Path) -> None:
 
 def _unusable(tensor: Any, size: int) -> str | None:
   """Why a tensor of a file of `size` bytes is no plain array, if it is none."""
+  if tensor.is_nested:
+    return "is nested"
   if str(tensor.layout) != "torch.strided":
     return "is sparse"
   if tensor.is_quantized:
