@@ -38,6 +38,11 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Configuration file (default: configs/default.py)."
 )
 flags.DEFINE_string("workdir", None, "Directory of a training run.")
+flags.DEFINE_string(
+  "profile",
+  None,
+  "START:COUNT, steps that JAX's profiler traces into WORKDIR/profile (train).",
+)
 flags.DEFINE_multi_string(
   "checkpoint", [], "Checkpoint or workdir to sample from; may be repeated."
 )
@@ -142,7 +147,7 @@ def _need(name: str):
 def _train(config: ConfigDict) -> None:
   from mmdiff_jax.training.loop import train
 
-  train(config, _need("workdir"))
+  train(config, _need("workdir"), profile=_FLAGS.profile)
 
 
 def _sample(config: ConfigDict) -> None:
@@ -294,7 +299,7 @@ class Command:
 # fmt: off
 _COMMANDS = {
   "train": Command(
-    _train, ("workdir",), several_hosts=True, resumable=True),
+    _train, ("workdir", "profile"), several_hosts=True, resumable=True),
   "sample": Command(
     _sample,
     ("checkpoint", "sr_checkpoint", "output", "num_samples", "seeds", "label",
