@@ -39,6 +39,11 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Configuration file (default: configs/default.py)."
 )
 flags.DEFINE_string("workdir", None, "Directory of a training run.")
+flags.DEFINE_string(
+  "profile",
+  None,
+  "START:COUNT, steps that JAX's profiler traces into WORKDIR/profile (train).",
+)
 flags.DEFINE_multi_string(
   "checkpoint", [], "Checkpoint or workdir to sample from; may be repeated."
 )
@@ -157,7 +162,7 @@ def _need(name: str):
 def _train(config: ConfigDict) -> None:
   from mmdiff_jax.training.loop import train
 
-  train(config, _need("workdir"))
+  train(config, _need("workdir"), profile=_FLAGS.profile)
 
 
 def _sample(config: ConfigDict) -> None:
@@ -329,7 +334,7 @@ class Command:
 # fmt: off
 _COMMANDS = {
   "train": Command(
-    _train, ("workdir",), several_hosts=True, resumable=True),
+    _train, ("workdir", "profile"), several_hosts=True, resumable=True),
   "sample": Command(
     _sample,
     ("checkpoint", "sr_checkpoint", "output", "num_samples", "seeds", "label",

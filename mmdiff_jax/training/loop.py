@@ -19,6 +19,7 @@ from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import divergence, metrics, settings
 from mmdiff_jax.training.flops import count_flops
 from mmdiff_jax.training.observers import Observer, make_observers
+from mmdiff_jax.training.profile import Profile
 from mmdiff_jax.training.program import Program, build_program
 from mmdiff_jax.training.report import Report
 from mmdiff_jax.training.state import TrainState
@@ -31,6 +32,7 @@ def train(
   workdir: pathlib.Path | str,
   loader: Any = None,
   held_out: Iterable[Any] | None = None,
+  profile: str | None = None,
 ) -> TrainState:
   """Trains, or continues the run in `workdir`, to `config.train.num_steps`.
 
@@ -41,12 +43,14 @@ def train(
   Args:
     config: a configuration with the keys of `configs/default.py`.
     workdir: receives `checkpoints/`, `previews/`, `metrics.jsonl`,
-      `tensorboard/`, `config.json` and `parameters.txt`.
+      `tensorboard/`, `config.json` and `parameters.txt`, and `profile/`
+      where steps are traced.
     loader: an iterator over batches (see `Task.abstract_batch`) with
       `get_state() -> JSON`, `set_state(state)` and `close()`; None opens
       `config.data.source`.
     held_out: batches for the held-out loss; None takes them from the held-out
       share of `config.data.source`, if there is one.
+    profile: steps to trace, START:COUNT; None is none.
 
   Returns:
     The state after the last finished step.
@@ -59,6 +63,7 @@ def train(
   workdir = pathlib.Path(workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
+  tracing = Profile(profile, workdir, config.train.num_steps)
   _check_batch(config.train, mesh)
   task = make_task(config, mesh)
   with contextlib.ExitStack() as stack:
@@ -89,6 +94,8 @@ def train(
       return state
     checkpoint.write_config(config, workdir)
     _write_overview(state.params, workdir)
+    tracing.check(first_step)
+    stack.callback(tracing.close)
     train_step, flops = _compile(program)
     report = stack.enter_context(
       contextlib.closing(Report(config, workdir, first_step, flops))
@@ -103,6 +110,7 @@ def train(
       report=report,
       observers=observers,
       lock=lock,
+      tracing=tracing,
     )
 
 
@@ -214,6 +222,7 @@ def _run(
   report: Report,
   observers: list[Observer],
   lock: Lock | None,
+  tracing: Profile,
 ) -> TrainState:
   """Steps until the end or a signal; logs, observes and saves on the way."""
   config, train_config = program.config, program.config.train
@@ -222,6 +231,7 @@ def _run(
   skipped = divergence.Skipped(train_config.max_skipped)
   with _stop_on_signals() as stop_requested:
     for step in range(int(state.step) + 1, train_config.num_steps + 1):
+      tracing.before(step)
       with report.waiting():
         local = next(loader)
       batch = sharding.put_batch(program.mesh, local)
@@ -229,6 +239,7 @@ def _run(
       gathered = metrics.merge(gathered, step_metrics)
       if skipping:
         skipped.add(step, step_metrics["finite"])
+      tracing.after(step, state)
       report.tick()
       stopping = stop_requested(step)
       last = step == train_config.num_steps
