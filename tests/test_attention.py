@@ -1,6 +1,10 @@
 """Attention with bounded scores: the values of the definition, everywhere."""
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -98,17 +102,35 @@ def test_cudnn_is_chosen_where_it_can_be_traced(monkeypatch):
   assert attention.On("auto", "gpu").choose(x, x, x) is attention.cudnn
 
 
-def test_devices_attend_for_themselves():
-  devices = jax.devices()
-  mesh = sharding.make_mesh(devices=devices)
-  q, k, v = (normal(2 * len(devices), 5, 2, 8, seed=t) for t in range(3))
-  on = attention.On("packed", "tpu", mesh)
-  split = sharding.batch_sharded(mesh)
-  lowered = jax.jit(on, in_shardings=split, out_shardings=split).lower(q, k, v)
-  compiled = lowered.compile()
-  assert "all-" not in compiled.as_text()
+FOUR_DEVICES = """
+import jax, numpy as np
+from mmdiff_jax import sharding
+from mmdiff_jax.models import attention
+from tests.attention_oracle import normal, softmax_attention
+mesh = sharding.make_mesh(2, 2)
+q, k, v = (normal(8, 5, 2, 8, seed=t) for t in range(3))
+split = sharding.batch_sharded(mesh)
+for name in ("packed", "tiled"):
+  on = attention.On(name, "tpu", mesh)
+  compiled = jax.jit(on, in_shardings=split, out_shardings=split).lower(
+    q, k, v).compile()
+  assert "all-" not in compiled.as_text(), name
   out = compiled(*(jax.device_put(x, split) for x in (q, k, v)))
   np.testing.assert_allclose(out, softmax_attention(q, k, v), atol=1e-5)
+"""
+
+
+def test_devices_attend_for_themselves():
+  root = pathlib.Path(__file__).parents[1]
+  flag = "--xla_force_host_platform_device_count=4"
+  result = subprocess.run(
+    [sys.executable, "-c", FOUR_DEVICES],
+    cwd=root,
+    env=os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": flag},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr[-3000:]
 
 
 def test_the_task_decides_by_the_devices_it_is_made_for(monkeypatch):

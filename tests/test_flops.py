@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mmdiff_jax.models import attention
 from mmdiff_jax.training.flops import count_flops, peak_flops
 
 
@@ -44,3 +45,23 @@ def test_loops_count_as_often_as_they_run():
 )
 def test_peaks_are_known_by_the_kind_of_device(kind, peak):
   assert peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
+
+
+def test_attention_kernels_count_their_products(monkeypatch):
+  from jax._src.cudnn import fused_attention_stablehlo as fused
+
+  # Tracing asks whether there is a cuDNN; compiling is not needed here.
+  monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+  monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
+  q = jnp.zeros((2, 64, 4, 32), jnp.bfloat16)
+  k = jnp.zeros((2, 128, 4, 32), jnp.bfloat16)
+  forward = 2 * 2 * (2 * 4 * 64 * 128 * 32)
+  assert count(attention.cudnn, q, k, k) == forward
+
+  def loss(q, k, v):
+    return attention.cudnn(q, k, v).sum()
+
+  # Scores and four gradients more.
+  assert count(jax.grad(loss, (0, 1, 2)), q, k, k) == forward * (2 + 5) / 2
+  q = jnp.zeros((2, 256, 4, 32))
+  assert count(attention.pallas, q, q, q) == 2 * 2 * (2 * 4 * 256 * 256 * 32)

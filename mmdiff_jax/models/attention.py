@@ -82,7 +82,7 @@ def _divisor(n: int, limit: int) -> int:
 
 
 def packed(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Attention over few tokens, without padding them to a matrix unit.
+  """Attention over few tokens that fill a matrix unit together.
 
   As many sequences as fill one become a single sequence, in which a query sees
   the keys of its own alone.

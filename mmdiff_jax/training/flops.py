@@ -36,8 +36,9 @@ def count_flops(jaxpr: Any) -> float:
   missing on GPUs and TPUs, and takes the body of a loop once.
 
   Args:
-    jaxpr: such as `jax.make_jaxpr(f)(*args).jaxpr`. The body of a `scan` counts
-      as often as it runs, that of a `while` once; of branches the dearest.
+    jaxpr: such as `jax.make_jaxpr(f)(*args).jaxpr`. The body of a `scan` and of
+      a Pallas kernel counts as often as it runs, that of a `while` once; of
+      branches the dearest.
   """
   total = 0.0
   for eqn in jaxpr.eqns:
@@ -52,10 +53,20 @@ def count_flops(jaxpr: Any) -> float:
       shape = eqn.invars[1].aval.shape
       taps = math.prod(shape[axis] for axis in kernel[1:])
       total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * taps
+    elif name.startswith("dot_product_attention_"):
+      # cuDNN's kernels: two products forward, five backward, of queries
+      # [B, T, K, D] with keys [B, S, K, D].
+      queries, keys = (x.aval.shape for x in eqn.invars[:2])
+      products = 2 if "_fwd" in name else 5
+      total += 2.0 * products * math.prod(queries) * keys[1]
     elif name == "cond":
       total += max(count_flops(branch.jaxpr) for branch in params["branches"])
     else:
-      repeats = params.get("length", 1) if name == "scan" else 1
+      repeats = 1
+      if name == "scan":
+        repeats = params["length"]
+      elif name == "pallas_call":
+        repeats = math.prod(params["grid_mapping"].grid)
       inner = [getattr(value, "jaxpr", value) for value in params.values()]
       total += repeats * sum(
         count_flops(value) for value in inner if hasattr(value, "eqns")
