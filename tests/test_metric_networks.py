@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -185,3 +186,20 @@ def test_log_mel_of_a_tone_peaks_in_the_tone_band():
   band = mel.log_mel(wave).mean(axis=0).argmax()
   edges = np.linspace(mel.hertz_to_mel(125), mel.hertz_to_mel(7500), 66)
   assert edges[band] < mel.hertz_to_mel(1000) < edges[band + 2]
+
+
+@pytest.mark.parametrize("shape", [(16, 24, 20), (9, 24, 20)])
+def test_i3d_stem_and_pools_match_their_definitions(shape):
+  draw = np.random.default_rng(0)
+  x = draw.uniform(size=(2, *shape, 3)).astype(np.float32)
+  kernel = draw.normal(size=(7, 7, 7, 3, 5)).astype(np.float32)
+  stem = nn.Conv(5, (7, 7, 7), (2, 2, 2), use_bias=False)
+  ours = stem.clone(conv_general_dilated=i3d._convolve)
+  weights = {"params": {"kernel": kernel}}
+  expected = stem.apply(weights, x)
+  np.testing.assert_allclose(ours.apply(weights, x), expected, atol=2e-4)
+  for window, strides in (((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2))):
+    np.testing.assert_array_equal(
+      i3d._max_pool(x, window, strides),
+      nn.max_pool(x, window, strides, padding="SAME"),
+    )
