@@ -1,0 +1,114 @@
+"""A trained model as an object, for use from Python."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mmdiff_jax import checkpoint, samplers, sharding
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.samplers import Condition
+from mmdiff_jax.samplers.base import DenoiseFn
+from mmdiff_jax.sampling.sample_fn import SampleFn, make_sample_fn
+from mmdiff_jax.sampling.upscale import load_sampling_params
+from mmdiff_jax.task import Task, make_task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """A trained network on one device.
+
+  Attributes:
+    task: what it generates and is given, and its noise schedule.
+    params: its averaged parameters.
+    config: of the run that trained it.
+  """
+
+  task: Task
+  params: Any
+  config: ConfigDict
+  _programs: dict[Any, SampleFn] = dataclasses.field(
+    default_factory=dict, repr=False
+  )
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "Model":
+    """See `mmdiff_jax.load`."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    config = checkpoint.load_config(path)
+    task = make_task(config, mesh)
+    return cls(task, load_sampling_params(task, path, mesh), config)
+
+  @property
+  def spec(self) -> AVSpec:
+    """Geometry of a clip."""
+    return self.task.spec
+
+  def denoise_fn(self, cond: Mapping[str, Any] | None = None) -> DenoiseFn:
+    """`denoise_fn(x_t, t, rng)`, as all samplers take it.
+
+    Args:
+      cond: given inputs of the network `[B, ...]`, such as `{"label": ...}`.
+    """
+    return self.task.denoise_fn(self.params, cond)
+
+  def sample(
+    self,
+    count: int,
+    sampler: str = "dpm_solver++",
+    *,
+    seed: int = 0,
+    condition: Condition | None = None,
+    cond: Mapping[str, Any] | None = None,
+    cfg_scale: float | None = None,
+    **options: Any,
+  ) -> dict[str, jax.Array]:
+    """Samples a batch; sample i depends on the seed, i and what it is given.
+
+    Args:
+      count: size of the batch.
+      sampler: one of `samplers.SAMPLERS`.
+      seed: of all samples.
+      condition: values that are known; see `samplers.condition_on_audio` and
+        its neighbours.
+      cond: given inputs of the network, the same for all samples, such as
+        `{"label": 3}`.
+      cfg_scale: scale of classifier-free guidance by `cond`; None is none.
+      **options: of the sampler; `samplers.sampler_options` lists them.
+
+    Returns:
+      What the network generates, `[count, ...]` in [-1, 1] by name.
+
+    Raises:
+      ValueError: for an unknown sampler or option.
+    """
+    unknown = options.keys() - set(samplers.OPTIONS)
+    if unknown:
+      raise ValueError(
+        f"{', '.join(sorted(unknown))}: no option of a sampler; allowed are "
+        f"{', '.join(samplers.OPTIONS)}."
+      )
+    settings = dict.fromkeys(samplers.OPTIONS) | options
+    settings |= {"sampler": sampler, "cfg_scale": cfg_scale}
+    key = tuple(sorted(settings.items(), key=lambda item: item[0]))
+    if key not in self._programs:
+      mesh = sharding.make_mesh(devices=jax.devices()[:1])
+      program = make_sample_fn(self.task, ConfigDict(settings), mesh)
+      self._programs[key] = program
+    given = {
+      name: jnp.broadcast_to(
+        jnp.asarray(value, self.task.cond[name].dtype),
+        (count, *self.task.cond[name].shape),
+      )
+      if name in self.task.cond
+      else value
+      for name, value in (cond or {}).items()
+    }
+    x, _ = self._programs[key](
+      self.params, jax.random.key(seed), jnp.arange(count), condition, given
+    )
+    return x
