@@ -140,3 +140,10 @@ def test_the_task_decides_by_the_devices_it_is_made_for(monkeypatch):
   monkeypatch.setattr(sharding, "platform", lambda mesh: "tpu")
   chosen = make_task(config, mesh).network.module.attention
   assert (chosen.name, chosen.platform) == ("auto", "tpu")
+
+
+def test_a_kernel_of_tpus_is_refused_elsewhere():
+  config = make_tiny_config()
+  config.model.attention = "pallas"
+  with pytest.raises(ValueError, match="'pallas' is for TPUs, not for a cpu"):
+    make_task(config, sharding.make_mesh())

@@ -140,12 +140,34 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
     yield folder, files
 
 
-def _samples(folder: str) -> set[str] | None:
-  """Main files of the samples of a folder; None if it is no such listing."""
+def read_listing(folder: str | os.PathLike) -> set[str] | None:
+  """Main files of the samples that a folder lists; None without a listing.
+
+  Raises:
+    ValueError: if there is a `samples.json` that lists no samples.
+  """
+  path = pathlib.Path(folder) / _LISTING
+  if not path.is_file():
+    return None
   try:
-    content = json.loads((pathlib.Path(folder) / _LISTING).read_text())
-    return {sample["file"] for sample in content["samples"]}
-  except (OSError, ValueError, KeyError, TypeError):
+    files = {
+      sample["file"] for sample in json.loads(path.read_text())["samples"]
+    }
+    if not all(isinstance(file, str) for file in files):
+      raise TypeError("a file's name is no text")
+  except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{path} is no listing of samples ({type(error).__name__}: {error}); "
+      "sample again, or remove it to take all videos of the folder."
+    ) from error
+  return files
+
+
+def _samples(folder: str) -> set[str] | None:
+  """As `read_listing`; a file of that name may be anybody's."""
+  try:
+    return read_listing(folder)
+  except ValueError:
     return None
 
 

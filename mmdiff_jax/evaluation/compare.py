@@ -1,5 +1,6 @@
 """Several sets of generated clips against one real set, in one table."""
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from mmdiff_jax.data.sources import Name
 from mmdiff_jax.evaluation.evaluate import measure
-from mmdiff_jax.evaluation.metrics import Features, Metric
+from mmdiff_jax.evaluation.metrics import Features, Metric, distance
 from mmdiff_jax.evaluation.report import comparison
 from mmdiff_jax.evaluation.session import (
   Session,
@@ -161,18 +162,11 @@ def _statistic(
   metric: Metric, session: Session
 ) -> Callable[[Features, Features], float]:
   """A metric as a function of real and generated features."""
+  pairs = metric.pairs
+  if pairs is None:
+    return functools.partial(distance, metric)
   seed, fps = session.settings.seed, session.spec.fps
-  distance, pairs = metric.distance, metric.pairs
-
-  def statistic(real: Features, fake: Features) -> float:
-    if distance is not None:
-      (name,) = metric.features
-      a, b = (x[name].reshape(-1, x[name].shape[-1]) for x in (real, fake))
-      return metric.scale * distance(a, b)
-    assert pairs is not None
-    return float(np.mean(pairs(fake, real, fps, seed)))
-
-  return statistic
+  return lambda real, fake: float(np.mean(pairs(fake, real, fps, seed)))
 
 
 def difference(

@@ -277,20 +277,20 @@ def no_entry(metric: Metric, reason: str) -> dict:
   }
 
 
+def distance(metric: Metric, real: Features, fake: Features) -> float:
+  """The figure of a metric that is a distance."""
+  (name,) = metric.features
+  assert metric.distance is not None
+  # VGGish has several embeddings per clip: they count as samples.
+  a, b = (x[name].reshape(-1, x[name].shape[-1]) for x in (real, fake))
+  return metric.scale * metric.distance(a, b)
+
+
 def _compute_distance(
   metric: Metric, real: Features, fake: Features, fps: float, seed: int
 ) -> dict:
   (name,) = metric.features
-  distance = metric.distance
-  assert distance is not None
-
-  def rows(features: Features) -> np.ndarray:
-    # VGGish has several embeddings per clip: they count as samples.
-    return features[name].reshape(-1, features[name].shape[-1])
-
-  def statistic(a: Features, b: Features) -> float:
-    return metric.scale * distance(rows(a), rows(b))
-
+  statistic = functools.partial(distance, metric)
   entry = {
     "value": statistic(real, fake),
     "stderr": _tolerant(lambda: jackknife(statistic, real, fake, seed=seed)),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.media_files import read_listing
 from mmdiff_jax.data.sources import Name
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
@@ -138,7 +138,8 @@ class Session:
 
   def _open(self, name: Name, split: str, thin: bool) -> ClipSet:
     settings = self.settings
-    check_listing(name)
+    if isinstance(name, str | os.PathLike):
+      read_listing(name)  # A damaged one is an error here.
     clips = open_clips(
       name,
       self.spec,
@@ -209,26 +210,6 @@ def check_output(output: str | os.PathLike | None) -> None:
   except OSError as error:
     raise type(error)(
       f"--output={path} cannot be written ({error.strerror}); choose another."
-    ) from error
-
-
-def check_listing(name: Name) -> None:
-  """Raises ValueError for a folder whose samples.json lists no samples."""
-  if not isinstance(name, str | os.PathLike):
-    return
-  path = pathlib.Path(name) / "samples.json"
-  if not path.is_file():
-    return
-  try:
-    files = [
-      sample["file"] for sample in json.loads(path.read_text())["samples"]
-    ]
-    if not all(isinstance(file, str) for file in files):
-      raise TypeError("a file's name is no text")
-  except (KeyError, TypeError, ValueError, RecursionError) as error:
-    raise ValueError(
-      f"{path} is no listing of samples ({type(error).__name__}: {error}); "
-      "sample again, or remove it to take all videos of the folder."
     ) from error
 
 

@@ -35,21 +35,27 @@ def leave_out_bad(
   """
   host, hosts = jax.process_index(), jax.process_count()
   mine = range(host, len(clips), hosts)
-  bad: np.ndarray = np.zeros(len(clips), bool)
+  known: dict[int, str] = {}
   bar = progress_bar(len(mine), "clip", disable=not progress)
   bar.set_description("checking")
   with bar, concurrent.futures.ThreadPoolExecutor(_LOADERS) as pool:
     reasons = pool.map(lambda i: why_bad(clips, i, audio), mine)
     for i, reason in zip(mine, reasons, strict=True):
-      bad[i] = reason is not None
+      if reason is not None:
+        known[i] = reason
       bar.update()
+  bad: np.ndarray = np.zeros(len(clips), bool)
+  bad[list(known)] = True
   if hosts > 1:
     from jax.experimental import multihost_utils
 
     bad = np.any(multihost_utils.process_allgather(bad), axis=0)
   found = [
-    (str(clips.ids[i]), why_bad(clips, int(i), audio) or "bad on another host")
-    for i in np.flatnonzero(bad)
+    (
+      str(clips.ids[i]),
+      known.get(i) or why_bad(clips, i, audio) or "bad on another host",
+    )
+    for i in map(int, np.flatnonzero(bad))
   ]
   if len(found) > max_bad * len(clips):
     named = "; ".join(f"{name}: {why}" for name, why in found[:_NAMED])

@@ -130,12 +130,20 @@ class Network(abc.ABC):
       mesh: devices that share a batch; None is one. The formulations for a CPU
         fold the batch into other axes: several devices would have to gather
         it.
+
+    Raises:
+      ValueError: for kernels of other hardware.
     """
     how: dict[str, Any] = {}
     alone = mesh is None or mesh.size == 1
     if getattr(self.module, "kernels", None) == "auto":
       how["kernels"] = "cpu" if platform == "cpu" and alone else "plain"
     name = getattr(self.module, "attention", None)
+    if name == "pallas" and platform != "tpu":
+      raise ValueError(
+        f"model.attention='pallas' is for TPUs, not for a {platform}. Use "
+        "'auto'."
+      )
     if platform != "cpu" and name in attention.NAMES:
       how["attention"] = attention.On(name, platform, None if alone else mesh)
     if not how:

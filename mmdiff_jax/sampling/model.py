@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, samplers, sharding
@@ -26,11 +27,13 @@ class Model:
     task: what it generates and is given, and its noise schedule.
     params: its averaged parameters.
     config: of the run that trained it.
+    mesh: the device.
   """
 
   task: Task
   params: Any
   config: ConfigDict
+  mesh: Mesh
   _programs: dict[Any, SampleFn] = dataclasses.field(
     default_factory=dict, repr=False
   )
@@ -41,7 +44,7 @@ class Model:
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     config = checkpoint.load_config(path)
     task = make_task(config, mesh)
-    return cls(task, load_sampling_params(task, path, mesh), config)
+    return cls(task, load_sampling_params(task, path, mesh), config, mesh)
 
   @property
   def spec(self) -> AVSpec:
@@ -94,11 +97,11 @@ class Model:
       )
     settings = dict.fromkeys(samplers.OPTIONS) | options
     settings |= {"sampler": sampler, "cfg_scale": cfg_scale}
-    key = tuple(sorted(settings.items(), key=lambda item: item[0]))
+    key = tuple(settings.items())
     if key not in self._programs:
-      mesh = sharding.make_mesh(devices=jax.devices()[:1])
-      program = make_sample_fn(self.task, ConfigDict(settings), mesh)
-      self._programs[key] = program
+      self._programs[key] = make_sample_fn(
+        self.task, ConfigDict(settings), self.mesh
+      )
     given = {
       name: jnp.broadcast_to(
         jnp.asarray(value, self.task.cond[name].dtype),
