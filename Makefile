@@ -11,7 +11,7 @@ SHAPES := --config=configs/shapes.py
 .PHONY: help demo study-demo test lint format bench clean
 
 help:
-	@echo "make demo   sample, train, evaluate and look at a small model (5 minutes)"
+	@echo "make demo   sample, train, evaluate and look at a small model (5 to 10 minutes)"
 	@echo "make study-demo  a human study, answered by simulated raters (1 minute)"
 	@echo "make test   run the test suite"
 	@echo "make lint   check style and types    make format   apply the style"
