@@ -370,6 +370,36 @@ def _check_flags(command: str) -> None:
       )
 
 
+# Flags that name places, and those that must be local.
+_PLACES = (
+  "workdir", "checkpoint", "sr_checkpoint", "output", "source", "real", "fake",
+)  # fmt: skip
+_LOCAL_PLACES = ("weights_dir", "cache_dir")
+
+
+def _check_places(command: str, arguments: list[str]) -> None:
+  """Raises ValueError for a place that cannot be reached, before any work."""
+  from mmdiff_jax.files import check_local, check_path
+
+  config = _CONFIG.value
+  for name in _PLACES:
+    values = _FLAGS[name].value or []
+    for value in [values] if isinstance(values, str) else values:
+      check_path(value.removeprefix("tfrecord:"), f"--{name}")
+  for name in _LOCAL_PLACES:
+    check_local(_FLAGS[name].value or "", f"--{name}")
+  for key in ("data.source", "data.tfds_dir", "train.init_from"):
+    section, name = key.split(".")
+    place = config[section][name].removeprefix("tfrecord:")
+    check_path(place, f"--config.{key}")
+  check_path(config.compilation_cache, "--config.compilation_cache")
+  for argument in arguments:
+    if command in ("gallery", "study"):
+      check_local(argument.rpartition("=")[2], command)
+    else:
+      check_path(argument)
+
+
 def _join_hosts(command: str) -> None:
   """Makes the processes of all hosts one run, whose devices share the work."""
   ours = ("coordinator", "num_hosts", "host")
@@ -407,6 +437,7 @@ def _main(argv: list[str]) -> None:
   _set_up_logging()
   try:
     _check_flags(name)
+    _check_places(name, arguments)
     _keep_compiled_programs(_CONFIG.value.compilation_cache)
     _join_hosts(name)
     command.run(_CONFIG.value, *arguments)

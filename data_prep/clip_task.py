@@ -20,7 +20,7 @@ from mmdiff_jax.data import clips, media
 from mmdiff_jax.data.container import ReadOptions
 from mmdiff_jax.data.manifest import VERSION
 from mmdiff_jax.data.tfrecord import TFRecordWriter
-from mmdiff_jax.files import replacing
+from mmdiff_jax.files import as_path, file_size, local_copy, replacing
 
 MISSING_AUDIO = ("skip", "silence", "error")
 # A video with a shorter side (pixels) shows nothing.
@@ -75,12 +75,12 @@ class ClipTask:
   @property
   def part(self) -> pathlib.Path:
     """The TFRecord file of this video's segments."""
-    return pathlib.Path(self.parts) / f"{self.key}.tfrecord"
+    return as_path(self.parts) / f"{self.key}.tfrecord"
 
   @property
   def report(self) -> pathlib.Path:
     """The report of this video."""
-    return pathlib.Path(self.parts) / f"{self.key}.json"
+    return as_path(self.parts) / f"{self.key}.json"
 
 
 class MissingAudioError(ValueError):
@@ -99,8 +99,8 @@ def task_key(
   digest = hashlib.sha256(text.encode())
   digest.update(clips.source_bytes(source) + b"\0")
   try:
-    with open(path, "rb") as file:
-      size = os.fstat(file.fileno()).st_size
+    size = file_size(path)
+    with as_path(path).open("rb") as file:
       digest.update(str(size).encode() + file.read(_HASHED))
       file.seek(max(0, size - _HASHED))
       digest.update(file.read())
@@ -123,7 +123,9 @@ def prepare_clip(task: ClipTask) -> dict:
   if task.report.exists():
     return read_report(task)
   try:
-    report = {"source": task.source, **_write_part(task)}
+    with local_copy(task.path) as path:
+      local = dataclasses.replace(task, path=os.fspath(path))
+      report = {"source": task.source, **_write_part(local)}
   except media.MediaError as error:
     report = {"source": task.source, "reason": error.reason}
   except (MissingAudioError, OSError):

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 
 from data_prep import clip_task
@@ -20,6 +19,7 @@ from mmdiff_jax.data.tfrecord import (
   read_index,
   read_records,
 )
+from mmdiff_jax.files import is_cloud, move, remove_tree
 
 PARTS = ".parts"
 # What the parts are called while they are removed: never taken for work done.
@@ -42,15 +42,17 @@ def fingerprint(
 
 def remove_parts(output: pathlib.Path) -> None:
   """Removes the parts: all at once, should a kill come in the midst of it."""
-  shutil.rmtree(output / _GONE, ignore_errors=True)
-  if (output / PARTS).exists():
+  remove_tree(output / _GONE)
+  if is_cloud(output):
+    remove_tree(output / PARTS)
+  elif (output / PARTS).exists():
     os.replace(output / PARTS, output / _GONE)
-    shutil.rmtree(output / _GONE)
+    remove_tree(output / _GONE)
 
 
 def remove_leftovers(output: pathlib.Path) -> None:
   """Removes what a killed run left and no run reads; parts stay."""
-  shutil.rmtree(output / _GONE, ignore_errors=True)
+  remove_tree(output / _GONE)
   for path in output.glob(f".{MANIFEST}.*.tmp"):
     path.unlink()
 
@@ -193,7 +195,7 @@ def _replace_shards(output: pathlib.Path, names: Sequence[str]) -> None:
     old.unlink()
   for name in names:
     for part in (index_path(output / PARTS / name), output / PARTS / name):
-      os.replace(part, output / part.name)
+      move(part, output / part.name)
 
 
 def _write_shards(

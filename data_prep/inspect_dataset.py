@@ -8,7 +8,6 @@ clips spread over the data set: frames over waveform over mel spectrogram.
 
 import argparse
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.data.verify import verify_data_set
-from mmdiff_jax.files import replacing
+from mmdiff_jax.files import as_path, check_path, file_size, replacing
 
 SHEET = "contact_sheet.png"
 _WIDTH, _LABEL, _GAP = 800, 18, 8
@@ -29,12 +28,12 @@ _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 def describe(directory: str | os.PathLike) -> str:
   """The data set's geometry, counts, sizes and repairs in lines."""
-  folder = pathlib.Path(directory)
+  folder = as_path(directory)
   manifest = Manifest.load(folder)
   spec = manifest.spec
   seconds = np.array([video.frames for video in manifest.videos]) / spec.fps
   size = sum(
-    (folder / name).stat().st_size
+    file_size(folder / name)
     for name, _ in manifest.shards
     if (folder / name).exists()
   )
@@ -123,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   flags = parser.parse_args(arguments)
   output = flags.output or os.path.join(flags.directory, SHEET)
   try:
+    check_path(flags.directory)
+    check_path(output, "--output")
     _check_sheet(output)
     print(describe(flags.directory))
     problems = verify_data_set(flags.directory)

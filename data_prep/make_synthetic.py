@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.media_writer import write_mp4
+from mmdiff_jax.files import as_path, check_path, is_cloud
 from mmdiff_jax.world.clips import SPLITS, World, make_clip, split_seed
 
 _TRUTH = "truth.json"
@@ -43,14 +44,15 @@ def write_folder(
     ValueError: if the directory is a file or holds other clips, or the
       options are impossible.
   """
-  directory = pathlib.Path(directory)
+  directory = as_path(directory)
   names = {f"clip_{seed:010d}.mp4": seed for seed in seeds}
   rules = {
     "spec": dataclasses.asdict(spec),
     "world": dataclasses.asdict(World(**options)),
   }
   _check_folder(directory, names, rules)
-  directory.mkdir(parents=True, exist_ok=True)
+  if not is_cloud(directory):
+    directory.mkdir(parents=True, exist_ok=True)
   clips = []
   for name, seed in names.items():
     clip = make_clip(seed, spec, **options)
@@ -123,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--walls", action="store_true", help="side walls that sound")
   flags = parser.parse_args(argv)
   try:
+    check_path(flags.directory)
     path = write_folder(
       flags.directory,
       [split_seed(flags.split, flags.first + i) for i in range(flags.count)],

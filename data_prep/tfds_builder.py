@@ -20,6 +20,7 @@ from mmdiff_jax.data.clips import FRAME_FORMATS, GIVEN_PREFIXES
 from mmdiff_jax.data.codec import Feature, decode_example
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import read_records
+from mmdiff_jax.files import check_path
 
 VERSION = "1.0.0"
 
@@ -36,6 +37,8 @@ def build(
     ValueError: if the input is no prepared folder, the name is no TFDS name,
       another data set has that name, or TFDS is not installed.
   """
+  check_path(input_dir, "--input")
+  check_path(tfds_dir, "--tfds_dir")
   if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
     raise ValueError(
       f"--name must be lower case letters, digits and _, got {name!r}."

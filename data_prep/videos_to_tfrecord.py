@@ -26,7 +26,7 @@ from mmdiff_jax.data.container import HDR, ReadOptions
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.files import check_directory
+from mmdiff_jax.files import as_path, check_directory, check_path, is_cloud
 from mmdiff_jax.locks import locked
 
 LABELS = ("none", "folders")
@@ -70,8 +70,8 @@ def prepare(
     NotADirectoryError: if a file is in the way of `output_dir`.
     InUseError: if another process writes to it.
   """
-  output = pathlib.Path(output_dir)
-  check_directory(output)
+  check_directory(output_dir)
+  output = as_path(output_dir)
   parts = output / data_set.PARTS
   tasks, left_out, classes = _list_tasks(source_dir, parts, options, labels)
   if runner == "beam":
@@ -85,7 +85,8 @@ def prepare(
         data_set.remove_parts(output)
         return finished
     data_set.forget_incomplete(tasks)
-    parts.mkdir(parents=True, exist_ok=True)
+    if not is_cloud(parts):
+      parts.mkdir(parents=True, exist_ok=True)
     run = runners.run_beam if runner == "beam" else runners.run_processes
     try:
       with runners.progress(len(tasks)) as advance:
@@ -93,7 +94,7 @@ def prepare(
       manifest = data_set.assemble(output, tasks, left_out, shards, classes)
     except clip_task.MissingAudioError:
       # What is done serves once that video is gone or has sound.
-      with contextlib.suppress(OSError):
+      with contextlib.suppress(OSError, ValueError):
         parts.rmdir()
       raise
     except ValueError:
@@ -352,6 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program; returns its exit status."""
   flags = _parse(arguments)
   try:
+    check_path(flags.input, "--input")
+    check_path(flags.output, "--output")
     manifest = prepare(
       flags.input,
       flags.output,

@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,7 +23,16 @@ from orbax.checkpoint import v1 as ocp
 
 from mmdiff_jax import models
 from mmdiff_jax.checksums import find_changes, json_checksum, write_checksums
-from mmdiff_jax.files import write_json
+from mmdiff_jax.files import (
+  absolute,
+  as_path,
+  is_cloud,
+  local_copy,
+  remove_tree,
+  unreachable,
+  upload,
+  write_json,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +42,11 @@ _SMALL_FILE = 1 << 20
 _METRICS = "window"
 # Every complete checkpoint has this file.
 _MARK = "_CHECKPOINT_METADATA"
+# In an object store, where nothing can be renamed, the last file of all.
+CLOUD_MARK = "commit_success.txt"
 # Written after the checksums: the time of the commit, which is all that
 # changes in the mark, and where it was written to, which nothing reads.
-_LATE_FILES = (_MARK, "commit_success.txt")
+_LATE_FILES = (_MARK, CLOUD_MARK)
 
 _training = ocp.training
 _preservation = _training.preservation_policies
@@ -73,7 +85,7 @@ def write_config(config: ConfigDict, workdir: str | os.PathLike) -> None:
   """Writes `config.json` into a run's directory, for people to read."""
   if jax.process_index() != 0:
     return
-  write_json(pathlib.Path(workdir) / "config.json", config_to_json(config))
+  write_json(as_path(workdir) / "config.json", config_to_json(config))
 
 
 class Checkpoints:
@@ -86,7 +98,8 @@ class Checkpoints:
 
   def __init__(self, directory: str | os.PathLike, *, keep_every: int = 0):
     """Opens (and where needed creates) a directory of checkpoints."""
-    self._directory = pathlib.Path(directory).absolute()
+    check_checkpoints_path(directory)
+    self._directory = absolute(directory)
     policies = [_preservation.LatestN(2)]
     if keep_every > 0:
       policies.append(_preservation.EveryNSteps(keep_every))
@@ -153,8 +166,8 @@ class Checkpoints:
       return False
     if jax.process_index() == 0:
       # Without this file it is none, whatever becomes of the rest.
-      (path / _MARK).unlink()
-      shutil.rmtree(path)
+      _mark_of(path).unlink()
+      remove_tree(path)
     return True
 
   def config(self, step: int) -> ConfigDict:
@@ -187,15 +200,30 @@ class Checkpoints:
       return loaded["state"], loaded[_METRICS], loader
 
 
+def check_checkpoints_path(directory: str | os.PathLike) -> None:
+  """Raises ValueError where orbax cannot write checkpoints of a run."""
+  if is_cloud(directory) and not os.fspath(directory).startswith("gs://"):
+    raise ValueError(
+      f"{os.fspath(directory)}: checkpoints of a run are written to folders "
+      "and gs:// only; give such a --workdir, and copy it when it is done "
+      "(data sets, samples, reports and finished checkpoints may lie there)."
+    )
+
+
+def _mark_of(path: pathlib.Path) -> pathlib.Path:
+  """The file that a checkpoint has once it is complete."""
+  return path / (CLOUD_MARK if is_cloud(path) else _MARK)
+
+
 def _is_checkpoint(path: pathlib.Path) -> bool:
-  return (path / _MARK).is_file()
+  return _mark_of(path).is_file()
 
 
 def _saved_steps(directory: pathlib.Path) -> list[int]:
   """Steps of the complete checkpoints of a directory, if there is one."""
   return [
     int(path.parent.name)
-    for path in directory.glob(f"*/{_MARK}")
+    for path in directory.glob(f"*/{_mark_of(directory).name}")
     if path.parent.name.isdigit()
   ]
 
@@ -236,7 +264,8 @@ def _metadata(
 
 def _checked_metadata(directory: pathlib.Path) -> dict[str, Any]:
   """The inverse of `_metadata`; raises ValueError for another checksum."""
-  content = dict(ocp.checkpointables_metadata(directory).custom_metadata)
+  # Read by ourselves: orbax would look at the arrays, too.
+  content = json.loads((directory / _MARK).read_text())["custom_metadata"]
   wanted = content.pop("checksum", None)
   if wanted is not None and wanted != json_checksum(content):
     raise ValueError(f"{_MARK} is not what was written")
@@ -257,16 +286,26 @@ def _checksums_before_commit(path: pathlib.Path) -> ocp.Context:
   return context
 
 
-def _check(directory: pathlib.Path, largest: int | None = None) -> None:
-  """Raises ValueError for a checkpoint that is not as it was written."""
+def _check(
+  directory: pathlib.Path,
+  largest: int | None = None,
+  where: pathlib.Path | None = None,
+) -> None:
+  """Raises ValueError for a checkpoint that is not as it was written.
+
+  Args:
+    directory: what is read.
+    largest: see `find_changes`.
+    where: what it is a copy of, for the error.
+  """
   changes = find_changes(directory, largest=largest)
   if changes:
-    raise ValueError(_damaged(directory, "; ".join(changes[:3])))
+    raise ValueError(_damaged(where or directory, "; ".join(changes[:3])))
   if changes is None and largest is None:
     _log.info(
       "%s is of an earlier version and has no checksums: damage to it would "
       "not be noticed.",
-      directory,
+      where or directory,
     )
 
 
@@ -292,7 +331,7 @@ def find_checkpoint(path: str | os.PathLike) -> pathlib.Path:
   if found:
     return found[-1]
   raise FileNotFoundError(
-    f"No checkpoint in {pathlib.Path(path).absolute()}: give a checkpoint "
+    f"No checkpoint in {absolute(path)}: give a checkpoint "
     "directory, or the --workdir of a training run that has saved one."
   )
 
@@ -327,16 +366,22 @@ def load_params(
   """
   name = "ema_params" if ema else "params"
   directory = find_checkpoint(path)
-  _check(directory)
-  with _reading(directory):
-    saved = ocp.checkpointables_metadata(directory).metadata["state"][name]
-  _check_shapes(saved, abstract_params, directory)
+  with local_copy(directory) as folder:
+    _check(folder, where=directory)
+    with _reading(directory):
+      saved = ocp.checkpointables_metadata(folder).metadata["state"][name]
+    _check_shapes(saved, abstract_params, directory)
+    return _read_params(folder, directory, name, abstract_params)
+
+
+def _read_params(
+  folder: pathlib.Path, directory: pathlib.Path, name: str, abstract: Any
+) -> Any:
+  """Reads parameters from `folder`, which is `directory` or its copy."""
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   with context, _reading(directory):
-    loaded = ocp.load_checkpointables(
-      directory, {"state": {name: abstract_params}}
-    )
+    loaded = ocp.load_checkpointables(folder, {"state": {name: abstract}})
   return loaded["state"][name]
 
 
@@ -381,7 +426,7 @@ def save_params(
   Returns:
     The path of the checkpoint.
   """
-  path = pathlib.Path(directory).absolute() / "checkpoints" / str(step)
+  path = absolute(directory) / "checkpoints" / str(step)
   params = jax.tree.map(jax.numpy.asarray, params)
   write_checkpoint(path, {"params": params, "ema_params": params}, config)
   return path
@@ -395,6 +440,14 @@ def write_checkpoint(
   Raises:
     OSError: if it cannot be written.
   """
+  if is_cloud(path):
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder) / path.name
+      write_checkpoint(local, state, config)
+      (local / CLOUD_MARK).write_text("Complete.\n")
+      with unreachable(path):
+        upload(local, path, last=[CLOUD_MARK])
+    return
   # Complete, with its checksums, before it has its name.
   temporary = path.with_name(f".{path.name}.tmp")
   shutil.rmtree(temporary, ignore_errors=True)
@@ -408,7 +461,7 @@ def write_checkpoint(
       custom_metadata=_metadata(config, {}),
     )
   # Says where on this machine it was written; nothing reads it.
-  (temporary / "commit_success.txt").unlink(missing_ok=True)
+  (temporary / CLOUD_MARK).unlink(missing_ok=True)
   write_checksums(temporary)
   os.rename(temporary, path)
 
@@ -427,19 +480,22 @@ def read_average(path: str | os.PathLike) -> tuple[Any, ConfigDict]:
     ValueError: if it is damaged.
   """
   directory = find_checkpoint(path)
-  with _reading(directory):
-    saved = ocp.checkpointables_metadata(directory).metadata["state"]
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-    saved["ema_params"],
-  )
-  return load_params(directory, abstract), load_config(directory)
+  with local_copy(directory) as folder:
+    _check(folder, where=directory)
+    with _reading(directory):
+      saved = ocp.checkpointables_metadata(folder).metadata["state"]
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        saved["ema_params"],
+      )
+    params = _read_params(folder, directory, "ema_params", abstract)
+  return params, load_config(directory)
 
 
 def list_checkpoints(path: str | os.PathLike) -> list[pathlib.Path]:
   """A checkpoint, or all of a directory of them or of a run; maybe none."""
-  path = pathlib.Path(path).absolute()
+  path = absolute(path)
   if _is_checkpoint(path):
     return [path]
   for parent in (path, path / "checkpoints"):

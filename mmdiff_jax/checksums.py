@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Collection
 from typing import Any
 
-from mmdiff_jax.files import write_json
+from mmdiff_jax.files import as_path, file_size, list_files, write_json
 
 CHECKSUMS = "checksums.json"
 
@@ -45,7 +45,7 @@ def checksum(path: str | os.PathLike, name: str = "crc32c") -> str | None:
   if extend is None:
     return None
   value = 0
-  with open(path, "rb") as file:
+  with as_path(path).open("rb") as file:
     while data := file.read(_CHUNK):
       value = extend(value, data)
   return f"{value:08x}"
@@ -60,17 +60,13 @@ def write_checksums(
     directory: the files of its folders count too.
     skip: names of files that are left out.
   """
-  folder = pathlib.Path(directory)
   name = "crc32c" if _extend("crc32c") else "crc32"
   files = {
-    path.relative_to(folder).as_posix(): {
-      "bytes": path.stat().st_size,
-      name: checksum(path, name),
-    }
-    for path in sorted(folder.rglob("*"))
-    if path.is_file() and path.name not in (CHECKSUMS, *skip)
+    below: {"bytes": file_size(path), name: checksum(path, name)}
+    for below, path in list_files(directory)
+    if path.name not in (CHECKSUMS, *skip)
   }
-  write_json(folder / CHECKSUMS, files)
+  write_json(as_path(directory) / CHECKSUMS, files)
 
 
 def find_changes(
@@ -85,7 +81,7 @@ def find_changes(
   Returns:
     What differs, a line for each file; None where no checksums were written.
   """
-  folder = pathlib.Path(directory)
+  folder = as_path(directory)
   path = folder / CHECKSUMS
   if not path.exists():
     return None
@@ -104,9 +100,10 @@ def _change(path: pathlib.Path, entry: dict, largest: int | None) -> str | None:
   """What has become of a file since its checksum was taken, if anything."""
   size = int(entry.pop("bytes"))
   ((name, wanted),) = entry.items()
-  if not path.is_file():
+  try:
+    found = file_size(path)
+  except FileNotFoundError:
     return "is missing"
-  found = path.stat().st_size
   if found != size:
     return f"has {found} bytes of {size}"
   if largest is not None and size > largest:

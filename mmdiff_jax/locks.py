@@ -9,6 +9,8 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
+from mmdiff_jax.files import as_path, is_cloud, unreachable
+
 _log = logging.getLogger(__name__)
 
 LOCK = ".lock"
@@ -26,15 +28,19 @@ class Lock:
   The lock is the kernel's, on `<directory>/.lock`: it ends with the process,
   however that ends. Between machines it holds where the file system carries
   locks (NFS and Lustre do); buckets that are mounted as folders mostly do not.
+  An object store has none: `.lock` then says who writes, and keeps nobody out.
   """
 
-  def __init__(self, directory: str | os.PathLike, file: int):
-    self._directory = pathlib.Path(directory)
+  def __init__(self, directory: str | os.PathLike, file: int | None):
+    """`file` is the open lock; None where there are no locks."""
+    self._directory = directory
     self._file = file
 
   def check(self) -> None:
     """Raises FileNotFoundError if the directory was deleted or replaced."""
-    if not _is_at(self._file, self._directory / LOCK):
+    if self._file is None:
+      return
+    if not _is_at(self._file, pathlib.Path(self._directory) / LOCK):
       raise FileNotFoundError(
         f"{self._directory} was deleted or replaced while this process wrote "
         "to it; run the same command again."
@@ -49,6 +55,10 @@ def locked(directory: str | os.PathLike) -> Iterator[Lock]:
     InUseError: if one does already; the message names it.
     OSError: if the directory cannot be made or written to.
   """
+  if is_cloud(directory):
+    with _announced(directory):
+      yield Lock(directory, None)
+    return
   folder = pathlib.Path(directory)
   path = folder / LOCK
   while True:
@@ -66,14 +76,38 @@ def locked(directory: str | os.PathLike) -> Iterator[Lock]:
     os.close(file)
   try:
     os.ftruncate(file, 0)
-    os.pwrite(
-      file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0
-    )
+    os.pwrite(file, _who().encode(), 0)
     yield Lock(folder, file)
   finally:
     if _is_at(file, path):
       path.unlink()
     os.close(file)
+
+
+def _who() -> str:
+  return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@contextlib.contextmanager
+def _announced(directory: str | os.PathLike) -> Iterator[None]:
+  """Says in an object store who writes there; warns of somebody who does.
+
+  It also shows, ahead of the work, whether the place can be written to.
+  """
+  path = as_path(directory) / LOCK
+  with unreachable(directory):
+    if path.exists():
+      _log.warning(
+        "%s: %s writes there, or was killed. Object stores have no locks: take "
+        "care that it does not.",
+        directory,
+        path.read_text(),
+      )
+    path.write_text(_who())
+  try:
+    yield
+  finally:
+    path.unlink(missing_ok=True)
 
 
 def _lock(file: int, folder: pathlib.Path) -> None:

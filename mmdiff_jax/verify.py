@@ -8,6 +8,7 @@ from mmdiff_jax import checkpoint
 from mmdiff_jax.checksums import find_changes
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.verify import verify_data_set
+from mmdiff_jax.files import as_path
 from mmdiff_jax.sampling import folder as sample_folder
 
 
@@ -25,7 +26,7 @@ def verify(directory: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
   Raises:
     ValueError: if it is none of them, or if nothing tells what was written.
   """
-  path = pathlib.Path(directory)
+  path = as_path(directory)
   checkpoints = checkpoint.list_checkpoints(path)
   if checkpoints:
     for folder in checkpoints:

@@ -10,6 +10,7 @@ import numpy as np
 from mmdiff_jax import checkpoint
 from mmdiff_jax.convert import publish_variables
 from mmdiff_jax.convert.safetensors import save_safetensors
+from mmdiff_jax.files import absolute, as_path
 
 
 def export_params(
@@ -36,7 +37,7 @@ def export_params(
     OSError: if `directory` cannot be made.
     ValueError: if a parameter is too large for `dtype`.
   """
-  target = pathlib.Path(directory).absolute()
+  target = absolute(directory)
   if target.exists():
     raise FileExistsError(f"{directory} exists; give another --output.")
   params, config = checkpoint.read_average(source)
@@ -71,7 +72,7 @@ def export_safetensors(
     FileNotFoundError: if there is no checkpoint.
     ValueError: if `path` has another suffix, or the network no published form.
   """
-  target = pathlib.Path(path)
+  target = as_path(path)
   if target.suffix != ".safetensors":
     raise ValueError(f"--output={path} must end in .safetensors.")
   if target.exists():

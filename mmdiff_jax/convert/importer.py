@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.convert.torch_file import load_weight_file
+from mmdiff_jax.files import as_path, local_copy
 from mmdiff_jax.locks import locked
 
 _log = logging.getLogger(__name__)
@@ -35,12 +36,13 @@ def import_checkpoint(
     FileExistsError: if `workdir` holds a checkpoint already.
     ValueError: if the file does not fit the network, key by key.
   """
-  folder = pathlib.Path(workdir)
+  folder = as_path(workdir)
   if (folder / "checkpoints").exists():
     raise FileExistsError(
       f"{workdir} holds checkpoints already; give another --workdir."
     )
-  state_dict = load_weight_file(source)
+  with local_copy(source) as file:
+    state_dict = load_weight_file(file)
   config = config.copy_and_resolve_references()
   _adopt(config, state_dict)
   variables = convert_checkpoint(state_dict, config.model.name, config.model)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import segments
-from mmdiff_jax.files import replacing
+from mmdiff_jax.files import as_path, replacing
 
 FORMAT = "mmdiff_jax clips"
 VERSION = 1
@@ -211,7 +211,7 @@ class Manifest:
     Raises:
       ValueError: if there is none, or it is damaged.
     """
-    path = pathlib.Path(directory) / MANIFEST
+    path = as_path(directory) / MANIFEST
     if not path.is_file():
       raise ValueError(
         f"{path} does not exist: {directory} is no prepared data set. Prepare"
@@ -222,7 +222,7 @@ class Manifest:
 
   def save(self, directory: str | os.PathLike) -> None:
     """Writes dataset.json."""
-    with replacing(pathlib.Path(directory) / MANIFEST) as temporary:
+    with replacing(as_path(directory) / MANIFEST) as temporary:
       pathlib.Path(temporary).write_text(self.to_json())
 
 

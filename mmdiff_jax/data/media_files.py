@@ -8,11 +8,11 @@ import codecs
 import collections
 import json
 import os
-import pathlib
 from collections.abc import Iterator
 
 from mmdiff_jax.data.container import MediaError, irregular, opened
 from mmdiff_jax.data.media_streams import has_film
+from mmdiff_jax.files import as_path, is_cloud, list_files
 
 # Files that are taken for media by name, so that one that is damaged is listed
 # as such; all others are looked into.
@@ -74,7 +74,8 @@ def find_media(
 ) -> tuple[Found, Found]:
   """Lists the media below a directory, links followed, sorted by name.
 
-  Hidden files and folders are passed over. Of a folder that sampling wrote,
+  Hidden files and folders are passed over. In an object store a file is taken
+  for a medium by its name alone. Of a folder that sampling wrote,
   the files that it lists as samples count, not their upsampled copies.
 
   Args:
@@ -90,6 +91,8 @@ def find_media(
   Raises:
     ValueError: if there is no such directory.
   """
+  if is_cloud(directory):
+    return _find_in_store(directory, sound_alone)
   root = os.fspath(directory)
   if not os.path.isdir(root):
     raise ValueError(f"{root}: no such directory.")
@@ -115,15 +118,47 @@ def find_media(
       else:
         others[os.path.splitext(file)[1].lower()] += 1
   found, links = _without_links(sorted(named))
+  return found, sorted(left_out + links + _counted(others, sound_alone))
+
+
+def _counted(others: collections.Counter[str], sound_alone: bool) -> Found:
+  """What is said of files that hold no medium, by suffix."""
   kind = "a video or sound" if sound_alone else "a video"
-  counted = [
+  return [
     (
       f"*{suffix}" if suffix else "files without a suffix",
       f"{count} file{'s' if count > 1 else ''} without {kind}",
     )
     for suffix, count in others.items()
   ]
-  return found, sorted(left_out + links + counted)
+
+
+def _find_in_store(
+  directory: str | os.PathLike, sound_alone: bool
+) -> tuple[Found, Found]:
+  """The same of an object store, by names alone: looking into files costs."""
+  files = [
+    (name, path)
+    for name, path in list_files(directory)
+    if not any(part.startswith(".") for part in name.split("/"))
+  ]
+  listed = {
+    path.parent: _samples(path.parent)
+    for name, path in files
+    if path.name == _LISTING
+  }
+  found: Found = []
+  left_out: Found = []
+  others: collections.Counter[str] = collections.Counter()
+  for name, path in files:
+    samples = listed.get(path.parent)
+    if not is_named_media(name, sound_alone):
+      others[path.suffix.lower()] += 1
+    elif samples is not None and path.name not in samples:
+      left_out.append((name, f"{_LISTING} does not list it as a sample"))
+    else:
+      found.append((name, os.fspath(path)))
+  return found, sorted(left_out + _counted(others, sound_alone))
 
 
 def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
@@ -146,7 +181,7 @@ def read_listing(folder: str | os.PathLike) -> set[str] | None:
   Raises:
     ValueError: if there is a `samples.json` that lists no samples.
   """
-  path = pathlib.Path(folder) / _LISTING
+  path = as_path(folder) / _LISTING
   if not path.is_file():
     return None
   try:
@@ -163,7 +198,7 @@ def read_listing(folder: str | os.PathLike) -> set[str] | None:
   return files
 
 
-def _samples(folder: str) -> set[str] | None:
+def _samples(folder: str | os.PathLike) -> set[str] | None:
   """As `read_listing`; a file of that name may be anybody's."""
   try:
     return read_listing(folder)

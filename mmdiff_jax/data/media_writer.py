@@ -5,13 +5,12 @@ interrupted run leaves no half-written file under the final name.
 """
 
 import os
-import pathlib
 import wave
 from fractions import Fraction
 
 import numpy as np
 
-from mmdiff_jax.files import replacing
+from mmdiff_jax.files import as_path, replacing
 
 # Sampling rates that AAC defines (Hz).
 AAC_RATES = (
@@ -110,7 +109,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
 def write_png_frames(directory: str | os.PathLike, video: np.ndarray) -> None:
   """Writes the frames of uint8 `[F, H, W, 3]` as `0000.png`, `0001.png` ..."""
   for index, image in enumerate(_check_video(video, 1.0)):
-    write_png(pathlib.Path(directory) / f"{index:04d}.png", image)
+    write_png(as_path(directory) / f"{index:04d}.png", image)
 
 
 def write_gif_grid(

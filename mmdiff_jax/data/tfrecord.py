@@ -6,6 +6,8 @@ CRC right by 15 bits and adds a constant. Beside `x.tfrecord` lies
 `x.tfrecord.idx`: a line "offset size" per record, header and CRCs included.
 """
 
+import concurrent.futures
+import contextlib
 import os
 import pathlib
 import struct
@@ -14,9 +16,19 @@ from collections.abc import Iterator, Sequence
 
 import google_crc32c
 
+from mmdiff_jax.files import (
+  as_path,
+  file_size,
+  is_cloud,
+  read_range,
+  replacing,
+)
+
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _FOOTER.size
+# Indices that are fetched from an object store at a time.
+_FETCHERS = 32
 
 _CURE = (
   "copy the shard again from a good copy, or delete it with dataset.json and"
@@ -44,7 +56,7 @@ def masked_crc(data: bytes) -> int:
 
 def index_path(path: str | os.PathLike) -> pathlib.Path:
   """Path of the index beside a shard."""
-  return pathlib.Path(f"{os.fspath(path)}.idx")
+  return as_path(f"{os.fspath(path)}.idx")
 
 
 class TFRecordWriter:
@@ -55,9 +67,11 @@ class TFRecordWriter:
   """
 
   def __init__(self, path: str | os.PathLike):
-    self._path = pathlib.Path(path)
-    self._temporary = pathlib.Path(f"{self._path}.tmp")
-    self._file = open(self._temporary, "wb")
+    self._path = path
+    self._pending = contextlib.ExitStack()
+    temporary = self._pending.enter_context(replacing(path))
+    self._pending.push(self._finish)
+    self._file = open(temporary, "wb")
     self._offset = 0
     self._index: list[str] = []
 
@@ -80,19 +94,18 @@ class TFRecordWriter:
     return self
 
   def __exit__(self, kind, value, traceback) -> None:
-    if kind is not None:
-      self._file.close()
-      self._temporary.unlink(missing_ok=True)
-      return
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    self._pending.__exit__(kind, value, traceback)
+
+  def _finish(self, kind, value, traceback) -> None:
+    """What goes ahead of the shard's getting its name."""
+    if kind is None:
+      self._file.flush()
+      os.fsync(self._file.fileno())
     self._file.close()
-    index = index_path(self._path)
-    temporary_index = pathlib.Path(f"{index}.tmp")
-    temporary_index.write_text("".join(self._index))
-    # The index first: a shard is never seen without one.
-    os.replace(temporary_index, index)
-    os.replace(self._temporary, self._path)
+    if kind is None:
+      # The index first: a shard is never seen without one.
+      with replacing(index_path(self._path)) as temporary:
+        pathlib.Path(temporary).write_text("".join(self._index))
 
 
 def read_records(path: str | os.PathLike) -> Iterator[bytes]:
@@ -101,7 +114,7 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
   Raises:
     CorruptRecordError: if a CRC differs or the file ends within a record.
   """
-  with open(path, "rb") as file:
+  with as_path(path).open("rb") as file:
     record = 0
     while header := file.read(_HEADER.size):
       if len(header) < _HEADER.size:
@@ -120,8 +133,8 @@ def build_index(path: str | os.PathLike) -> list[tuple[int, int]]:
   """
   entries: list[tuple[int, int]] = []
   offset = 0
-  end = os.path.getsize(path)
-  with open(path, "rb") as file:
+  end = file_size(path)
+  with as_path(path).open("rb") as file:
     while offset < end:
       file.seek(offset)
       header = file.read(_HEADER.size)
@@ -156,7 +169,7 @@ def read_index(path: str | os.PathLike) -> list[tuple[int, int]]:
     entries = [(int(a), int(b)) for a, b in (line.split() for line in lines)]
   except ValueError:
     return build_index(path)
-  end, actual = sum(entries[-1]) if entries else 0, os.path.getsize(path)
+  end, actual = sum(entries[-1]) if entries else 0, file_size(path)
   if actual < end:
     whole = sum(offset + size <= actual for offset, size in entries)
     raise CorruptRecordError(
@@ -180,10 +193,8 @@ class TFRecordSource:
     """
     self._paths = [os.fspath(path) for path in paths]
     self._records: list[tuple[int, int, int, int]] = []
-    for shard, path in enumerate(self._paths):
-      if not os.path.exists(path):
-        raise ValueError(f"{path}: the shard is missing; {_CURE}.")
-      for number, (offset, size) in enumerate(read_index(path)):
+    for shard, entries in enumerate(_read_indices(self._paths)):
+      for number, (offset, size) in enumerate(entries):
         self._records.append((shard, number, offset, size))
     self._files: dict[int, int] = {}
     self._lock = threading.Lock()
@@ -195,7 +206,10 @@ class TFRecordSource:
     """Data of record `index`; raises CorruptRecordError."""
     shard, number, offset, size = self._records[index]
     path = self._paths[shard]
-    data = os.pread(self._descriptor(shard), size, offset)
+    if is_cloud(path):
+      data = read_range(path, offset, size)
+    else:
+      data = os.pread(self._descriptor(shard), size, offset)
     header = data[: _HEADER.size]
     if len(header) < _HEADER.size:
       raise CorruptRecordError(path, number, "the file ends in a header")
@@ -237,6 +251,21 @@ class TFRecordSource:
       if shard not in self._files:
         self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
       return self._files[shard]
+
+
+def _read_indices(paths: Sequence[str]) -> list[list[tuple[int, int]]]:
+  """The indices of several shards; raises ValueError for a missing one."""
+
+  def read(path: str) -> list[tuple[int, int]]:
+    try:
+      return read_index(path)
+    except FileNotFoundError:
+      raise ValueError(f"{path}: the shard is missing; {_CURE}.") from None
+
+  if not any(map(is_cloud, paths)):
+    return [read(path) for path in paths]
+  with concurrent.futures.ThreadPoolExecutor(_FETCHERS) as threads:
+    return list(threads.map(read, paths))
 
 
 def _checked_length(header: bytes, path: str | os.PathLike, record: int) -> int:

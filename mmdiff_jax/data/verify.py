@@ -10,6 +10,7 @@ from mmdiff_jax.data.tfrecord import (
   index_path,
   read_records,
 )
+from mmdiff_jax.files import as_path
 from mmdiff_jax.progress import progress_bar
 
 
@@ -19,7 +20,7 @@ def verify_data_set(directory: str | os.PathLike) -> list[str]:
   Raises:
     ValueError: if the directory holds no data set.
   """
-  folder = pathlib.Path(directory)
+  folder = as_path(directory)
   manifest = Manifest.load(folder)
   problems: list[str] = []
   records, unread = 0, 0

@@ -11,7 +11,7 @@ import numpy as np
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.checksums import checksum
 from mmdiff_jax.data import media, media_writer
-from mmdiff_jax.files import write_json
+from mmdiff_jax.files import as_path, list_files, local_copy, write_json
 from mmdiff_jax.nested import flatten
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class SampleFolder:
         folder holds samples that were made with other settings.
     """
     check_formats(formats)
-    self._directory = pathlib.Path(directory)
+    self._directory = as_path(directory)
     self._spec = spec
     self._formats = tuple(formats)
     # Through JSON, so that it compares equal to what is read back.
@@ -177,9 +177,7 @@ class SampleFolder:
     if "gif" not in self._formats:
       return
     names = sorted(self._records)[:GRID_SAMPLES]
-    videos = [
-      media.read_media(self._directory / f"{name}.mp4").video for name in names
-    ]
+    videos = [self._read_video(name) for name in names]
     shapes = {video.shape for video in videos}
     if len(shapes) > 1:
       _log.warning("No grid.gif: the samples have different shapes.")
@@ -187,6 +185,10 @@ class SampleFolder:
     media_writer.write_gif_grid(
       self._directory / "grid.gif", np.stack(videos), fps=self._spec.fps
     )
+
+  def _read_video(self, name: str) -> np.ndarray:
+    with local_copy(self._directory / f"{name}.mp4") as path:
+      return media.read_media(path).video
 
 
 def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:
@@ -223,8 +225,9 @@ def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:
 def _checksums(directory: pathlib.Path, name: str) -> dict[str, str | None]:
   """Checksum of a file, or of each in a folder, by name below `directory`."""
   path = directory / name
-  files = sorted(path.iterdir()) if path.is_dir() else [path]
-  return {f.relative_to(directory).as_posix(): checksum(f) for f in files}
+  if path.is_dir():
+    return {f"{name}/{f}": checksum(file) for f, file in list_files(path)}
+  return {name: checksum(path)}
 
 
 def verify_samples(directory: str | pathlib.Path) -> list[str]:
@@ -233,7 +236,7 @@ def verify_samples(directory: str | pathlib.Path) -> list[str]:
   Raises:
     ValueError: if it holds no samples, or `samples.json` is damaged.
   """
-  folder = pathlib.Path(directory)
+  folder = as_path(directory)
   _, records = _read_index(folder / INDEX)
   problems = []
   for name, record in records.items():

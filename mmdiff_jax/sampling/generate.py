@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.checksums import CHECKSUMS
-from mmdiff_jax.files import check_directory
+from mmdiff_jax.files import check_directory, file_size, list_files
 from mmdiff_jax.locks import locked
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.sampling.clip_sampler import (
@@ -245,11 +245,11 @@ def _fingerprint(directory: pathlib.Path) -> str:
   which may come later or never, do not count.
   """
   digest = hashlib.sha256()
-  for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-    if path.name == CHECKSUMS:
+  for name, path in list_files(directory):
+    # Nor does what only a copy in an object store has.
+    if path.name in (CHECKSUMS, checkpoint.CLOUD_MARK):
       continue
-    size = path.stat().st_size
-    name = path.relative_to(directory).as_posix()
+    size = file_size(path)
     digest.update(f"{name} {size}\n".encode())
     if size <= _SMALL_FILE:
       digest.update(path.read_bytes())

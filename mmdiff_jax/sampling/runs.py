@@ -1,8 +1,9 @@
 """Which checkpoint is sampled with which seed, and into which folder."""
 
 import os
-import pathlib
 from collections.abc import Sequence
+
+from mmdiff_jax.files import as_path, is_cloud
 
 
 def parse_seeds(texts: Sequence[str]) -> list[int]:
@@ -50,7 +51,9 @@ def plan_runs(
 
 def _run_name(checkpoint: str) -> str:
   """runs/a, runs/a/checkpoints -> "a"; runs/a/checkpoints/50 -> "a-50"."""
-  path, step = pathlib.Path(os.path.abspath(checkpoint)), ""
+  if not is_cloud(checkpoint):
+    checkpoint = os.path.abspath(checkpoint)
+  path, step = as_path(checkpoint), ""
   if path.name.isdigit():
     path, step = path.parent, f"-{path.name}"
   if path.name in ("checkpoint", "checkpoints"):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint, samplers, sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import media, media_writer
-from mmdiff_jax.files import check_directory
+from mmdiff_jax.files import as_path, check_directory, local_copy
 from mmdiff_jax.sampling.sample_fn import (
   SampleFn,
   make_configured_sampler,
@@ -243,14 +243,15 @@ def upscale(
   check_directory(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
-  clip = media.read_media(source, channels="all")
+  with local_copy(source) as file:
+    clip = media.read_media(file, channels="all")
   audio = clip.audio
   if audio is not None and audio.shape[1] > 2:
     _log.warning("%s: %d channels become one.", source, audio.shape[1])
     audio = audio.mean(axis=1, keepdims=True)
   large = upscaler(clip.video, 0)
   name = f"{pathlib.Path(source).stem}_{large.shape[1]}.mp4"
-  path = pathlib.Path(output) / name
+  path = as_path(output) / name
   media_writer.write_mp4(
     path, large, audio, fps=clip.fps, sample_rate=clip.sample_rate
   )

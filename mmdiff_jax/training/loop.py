@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax.files import as_path
 from mmdiff_jax.locks import Lock, locked
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import divergence, metrics, settings
@@ -60,7 +61,8 @@ def train(
     divergence.NonFiniteLossError: naming step, term and cure.
     locks.InUseError: if another process trains in `workdir`.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = as_path(workdir)
+  checkpoint.check_checkpoints_path(workdir)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
   tracing = Profile(profile, workdir, config.train.num_steps)
@@ -255,6 +257,7 @@ def _run(
       if last or stopping or _due(step, train_config.checkpoint_every):
         _check(gathered, checkpoints, lock)
         divergence.check_state(state, step, checkpoints)
+        report.flush()
         checkpoints.save(
           step,
           state,

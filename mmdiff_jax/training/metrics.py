@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdiff_jax.files import Mirror, as_path
+
 # The value of `FirstStep` when nothing has happened.
+LOG = "metrics.jsonl"
 NEVER = np.iinfo(np.int32).max
 
 
@@ -124,16 +126,17 @@ class MetricWriter:
     """Opens the logs of `directory`, keeping records up to `first_step`."""
     from tensorboardX import SummaryWriter
 
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "metrics.jsonl"
-    kept = list(read_jsonl(path, last_step=first_step))
+    kept = read_jsonl(as_path(directory) / LOG, last_step=first_step)
+    self._folder = Mirror(directory)
+    local = self._folder.local
+    local.mkdir(parents=True, exist_ok=True)
+    path = local / LOG
     beside = path.with_suffix(".tmp")
     beside.write_text("".join(json.dumps(record) + "\n" for record in kept))
     beside.replace(path)
     self._file = path.open("a", buffering=1)
     self._events = SummaryWriter(
-      str(directory / "tensorboard"), purge_step=first_step + 1
+      str(local / "tensorboard"), purge_step=first_step + 1
     )
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -143,10 +146,17 @@ class MetricWriter:
     for name, value in scalars.items():
       self._events.add_scalar(name, value, step)
 
+  def flush(self) -> None:
+    """Brings both logs to where they belong."""
+    self._file.flush()
+    self._events.flush()
+    self._folder.push()
+
   def close(self) -> None:
     """Flushes and closes both logs."""
     self._file.close()
     self._events.close()
+    self._folder.close()
 
 
 def read_jsonl(path: os.PathLike, last_step: int = NEVER) -> list[dict]:
@@ -154,7 +164,7 @@ def read_jsonl(path: os.PathLike, last_step: int = NEVER) -> list[dict]:
 
   A last line that an interruption cut off is left out.
   """
-  path = pathlib.Path(path)
+  path = as_path(path)
   if not path.exists():
     return []
   records = []

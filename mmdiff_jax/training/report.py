@@ -94,6 +94,11 @@ class Report:
     if self._writer is not None and scalars:
       self._writer.write(step, scalars)
 
+  def flush(self) -> None:
+    """Brings the logs to where they belong, ahead of a checkpoint."""
+    if self._writer is not None:
+      self._writer.flush()
+
   def close(self) -> None:
     """Closes bar and logs."""
     self._bar.close()

@@ -17,6 +17,7 @@ from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
 from mmdiff_jax.data.sources.media_source import open_file, open_folder
 from mmdiff_jax.data.sources.prepared import open_tfds, open_tfrecord
 from mmdiff_jax.data.sources.synthetic import SyntheticSource
+from mmdiff_jax.files import as_path
 
 __all__ = [
   "SPLITS",
@@ -66,7 +67,7 @@ class Kind:
 
 
 def _path(name: str) -> pathlib.Path:
-  return pathlib.Path(name).expanduser()
+  return as_path(name).expanduser()
 
 
 def _after(prefix: str) -> Callable[[str], bool]:

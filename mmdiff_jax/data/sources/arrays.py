@@ -95,5 +95,8 @@ class ArraySource:
 
 def open_npz(path: pathlib.Path, spec: AVSpec) -> ArraySource:
   """Reads an .npz file; see `ArraySource`."""
-  with np.load(path, allow_pickle=False) as arrays:
+  with (
+    path.open("rb") as file,
+    np.load(file, allow_pickle=False) as arrays,
+  ):
     return ArraySource(str(path), dict(arrays), spec)

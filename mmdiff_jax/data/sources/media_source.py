@@ -4,12 +4,15 @@ For a look, an evaluation or a small training set; `data_prep` decodes a large
 one once and for all, and sorts out what decoding alone can tell.
 """
 
+import atexit
 import collections
 import dataclasses
 import functools
 import logging
 import os
 import pathlib
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -21,7 +24,7 @@ from mmdiff_jax.data.container import MediaError, opened
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.data.media_streams import choose_streams, may_jump
-from mmdiff_jax.files import file_sha256
+from mmdiff_jax.files import download, file_sha256, is_cloud, unreachable
 
 _log = logging.getLogger(__name__)
 
@@ -225,7 +228,7 @@ def open_folder(
     ValueError: if there is none, or none that can be read.
   """
   sound_alone = tuple(streams) == ("audio",)
-  found, left_out = find_media(folder, sound_alone)
+  found, left_out = find_media(_on_disk(folder), sound_alone)
   if not found:
     raise ValueError(f"{folder} holds no media file and no {MANIFEST}.")
   return MediaSource(str(folder), dict(found), spec, streams, left_out)
@@ -239,7 +242,22 @@ def open_file(
   Raises:
     MediaError: if it cannot be read.
   """
-  return MediaSource(str(path), {path.name: path}, spec, streams)
+  return MediaSource(str(path), {path.name: _on_disk(path)}, spec, streams)
+
+
+def _on_disk(path: pathlib.Path) -> pathlib.Path:
+  """A local file or folder with that content, for as long as we run.
+
+  FFmpeg reads local files alone.
+  """
+  if not is_cloud(path):
+    return path
+  folder = pathlib.Path(tempfile.mkdtemp())
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  _log.info("Copying %s to this machine.", path)
+  with unreachable(path):
+    download(path, folder / path.name)
+  return folder / path.name
 
 
 def _count_frames(

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pathlib
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import Segment
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import TFRecordSource
+from mmdiff_jax.files import as_path
 
 
 class Records(Protocol):
@@ -130,7 +130,7 @@ def open_tfrecord(directory: str | os.PathLike) -> PreparedSource:
   Raises:
     ValueError: if there is none, or it is damaged.
   """
-  folder = pathlib.Path(directory).expanduser()
+  folder = as_path(directory).expanduser()
   manifest = Manifest.load(folder)
   records = TFRecordSource([folder / name for name, _ in manifest.shards])
   return PreparedSource(os.fspath(folder), manifest, records)

@@ -12,7 +12,7 @@ from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.prdc import realism
 from mmdiff_jax.evaluation.report import players, plots
-from mmdiff_jax.files import replacing
+from mmdiff_jax.files import as_path, replacing
 
 # Clips that the page shows from each end of the ranking.
 _SHOWN = 6
@@ -76,7 +76,7 @@ def write(
     sides: the "real" and "fake" clips.
     features: of both sides, for the ranking of clips.
   """
-  path = pathlib.Path(output)
+  path = as_path(output)
   body = [_header(content), _table(content), _plot(content)]
   if "memorisation" in content:
     body.append(_memorisation(content["memorisation"], path))

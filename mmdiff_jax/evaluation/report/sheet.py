@@ -9,7 +9,7 @@ import numpy as np
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.memorisation import Space
 from mmdiff_jax.evaluation.report import players, plots
-from mmdiff_jax.files import replacing
+from mmdiff_jax.files import as_path, replacing
 
 # Pairs per space, frames per clip and height of a frame on the picture.
 _PAIRS, _FRAMES, _HEIGHT = 8, 4, 64
@@ -30,7 +30,7 @@ def write(
     fake: the samples.
     training: the training clips that `Space.index` counts.
   """
-  path = pathlib.Path(output)
+  path = as_path(output)
   base = path.with_name(f"{path.stem}_memorisation")
   closest = {
     name: np.argsort(space.ratio)[:_PAIRS] for name, space in spaces.items()
