@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
@@ -176,6 +177,7 @@ def _join_hosts(options: argparse.Namespace) -> None:
 
 def _set_up_logging() -> None:
   """Our own messages from INFO on, everybody else's from WARNING on."""
+  flags.FLAGS.mark_as_parsed()  # absl has flags for its logging.
   absl_logging.use_absl_handler()
   absl_logging.set_verbosity(absl_logging.WARNING)
   # Orbax logs each failure several times, with tracebacks, and raises it too.
