@@ -95,13 +95,15 @@ def sample(
   check_formats(formats)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   directory = checkpoint.find_checkpoint(checkpoint_path)
-  task = _load_task(directory, mesh)
+  run, task = _load_task(directory, mesh)
   lengths = Lengths.of(task.spec, condition, duration, overlap)
   _check_effect(config.sample, condition is None and duration is None)
   _check_cond(task, config.sample, cond or {})
   make_configured_sampler(task, config.sample)  # Fails before the work.
+  fit = run.data.get("fit", "pad")
   jobs = make_jobs(
-    num_samples, _open_sources(condition, source, task, lengths, config.data)
+    num_samples,
+    _open_sources(condition, source, task, lengths, config.data, fit),
   )
   upscaler = None
   settings = {
@@ -163,8 +165,8 @@ def _generate(
   return clock.statistics(clips.nfe, upscaler)
 
 
-def _load_task(directory: pathlib.Path, mesh: Mesh) -> Task:
-  """The task of a checkpoint, if it makes clips."""
+def _load_task(directory: pathlib.Path, mesh: Mesh) -> tuple[ConfigDict, Task]:
+  """Configuration and task of a checkpoint, if it makes clips."""
   run = checkpoint.load_config(directory)
   task = make_task(run, mesh)
   if task.x.keys() != {"video", "audio"}:
@@ -173,7 +175,7 @@ def _load_task(directory: pathlib.Path, mesh: Mesh) -> Task:
       f"{', '.join(task.x)}; give a model of video and audio here, and one of "
       "super-resolution as --sr_checkpoint."
     )
-  return task
+  return run, task
 
 
 def _open_sources(
@@ -182,6 +184,7 @@ def _open_sources(
   task: Task,
   lengths: Lengths,
   data: ConfigDict,
+  fit: str,
 ) -> list[Source] | None:
   """What is given, read and checked."""
   if condition is None:
@@ -197,6 +200,7 @@ def _open_sources(
     lengths.known(condition),
     tfds_dir=data.tfds_dir,
     synthetic_clips=data.synthetic_clips,
+    fit=fit,
   )
 
 

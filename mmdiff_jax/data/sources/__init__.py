@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.container import ReadOptions
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.sources.arrays import ArraySource, open_npz
 from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
@@ -43,12 +44,17 @@ class SourceOptions:
       used; for ("audio",) alone, files of sound count as media.
     tfds_dir: folder of TFDS data sets; "" means TFDS's own default.
     synthetic_clips: number of clips of the world.
+    fit: how pictures of media files are fitted; see `container.FITS`.
   """
 
   spec: AVSpec
   streams: tuple[str, ...] = ("video", "audio")
   tfds_dir: str = ""
   synthetic_clips: int = 4096
+  fit: str = "pad"
+
+  def __post_init__(self):
+    ReadOptions(fit=self.fit)  # Fails for an unknown one, whatever the source.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +110,7 @@ KINDS = (
     "a folder of videos",
     lambda name: _path(name).is_dir(),
     lambda name, options: open_folder(
-      _path(name), options.spec, options.streams
+      _path(name), options.spec, options.streams, options.fit
     ),
   ),
   Kind(
@@ -115,7 +121,9 @@ KINDS = (
   Kind(
     "a media file",
     lambda name: _path(name).is_file(),
-    lambda name, options: open_file(_path(name), options.spec, options.streams),
+    lambda name, options: open_file(
+      _path(name), options.spec, options.streams, options.fit
+    ),
   ),
 )
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
-from mmdiff_jax.data.container import MediaError, opened
+from mmdiff_jax.data.container import MediaError, ReadOptions, opened
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.data.media_streams import choose_streams, may_jump
@@ -85,6 +85,7 @@ class MediaSource:
     spec: AVSpec,
     streams: Collection[str],
     skipped: Sequence[tuple[str, str]] = (),
+    fit: str = "pad",
   ):
     """Reads the files' headers.
 
@@ -97,6 +98,7 @@ class MediaSource:
       streams: of "video" and "audio", those that every file must have. With
         ("audio",) alone the pictures are not decoded.
       skipped: (video, reason) of files that were left out before.
+      fit: see `container.FITS`.
 
     Raises:
       MediaError: if no file is left; it is the last one's.
@@ -105,6 +107,7 @@ class MediaSource:
     self.videos: dict[str, int] = {}
     self.skipped = list(skipped)
     self._files, self._streams = files, tuple(streams)
+    self._reading = ReadOptions(fit=fit)
     self._cache = _Cache(_CACHE_BYTES)
     self._file_hash = functools.cache(
       lambda video: file_sha256(self._files[video])
@@ -134,8 +137,10 @@ class MediaSource:
     )
 
   def digest(self, video: str, start: int) -> str:
-    """See `base.Source`: of the whole file."""
-    return self._file_hash(video)
+    """See `base.Source`: of the whole file, and how it is fitted."""
+    # Padding is what all pictures had before there was a choice.
+    fit = self._reading.fit
+    return self._file_hash(video) + ("" if fit == "pad" else f" {fit}")
 
   def _decode(self, video: str) -> _Content:
     path, spec = self._files[video], self.spec
@@ -147,6 +152,7 @@ class MediaSource:
       fps=spec.fps,
       size=(spec.height, spec.width),
       sample_rate=spec.sample_rate,
+      options=self._reading,
     )
     return _Content(clip.video, clip.audio, clip.repairs)
 
@@ -220,7 +226,10 @@ class MediaClip:
 
 
 def open_folder(
-  folder: pathlib.Path, spec: AVSpec, streams: Collection[str]
+  folder: pathlib.Path,
+  spec: AVSpec,
+  streams: Collection[str],
+  fit: str = "pad",
 ) -> MediaSource:
   """The media below a folder; see `MediaSource`.
 
@@ -231,18 +240,19 @@ def open_folder(
   found, left_out = find_media(_on_disk(folder), sound_alone)
   if not found:
     raise ValueError(f"{folder} holds no media file and no {MANIFEST}.")
-  return MediaSource(str(folder), dict(found), spec, streams, left_out)
+  return MediaSource(str(folder), dict(found), spec, streams, left_out, fit)
 
 
 def open_file(
-  path: pathlib.Path, spec: AVSpec, streams: Collection[str]
+  path: pathlib.Path, spec: AVSpec, streams: Collection[str], fit: str = "pad"
 ) -> MediaSource:
   """A single media file; see `MediaSource`.
 
   Raises:
     MediaError: if it cannot be read.
   """
-  return MediaSource(str(path), {path.name: _on_disk(path)}, spec, streams)
+  files = {path.name: _on_disk(path)}
+  return MediaSource(str(path), files, spec, streams, fit=fit)
 
 
 def _on_disk(path: pathlib.Path) -> pathlib.Path:
