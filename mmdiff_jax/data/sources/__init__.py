@@ -15,7 +15,11 @@ from mmdiff_jax.data.container import ReadOptions
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.sources.arrays import ArraySource, open_npz
 from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
-from mmdiff_jax.data.sources.media_source import open_file, open_folder
+from mmdiff_jax.data.sources.media_source import (
+  open_file,
+  open_folder,
+  probe,
+)
 from mmdiff_jax.data.sources.prepared import open_tfds, open_tfrecord
 from mmdiff_jax.data.sources.synthetic import SyntheticSource
 from mmdiff_jax.files import as_path
@@ -27,7 +31,9 @@ __all__ = [
   "Name",
   "Source",
   "SourceOptions",
+  "is_prepared",
   "open_source",
+  "probe",
 ]
 
 # A source by its name, or arrays in its place.
@@ -126,6 +132,13 @@ KINDS = (
     ),
   ),
 )
+
+
+def is_prepared(name: str) -> bool:
+  """Whether a name is that of prepared records, which have a geometry."""
+  return name.startswith(("tfrecord:", "tfds:")) or (
+    (_path(name) / MANIFEST).is_file()
+  )
 
 
 def open_source(name: Name, options: SourceOptions) -> Source:

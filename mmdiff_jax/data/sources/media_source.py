@@ -24,7 +24,13 @@ from mmdiff_jax.data.container import MediaError, ReadOptions, opened
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.data.media_streams import choose_streams, may_jump
-from mmdiff_jax.files import download, file_sha256, is_cloud, unreachable
+from mmdiff_jax.files import (
+  as_path,
+  download,
+  file_sha256,
+  is_cloud,
+  unreachable,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -253,6 +259,28 @@ def open_file(
   """
   files = {path.name: _on_disk(path)}
   return MediaSource(str(path), files, spec, streams, fit=fit)
+
+
+def probe(path: str | os.PathLike) -> AVSpec | None:
+  """Geometry of a media file, or of the first one of a folder.
+
+  Returns:
+    Shape and rates as the file has them, its whole length; None where there
+    is no such file, or it lacks pictures or sound.
+  """
+  place = as_path(path).expanduser()
+  try:
+    found = place.is_dir() and find_media(_on_disk(place))[0]
+    file = found[0][1] if found else _on_disk(place)
+    track = media.read_track(file)
+    reader = media.FrameReader(file, track=track)
+    next(iter(reader))
+    if track is None:
+      return None
+    frames = _count_frames(file, reader.fps, ("video", "audio"))
+    return AVSpec(frames, *reader.native_size, reader.fps, track.sample_rate)
+  except (ValueError, OSError):
+    return None  # An error where it is opened.
 
 
 def _on_disk(path: pathlib.Path) -> pathlib.Path:
