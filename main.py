@@ -14,9 +14,9 @@
 
 Every key of a configuration can be set on the command line:
 --config.train.batch_size=8; an optional one is unset by
---config.sample.steps=None. `sample` takes the network from the checkpoint and
-the sections `sample` and `sr` from --config; `evaluate` reads both sides at
-the geometry of config.data.
+--config.sample.steps=None. `sample` takes network and sampler from the
+checkpoint, `evaluate` the geometry from what it compares, unless --config or
+a key of it says otherwise.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -135,6 +136,11 @@ flags.DEFINE_integer(
   "slices", 1, "Slices of TPUs to compile for.", lower_bound=1
 )
 flags.DEFINE_bool("onsets", False, "Mark detected onsets (gallery).")
+flags.DEFINE_bool(
+  "force",
+  False,
+  "Start a program that seems too large for the memory (train, sample).",
+)
 flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 flags.DEFINE_bool(
   "distributed",
@@ -153,6 +159,10 @@ flags.DEFINE_integer(
 )
 
 
+# Keys of config.data that say how clips are read.
+_GEOMETRY = ("frames", "height", "width", "fps", "sample_rate", "fit")
+
+
 def _need(name: str):
   if not _FLAGS[name].value:
     raise ValueError(f"--{name} is required by this command.")
@@ -162,7 +172,7 @@ def _need(name: str):
 def _train(config: ConfigDict) -> None:
   from mmdiff_jax.training.loop import train
 
-  train(config, _need("workdir"), profile=_FLAGS.profile)
+  train(config, _need("workdir"), profile=_FLAGS.profile, force=_FLAGS.force)
 
 
 def _sample(config: ConfigDict) -> None:
@@ -187,6 +197,8 @@ def _sample(config: ConfigDict) -> None:
       overlap=_FLAGS.overlap,
       cond={} if _FLAGS.label is None else {"label": _FLAGS.label},
       sr_checkpoint=_FLAGS.sr_checkpoint,
+      asked=_asked(config, "sample"),
+      force=_FLAGS.force,
     )
 
 
@@ -202,8 +214,18 @@ def _upscale(config: ConfigDict) -> None:
   )
 
 
+def _asked(config: ConfigDict, section: str) -> dict[str, Any]:
+  """The keys of a section that were asked for: all of them by --config."""
+  values = dict(config[section])
+  flags = {
+    a.partition("=")[0].lstrip("-") for a in sys.argv if a.startswith("-")
+  }
+  if "config" in flags:
+    return values
+  return {k: v for k, v in values.items() if f"config.{section}.{k}" in flags}
+
+
 def _evaluate(config: ConfigDict) -> None:
-  from mmdiff_jax.av import AVSpec
   from mmdiff_jax.evaluation import compare
   from mmdiff_jax.evaluation.evaluate import evaluate
   from mmdiff_jax.evaluation.session import parse_share
@@ -219,7 +241,9 @@ def _evaluate(config: ConfigDict) -> None:
     "num_clips": _FLAGS.num_clips,
     "max_bad": parse_share(_FLAGS.max_bad),
     "batch_size": _FLAGS.batch_size,
-    "spec": AVSpec.from_config(config.data),
+    "asked": {
+      k: v for k, v in _asked(config, "data").items() if k in _GEOMETRY
+    },
     "tfds_dir": config.data.tfds_dir,
     "synthetic_clips": config.data.synthetic_clips,
   }
@@ -334,11 +358,12 @@ class Command:
 # fmt: off
 _COMMANDS = {
   "train": Command(
-    _train, ("workdir", "profile"), several_hosts=True, resumable=True),
+    _train, ("workdir", "profile", "force"), several_hosts=True,
+    resumable=True),
   "sample": Command(
     _sample,
     ("checkpoint", "sr_checkpoint", "output", "num_samples", "seeds", "label",
-     "formats", "condition", "source", "duration", "overlap"),
+     "formats", "condition", "source", "duration", "overlap", "force"),
     resumable=True),
   "upscale": Command(_upscale, ("sr_checkpoint", "source", "output")),
   "evaluate": Command(
@@ -456,6 +481,8 @@ def _main(argv: list[str]) -> None:
 
 def _set_up_logging() -> None:
   """Our own messages from INFO on, everybody else's from WARNING on."""
+  # XLA tells of slow compilations, which we announce, as if they were errors.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   absl_logging.set_verbosity(absl_logging.WARNING)
   # Orbax logs each failure several times, with tracebacks, and raises it too.
   absl_logging.get_absl_logger().addFilter(
