@@ -16,6 +16,7 @@ PACKAGE = ROOT / "mmdiff_jax"
 FOUNDATION = {"av", "files", "locks", "nested", "progress"}
 ALLOWED = {
   "sharding": set(),
+  "memory": set(),
   "diffusion": set(),
   "samplers": {"diffusion"},
   "models": set(),
@@ -33,14 +34,17 @@ ALLOWED = {
     "models",
     "data",
     "sharding",
+    "memory",
     "checkpoint",
     "task",
+    "gallery",
   },
   "training": {
     "diffusion",
     "models",
     "data",
     "sharding",
+    "memory",
     "checkpoint",
     "task",
     "sampling",

@@ -10,6 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# Keys of config.data that say how clips are read.
+_GEOMETRY = ("frames", "height", "width", "fps", "sample_rate", "fit")
+
 
 def _need(options: argparse.Namespace, name: str) -> Any:
   value = getattr(options, name)
@@ -18,11 +21,30 @@ def _need(options: argparse.Namespace, name: str) -> Any:
   return value
 
 
+def _asked(
+  options: argparse.Namespace, config: ConfigDict, section: str
+) -> dict[str, Any]:
+  """The keys of a section that were asked for: all of them by --config."""
+  values = dict(config[section])
+  if options.config:
+    return values
+  return {
+    key: value
+    for key, value in values.items()
+    if f"{section}.{key}" in options.overridden
+  }
+
+
 def train(options: argparse.Namespace, config: ConfigDict) -> None:
   """Trains a model."""
   from mmdiff_jax.training.loop import train
 
-  train(config, _need(options, "workdir"), profile=options.profile)
+  train(
+    config,
+    _need(options, "workdir"),
+    profile=options.profile,
+    force=options.force,
+  )
 
 
 def sample(options: argparse.Namespace, config: ConfigDict) -> None:
@@ -50,6 +72,8 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
       overlap=options.overlap,
       cond={} if options.label is None else {"label": options.label},
       sr_checkpoint=options.sr_checkpoint,
+      asked=_asked(options, config, "sample"),
+      force=options.force,
     )
 
 
@@ -68,7 +92,6 @@ def upscale(options: argparse.Namespace, config: ConfigDict) -> None:
 
 def evaluate(options: argparse.Namespace, config: ConfigDict) -> None:
   """Compares generated clips with real ones."""
-  from mmdiff_jax.av import AVSpec
   from mmdiff_jax.evaluation import compare
   from mmdiff_jax.evaluation.evaluate import evaluate
   from mmdiff_jax.evaluation.session import parse_share
@@ -84,7 +107,11 @@ def evaluate(options: argparse.Namespace, config: ConfigDict) -> None:
     "num_clips": options.num_clips,
     "max_bad": parse_share(options.max_bad),
     "batch_size": options.batch_size,
-    "spec": AVSpec.from_config(config.data),
+    "asked": {
+      key: value
+      for key, value in _asked(options, config, "data").items()
+      if key in _GEOMETRY
+    },
     "tfds_dir": config.data.tfds_dir,
     "synthetic_clips": config.data.synthetic_clips,
   }

@@ -52,7 +52,7 @@ COMMANDS = {
     actions.train, "train a model, or go on with a run",
     "--config=landscape --workdir=runs/mine"
     " --config.data.source=tfrecord:data/mine",
-    ("workdir", "profile", *_HOSTS),
+    ("workdir", "profile", "force", *_HOSTS),
     ("data.source", *_GEOMETRY, "data.holdout_fraction", "train.num_steps",
      "train.batch_size", "train.microbatches", "train.learning_rate",
      "train.gradient_clip", "train.init_from", "train.checkpoint_every",
@@ -63,7 +63,7 @@ COMMANDS = {
     actions.sample, "generate clips from a checkpoint",
     "--checkpoint=runs/mine --output=samples --num_samples=16",
     ("checkpoint", "sr_checkpoint", "output", "num_samples", "seeds", "label",
-     "formats", "condition", "source", "duration", "overlap"),
+     "formats", "condition", "source", "duration", "overlap", "force"),
     ("sample.sampler", "sample.steps", "sample.order", "sample.method",
      "sample.batch_size", "sample.cfg_scale", "sample.condition_method",
      "sample.guidance_scale", "seed"),

@@ -185,6 +185,10 @@ FLAGS: dict[str, dict[str, Any]] = {
     "help": "slices of TPUs to compile for [%(default)s]",
   },
   "onsets": {"action": "store_true", "help": "mark detected onsets"},
+  "force": {
+    "action": "store_true",
+    "help": "start a program that seems too large for the memory",
+  },
   "distributed": {
     "action": "store_true",
     "help": "join the other hosts first; TPU pods, SLURM and Kubernetes tell "

@@ -129,6 +129,7 @@ def _parse(
       raise ValueError(f"{name} reads no configuration; leave --config out.")
     if command.argument == "DIR" and not others:
       raise ValueError(f"{name} takes one directory: {name} DIR.")
+    options.overridden = {key for key, _ in changes}
     config = None
     if command.config:
       config = config_file.load_config(options.config or "default")
@@ -178,6 +179,8 @@ def _join_hosts(options: argparse.Namespace) -> None:
 def _set_up_logging() -> None:
   """Our own messages from INFO on, everybody else's from WARNING on."""
   flags.FLAGS.mark_as_parsed()  # absl has flags for its logging.
+  # XLA tells of slow compilations, which we announce, as if they were errors.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   absl_logging.use_absl_handler()
   absl_logging.set_verbosity(absl_logging.WARNING)
   # Orbax logs each failure several times, with tracebacks, and raises it too.
