@@ -3,9 +3,9 @@
   python -m data_prep.videos_to_tfrecord --input VIDEOS --output DIR
 
 VIDEOS is a folder or one file. Every video below it is resampled to a regular
-grid of frames with the audio of the same time span. An interrupted run continues where it stopped
-when the same command is run again. Damaged or unsuitable files are left out
-and listed with the reason in dataset.json.
+grid of frames with the audio of the same time span. An interrupted run
+continues where it stopped when the same command is run again. Damaged or
+unsuitable files are left out and listed with the reason in dataset.json.
 """
 
 import argparse
