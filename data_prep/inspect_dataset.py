@@ -56,7 +56,9 @@ def describe(directory: str | os.PathLike) -> str:
 def contact_sheet(
   directory: str | os.PathLike, path: str | os.PathLike, *, clips: int = 12
 ) -> None:
-  """Draws clips spread evenly over the data set, two in a row.
+  """Draws clips spread over the data set, two in a row.
+
+  Every video is shown once before any is shown twice.
 
   Args:
     directory: the data set.
@@ -72,10 +74,11 @@ def contact_sheet(
 
   source = open_tfrecord(directory)
   listed = ClipList(source)
-  count = min(clips, len(listed))
+  indices = _spread(listed, min(clips, len(listed)))
+  count = len(indices)
   tiles = []
-  for index in np.linspace(0, len(listed) - 1, count).round().astype(int):
-    clip = listed[int(index)]
+  for index in indices:
+    clip = listed[index]
     picture = render_clip(
       clip.video(), clip.audio(), source.spec.sample_rate, _WIDTH
     )
@@ -94,6 +97,31 @@ def contact_sheet(
     sheet.paste(tile, (_GAP + column * cell[0], _GAP + row * cell[1]))
   with replacing(path) as temporary:
     sheet.save(temporary, format="png")
+
+
+def _spread(listed: ClipList, count: int) -> list[int]:
+  """Indices of so many clips, of as many videos as possible."""
+  groups: dict[str, list[int]] = {}
+  for index in range(len(listed)):
+    groups.setdefault(listed.place(index)[0], []).append(index)
+  videos = list(groups.values())
+  shares = [0] * len(videos)
+  left = count
+  while left:
+    open_ = [i for i, group in enumerate(videos) if shares[i] < len(group)]
+    for i in _middles(open_, min(left, len(open_))):
+      shares[i] += 1
+      left -= 1
+  return [
+    index
+    for group, share in zip(videos, shares, strict=True)
+    for index in _middles(group, share)
+  ]
+
+
+def _middles(items: Sequence[int], count: int) -> list[int]:
+  """The middle ones of `count` equal stretches of `items`."""
+  return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
 def _check_sheet(path: str) -> None:

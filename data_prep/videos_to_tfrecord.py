@@ -1,11 +1,11 @@
-"""Prepares a folder of videos: TFRecord shards of clips and a dataset.json.
+"""Prepares videos: TFRecord shards of clips and a dataset.json.
 
   python -m data_prep.videos_to_tfrecord --input VIDEOS --output DIR
 
-Every video below VIDEOS is resampled to a regular grid of frames with the
-audio of the same time span. An interrupted run continues where it stopped
-when the same command is run again. Damaged or unsuitable files are left out
-and listed with the reason in dataset.json.
+VIDEOS is a folder or one file. Every video below it is resampled to a regular
+grid of frames with the audio of the same time span. An interrupted run
+continues where it stopped when the same command is run again. Damaged or
+unsuitable files are left out and listed with the reason in dataset.json.
 """
 
 import argparse
@@ -48,10 +48,10 @@ def prepare(
   labels: str = "none",
   overwrite: bool = False,
 ) -> Manifest:
-  """Prepares all videos below a directory.
+  """Prepares all videos below a directory, or one video.
 
   Args:
-    source_dir: directory of videos, searched recursively.
+    source_dir: directory of videos, searched recursively, or a file.
     output_dir: directory of the data set, made if necessary.
     options: geometry, formats and rules.
     workers: processes; the result does not depend on it.
@@ -113,7 +113,12 @@ def _list_tasks(
   labels: str,
 ) -> tuple[list[ClipTask], list[tuple[str, str]], list[str]]:
   """The videos to prepare, those left out with the reason, the classes."""
-  files, left_out = find_media(source_dir)
+  if not is_cloud(source_dir) and pathlib.Path(source_dir).is_file():
+    file = os.fspath(source_dir)
+    files = [(os.path.basename(file), file)]
+    left_out: list[tuple[str, str]] = []
+  else:
+    files, left_out = find_media(source_dir)
   if not files:
     raise ValueError(
       f"no video below {source_dir}"
@@ -179,7 +184,11 @@ def _size(text: str) -> tuple[int, int]:
 
 # Options of each flag, for argparse.
 _FLAGS: dict[str, dict[str, Any]] = {
-  "--input": {"required": True, "metavar": "DIR", "help": "folder of videos"},
+  "--input": {
+    "required": True,
+    "metavar": "PATH",
+    "help": "folder of videos, or one",
+  },
   "--output": {
     "required": True,
     "metavar": "DIR",

@@ -100,7 +100,8 @@ def _serve(options: argparse.Namespace) -> None:
     from mmdiff_jax.study.server import serve
   except ModuleNotFoundError as error:
     raise ValueError(
-      f"Serving needs {error.name}: pip install 'mmdiff-jax[web]'"
+      f"Serving needs {error.name}: pip install fastapi jinja2 krippendorff "
+      "python-multipart pyyaml uvicorn."
     ) from error
   serve(options.study, options.host, options.port, options.root_path)
 

@@ -155,7 +155,7 @@ def open_tfds(name: str, tfds_dir: str) -> PreparedSource:
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ValueError(
-      f"'tfds:{name}' needs TFDS: pip install 'mmdiff-jax[tfds]'."
+      f"'tfds:{name}' needs TFDS: pip install tensorflow-datasets array_record."
     ) from error
   try:
     builder = tfds.builder(name, data_dir=tfds_dir or None)
