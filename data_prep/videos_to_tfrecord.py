@@ -288,9 +288,9 @@ _FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None, program: str) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.videos_to_tfrecord",
+    prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -381,9 +381,12 @@ def _empty(video: Video) -> str:
   return ", ".join(words)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the program; returns its exit status."""
-  flags = _parse(arguments)
+def main(
+  arguments: Sequence[str] | None = None,
+  program: str = "python -m data_prep.videos_to_tfrecord",
+) -> int:
+  """Runs the program, called by that name; returns its exit status."""
+  flags = _parse(arguments, program)
   try:
     check_path(flags.input, "--input")
     check_path(flags.output, "--output")
