@@ -331,7 +331,9 @@ def test_previews_are_in_tensorboard(toy_config, tmp_path):
   }
   for i in range(2):
     assert (f"preview/sample_{i:02d}", "image") in kinds
-    assert (f"preview/sample_{i:02d}", "audio") in kinds
+    assert (f"sound/sample_{i:02d}", "audio") in kinds
+  tags = [tag for tag, _ in kinds]
+  assert len(tags) == len(set(tags))  # TensorBoard shows one kind of each.
   assert any(tag == "_hparams_/session_start_info" for tag, _ in kinds)
 
 
