@@ -22,6 +22,7 @@ from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.cli.config_file import load_config
 from mmdiff_jax.data.clips import FRAME_FORMATS
 from mmdiff_jax.data.container import FITS, HDR, ReadOptions
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
@@ -196,7 +197,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
   },
   "--for": {
     "metavar": "CONFIG",
-    "help": "configuration to prepare for, such as configs/landscape.py: what"
+    "help": "configuration to prepare for, a file or a name: what"
     " of the five flags below is not given follows from it, and its network"
     " must take the clips",
   },
@@ -326,7 +327,7 @@ def _geometry(flags: argparse.Namespace) -> tuple[AVSpec, str]:
     if note is not None:
       print(note, file=sys.stderr)
     return spec, flags.fit or "pad"
-  config = for_config.load_config(path)
+  config = load_config(path, "--for")
   spec = dataclasses.replace(AVSpec.from_config(config.data), **given)
   for_config.check(config, spec)
   return spec, flags.fit or config.data.get("fit", "pad")
