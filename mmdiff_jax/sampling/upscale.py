@@ -15,6 +15,7 @@ from mmdiff_jax import checkpoint, samplers, sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import media, media_writer
 from mmdiff_jax.files import as_path, check_directory, local_copy
+from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.sampling.sample_fn import (
   SampleFn,
   make_configured_sampler,
@@ -241,6 +242,7 @@ def upscale(
     NotADirectoryError: if `output` is a file.
   """
   check_directory(output)
+  remove_leftovers(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
   with local_copy(source) as file:
