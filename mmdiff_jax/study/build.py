@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.files import check_directory, file_sha256, write_json
+from mmdiff_jax.locks import locked
 from mmdiff_jax.study import design, encode, traps
 from mmdiff_jax.study.design import Stimulus
 from mmdiff_jax.study.folder import (
@@ -29,6 +31,9 @@ _LOGGER = logging.getLogger(__name__)
 REAL = "real"
 # Different trap clips of each kind, so that none becomes known.
 _TRAPS_PER_KIND = 4
+# Where a study is made, and what moves out of it once all of it is there.
+_BUILDING = ".building"
+_PARTS = (CLIPS, TRUTH, TOKEN, STUDY)
 
 
 def build(
@@ -47,6 +52,7 @@ def build(
 
   Raises:
     ValueError: if names, counts or clips do not allow the study.
+    OSError: if `output` cannot be written to, or another process does.
   """
   output = pathlib.Path(output)
   check_directory(output)
@@ -58,6 +64,41 @@ def build(
       f"{REAL!r} and without '|'; got {list(fake)}."
     )
   files = _sources({REAL: real, **fake}, settings)
+  with locked(output):
+    _clear(output)
+    building = output / _BUILDING
+    try:
+      study = _build(files, building, settings)
+    except BaseException:
+      shutil.rmtree(building, ignore_errors=True)
+      raise
+    for part in _PARTS:
+      os.replace(building / part, output / part)
+    building.rmdir()
+  return dataclasses.replace(study, path=output)
+
+
+Files = dict[str, dict[str, str]]
+
+
+def _clear(output: pathlib.Path) -> None:
+  """Removes what a killed build left; raises ValueError for anything else."""
+  building = output / _BUILDING
+  if (building / STUDY).exists():
+    # It was moving its parts out.
+    shutil.rmtree(output / CLIPS, ignore_errors=True)
+    for part in (TRUTH, TOKEN):
+      (output / part).unlink(missing_ok=True)
+  shutil.rmtree(building, ignore_errors=True)
+  for part in _PARTS:
+    if (output / part).exists():
+      raise ValueError(
+        f"{output / part} is in the way of a study's; choose another folder."
+      )
+
+
+def _build(files: Files, output: pathlib.Path, settings: Settings) -> Study:
+  """Makes a study of files, as `build` does, in an empty folder."""
   rng = np.random.default_rng(settings.seed)
   training, files = _set_apart(files, settings, rng)
   everything = [p for versions in (*training.values(), *files.values())
@@ -93,9 +134,6 @@ def build(
   )
   write_study(study)
   return study
-
-
-Files = dict[str, dict[str, str]]
 
 
 def _sources(
