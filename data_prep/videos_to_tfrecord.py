@@ -22,7 +22,7 @@ from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
 from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import FRAME_FORMATS
-from mmdiff_jax.data.container import HDR, ReadOptions
+from mmdiff_jax.data.container import HDR, ReadOptions, check_hwaccel
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import find_media
@@ -259,6 +259,12 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "default": "map",
     "help": "videos of high dynamic range: map to BT.709, or skip [map]",
   },
+  "--hwaccel": {
+    "default": "",
+    "metavar": "NAME",
+    "help": "hardware that decodes, by FFmpeg's name (cuda, vaapi, qsv,"
+    " videotoolbox); what it cannot, the CPU decodes [none]",
+  },
   "--frame_format": {
     "choices": FRAME_FORMATS,
     "help": "storage of the frames [raw up to 64 pixels, else png]",
@@ -302,13 +308,17 @@ def _options(flags: argparse.Namespace) -> ClipOptions:
   spec = AVSpec(flags.clip_frames, height, width, flags.fps, flags.sample_rate)
   # Frames are decoded by all cores where the videos are too few for that.
   threads = max(1, (os.cpu_count() or 1) // flags.workers)
+  if flags.hwaccel:
+    check_hwaccel(flags.hwaccel)
   return ClipOptions(
     spec,
     frame_format,
     quality,
     flags.channels,
     flags.missing_audio,
-    ReadOptions(flags.max_pixels, flags.time_limit, flags.hdr, threads),
+    ReadOptions(
+      flags.max_pixels, flags.time_limit, flags.hdr, threads, flags.hwaccel
+    ),
     Limits(flags.min_loudness, flags.max_silence, flags.max_frozen),
   )
 
