@@ -104,7 +104,10 @@ def test_the_page_is_whole_and_alone(answered):
   assert "http" not in text and "<script" not in text
   markdown = page.with_name("report.md").read_text()
   latex = page.with_name("report.tex").read_text()
-  assert markdown.count("\n## ") == latex.count(r"\toprule") == 10
+  # One heading more, of the paragraph on the method.
+  assert markdown.count("\n## ") - 1 == latex.count(r"\toprule") == 10
+  assert "36 people agreed to take part" in text and "36 people" in markdown
+  assert "failed traps at most 0.5" in text
 
 
 def test_latex_and_markdown_escape():

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmdiff_jax.study import texts
 from mmdiff_jax.study.conduct import Conduct, Refused
-from mmdiff_jax.study.folder import ANSWERS, TOKEN, Study, load_study
+from mmdiff_jax.study.folder import ANSWERS, TEXTS, TOKEN, Study, load_study
 from mmdiff_jax.study.store import Store, export_votes, votes_csv
 from mmdiff_jax.study.tones import tones_wav
 
@@ -135,17 +135,21 @@ class _Below:
     await self._app(scope, receive, send)
 
 
+# Compiled once; the pages of 200 raters who come at once cost it 200 times.
+_TEMPLATES = Environment(
+  loader=FileSystemLoader(_PAGES), autoescape=select_autoescape()
+)
+
+
 def _page(request: Request, name: str, **values) -> HTMLResponse:
-  environment = Environment(
-    loader=FileSystemLoader(_PAGES), autoescape=select_autoescape()
-  )
   base = request.scope.get("root_path", "") + "/"
-  html = environment.get_template(name).render(base=base, **values)
+  html = _TEMPLATES.get_template(name).render(base=base, **values)
   return HTMLResponse(html)
 
 
 def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
-  settings = study.settings
+  settings, folder = study.settings, study.path / TEXTS
+  labels = {code: texts.labels(folder, code) for code in settings.languages}
 
   @app.get("/")
   def landing(request: Request, language: str = "") -> HTMLResponse:
@@ -155,9 +159,9 @@ def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
       "start.html",
       title=settings.title,
       language=language,
-      languages={c: texts.NAMES[c] for c in settings.languages},
-      labels=texts.labels(language),
-      consent=texts.paragraphs("consent", language),
+      languages={code: labels[code]["name"] for code in labels},
+      labels=labels[language],
+      consent=texts.paragraphs(folder, "consent", language),
     )
 
   @app.post("/start")
@@ -175,15 +179,15 @@ def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
   @app.get("/s/{token}")
   def session(request: Request, token: str) -> HTMLResponse:
     rater = conduct.rater(token)
-    task = conduct.slot(rater).task
+    task, language = conduct.slot(rater).task, rater.language
     return _page(
       request,
       "session.html",
       title=settings.title,
-      language=rater.language,
-      labels=texts.labels(rater.language),
-      scales=texts.scales(task, rater.language),
-      instructions=texts.paragraphs(f"instructions_{task}", rater.language),
+      language=language,
+      labels=labels[language],
+      scales=texts.scales(task, labels[language]),
+      instructions=texts.paragraphs(folder, f"instructions_{task}", language),
       token=token,
       task=task,
       height=study.size[0],
