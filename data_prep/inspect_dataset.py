@@ -104,10 +104,17 @@ def _check_sheet(path: str) -> None:
     raise ValueError(f"--output must be a .png file, got {path}.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the program; returns its exit status: 1 if anything is wrong."""
+def main(
+  arguments: Sequence[str] | None = None,
+  program: str = "python -m data_prep.inspect_dataset",
+) -> int:
+  """Runs the program, called by that name.
+
+  Returns:
+    Its exit status: 1 if anything is wrong.
+  """
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.inspect_dataset",
+    prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -7,6 +7,9 @@ import stat
 import time
 
 HDR = ("map", "skip")
+# What becomes of a picture of another aspect ratio: black bars, edges cut off,
+# or another shape.
+FITS = ("pad", "crop", "stretch")
 
 _KINDS = (
   (stat.S_ISDIR, "is a directory"),
@@ -26,12 +29,21 @@ class ReadOptions:
     time_limit: seconds after which a file is given up.
     hdr: "map" pictures of high dynamic range to BT.709, or "skip" the file.
     threads: of the decoder; 0 takes one per core.
+    fit: one of `FITS`.
   """
 
   max_pixels: int = 2**26
   time_limit: float = 3600.0
   hdr: str = "map"
   threads: int = 0
+  # Not in `repr`, by which earlier data sets know their options.
+  fit: str = dataclasses.field(default="pad", repr=False)
+
+  def __post_init__(self):
+    if self.fit not in FITS:
+      raise ValueError(
+        f"fit={self.fit!r} is unknown; allowed are {', '.join(FITS)}."
+      )
 
 
 class MediaError(ValueError):

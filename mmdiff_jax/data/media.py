@@ -88,8 +88,8 @@ def read_media(
 ) -> Media:
   """Reads a video file with its sound.
 
-  Rotation, pixel aspect ratio and interlacing are resolved; frames keep their
-  aspect ratio (bicubic, black bars).
+  Rotation, pixel aspect ratio and interlacing are resolved; what becomes of
+  another aspect ratio than that of `size` is a choice of the options (`fit`).
 
   Args:
     path: any file that FFmpeg reads.
@@ -97,7 +97,7 @@ def read_media(
     size: height and width (or one number for both); None keeps the file's.
     sample_rate: audio rate to resample to (Hz); None keeps the file's.
     channels: "mean" of all channels or "first" channel; "all" keeps up to two.
-    options: bounds of reading.
+    options: bounds and choices of reading.
 
   Raises:
     MediaError: if the file is missing, damaged, or has no video.
@@ -224,7 +224,7 @@ class FrameReader:
     self.native_size = shape.size
     self._size = self._size or shape.size
     self._note_hdr(frame)
-    image = render(frame, shape, *self._size)
+    image = render(frame, shape, *self._size, self._options.fit)
     for _ in range(count):
       yield image
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mmdiff_jax.data.hdr import TRANSFERS, tone_map
-from mmdiff_jax.data.transforms import fit_frame
+from mmdiff_jax.data.transforms import fit_frame, inner_size
 
 # AVColorSpace: unspecified; swscale's ITU709.
 _UNSPECIFIED, _SWS_ITU709 = 2, 1
@@ -74,11 +74,13 @@ def geometry(frame, aspect: float) -> Geometry:
   return Geometry(turn, aspect, size)
 
 
-def render(frame, shape: Geometry, height: int, width: int) -> np.ndarray:
+def render(
+  frame, shape: Geometry, height: int, width: int, fit: str = "pad"
+) -> np.ndarray:
   """Returns a frame as RGB, upright, fitted into `height` x `width`.
 
   Returns:
-    uint8 `[height, width, 3]`: bicubic, the aspect ratio kept, black bars.
+    uint8 `[height, width, 3]`: bicubic; see `fit_frame` for `fit`.
   """
   transfer = TRANSFERS.get(frame.color_trc)
   aspect = shape.pixel_aspect
@@ -87,19 +89,21 @@ def render(frame, shape: Geometry, height: int, width: int) -> np.ndarray:
     image = _rgb(frame, frame.height, frame.width, transfer)[::2]
     aspect = aspect * 2 if shape.turn.transposed else aspect / 2
   else:
-    rows, columns = _scaled(frame, shape, height, width)
+    rows, columns = _scaled(frame, shape, height, width, fit)
     image = _rgb(frame, rows, columns, transfer)
     # The scaled picture has the shape of the display.
     if image.shape[:2] != (frame.height, frame.width):
       aspect = 1.0
-  return fit_frame(shape.turn.apply(image), height, width, pixel_aspect=aspect)
+  return fit_frame(
+    shape.turn.apply(image), height, width, pixel_aspect=aspect, fit=fit
+  )
 
 
-def _scaled(frame, shape: Geometry, height: int, width: int) -> tuple[int, int]:
+def _scaled(
+  frame, shape: Geometry, height: int, width: int, fit: str
+) -> tuple[int, int]:
   """Size to which a stored frame is scaled while its colours are converted."""
-  rows, columns = shape.size
-  scale = min(height / rows, width / columns)
-  inner = (max(1, round(rows * scale)), max(1, round(columns * scale)))
+  inner = inner_size(*shape.size, height, width, fit)
   if shape.turn.transposed:
     inner = (inner[1], inner[0])
   # swscale filters well where it shrinks; the rest is left to `fit_frame`.

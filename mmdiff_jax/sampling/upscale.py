@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, samplers, sharding
+from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import media, media_writer
 from mmdiff_jax.files import as_path, check_directory, local_copy
 from mmdiff_jax.sampling.sample_fn import (
   SampleFn,
+  inherit_sampler,
   make_configured_sampler,
   make_sample_fn,
 )
@@ -205,16 +206,8 @@ def _merge_sampler(trained: ConfigDict, run: ConfigDict) -> ConfigDict:
         f"config.sr.sample.{name}={run[name]} has no effect on single frames; "
         "leave it out."
       )
-  same = run.sampler in (None, trained.sampler)
-  merged = ConfigDict(
-    {"sampler": run.sampler or trained.sampler, "cfg_scale": None}
-  )
-  for name in samplers.OPTIONS:
-    value = run[name]
-    if value is None and same:
-      value = trained.get(name)
-    merged[name] = value
-  return merged
+  asked = {name: value for name, value in run.items() if value is not None}
+  return ConfigDict(inherit_sampler(trained, asked) | {"cfg_scale": None})
 
 
 def upscale(

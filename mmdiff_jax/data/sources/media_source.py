@@ -20,11 +20,17 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
-from mmdiff_jax.data.container import MediaError, opened
+from mmdiff_jax.data.container import MediaError, ReadOptions, opened
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.data.media_streams import choose_streams, may_jump
-from mmdiff_jax.files import download, file_sha256, is_cloud, unreachable
+from mmdiff_jax.files import (
+  as_path,
+  download,
+  file_sha256,
+  is_cloud,
+  unreachable,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +91,7 @@ class MediaSource:
     spec: AVSpec,
     streams: Collection[str],
     skipped: Sequence[tuple[str, str]] = (),
+    fit: str = "pad",
   ):
     """Reads the files' headers.
 
@@ -97,6 +104,7 @@ class MediaSource:
       streams: of "video" and "audio", those that every file must have. With
         ("audio",) alone the pictures are not decoded.
       skipped: (video, reason) of files that were left out before.
+      fit: see `container.FITS`.
 
     Raises:
       MediaError: if no file is left; it is the last one's.
@@ -105,6 +113,7 @@ class MediaSource:
     self.videos: dict[str, int] = {}
     self.skipped = list(skipped)
     self._files, self._streams = files, tuple(streams)
+    self._reading = ReadOptions(fit=fit)
     self._cache = _Cache(_CACHE_BYTES)
     self._file_hash = functools.cache(
       lambda video: file_sha256(self._files[video])
@@ -134,8 +143,10 @@ class MediaSource:
     )
 
   def digest(self, video: str, start: int) -> str:
-    """See `base.Source`: of the whole file."""
-    return self._file_hash(video)
+    """See `base.Source`: of the whole file, and how it is fitted."""
+    # Padding is what all pictures had before there was a choice.
+    fit = self._reading.fit
+    return self._file_hash(video) + ("" if fit == "pad" else f" {fit}")
 
   def _decode(self, video: str) -> _Content:
     path, spec = self._files[video], self.spec
@@ -147,6 +158,7 @@ class MediaSource:
       fps=spec.fps,
       size=(spec.height, spec.width),
       sample_rate=spec.sample_rate,
+      options=self._reading,
     )
     return _Content(clip.video, clip.audio, clip.repairs)
 
@@ -220,7 +232,10 @@ class MediaClip:
 
 
 def open_folder(
-  folder: pathlib.Path, spec: AVSpec, streams: Collection[str]
+  folder: pathlib.Path,
+  spec: AVSpec,
+  streams: Collection[str],
+  fit: str = "pad",
 ) -> MediaSource:
   """The media below a folder; see `MediaSource`.
 
@@ -231,18 +246,41 @@ def open_folder(
   found, left_out = find_media(_on_disk(folder), sound_alone)
   if not found:
     raise ValueError(f"{folder} holds no media file and no {MANIFEST}.")
-  return MediaSource(str(folder), dict(found), spec, streams, left_out)
+  return MediaSource(str(folder), dict(found), spec, streams, left_out, fit)
 
 
 def open_file(
-  path: pathlib.Path, spec: AVSpec, streams: Collection[str]
+  path: pathlib.Path, spec: AVSpec, streams: Collection[str], fit: str = "pad"
 ) -> MediaSource:
   """A single media file; see `MediaSource`.
 
   Raises:
     MediaError: if it cannot be read.
   """
-  return MediaSource(str(path), {path.name: _on_disk(path)}, spec, streams)
+  files = {path.name: _on_disk(path)}
+  return MediaSource(str(path), files, spec, streams, fit=fit)
+
+
+def probe(path: str | os.PathLike) -> AVSpec | None:
+  """Geometry of a media file, or of the first one of a folder.
+
+  Returns:
+    Shape and rates as the file has them, its whole length; None where there
+    is no such file, or it lacks pictures or sound.
+  """
+  place = as_path(path).expanduser()
+  try:
+    found = place.is_dir() and find_media(_on_disk(place))[0]
+    file = found[0][1] if found else _on_disk(place)
+    track = media.read_track(file)
+    reader = media.FrameReader(file, track=track)
+    next(iter(reader))
+    if track is None:
+      return None
+    frames = _count_frames(file, reader.fps, ("video", "audio"))
+    return AVSpec(frames, *reader.native_size, reader.fps, track.sample_rate)
+  except (ValueError, OSError):
+    return None  # An error where it is opened.
 
 
 def _on_disk(path: pathlib.Path) -> pathlib.Path:

@@ -92,6 +92,11 @@ class PreparedSource:
     return self._manifest.spec
 
   @property
+  def fit(self) -> str:
+    """How the pictures were fitted; see `container.FITS`."""
+    return self._manifest.options.get("fit", "pad")
+
+  @property
   def skipped(self) -> tuple[tuple[str, str], ...]:
     """(video, reason) of each one that preparation left out."""
     return self._manifest.skipped
