@@ -146,13 +146,11 @@ def _table(content: dict[str, Any]) -> str:
   rows = "".join(
     _row(name, entry) for name, entry in content["metrics"].items()
   )
-  legend = "".join(
-    f"<dt>{term}</dt><dd class=small>{text}</dd>" for term, text in _LEGEND
-  )
+  legend = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in _LEGEND)
   return (
     "<h2>Metrics</h2><table><tr><th>metric</th><th class=number>value</th>"
     f"<th class=number>among real clips</th></tr>{rows}</table>"
-    "<details open><summary>How to read the table</summary>"
+    "<details class=legend open><summary>How to read the table</summary>"
     f"<dl>{legend}</dl></details>"
   )
 

@@ -12,7 +12,7 @@ body { max-width: 68rem; }
 table { width: 100%; }
 th, td { padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; padding-right: 0;
-  padding-left: .8rem; }
+  padding-left: .8rem; overflow-wrap: normal; }
 td p { margin: 0; }
 /* What is wider than a narrow screen scrolls in a box of its own. */
 .scroll { overflow-x: auto; }
