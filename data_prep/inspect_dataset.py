@@ -76,6 +76,7 @@ def contact_sheet(
   """
   from PIL import Image, ImageDraw
 
+  from mmdiff_jax.gallery import lettering
   from mmdiff_jax.gallery.picture import render_clip
 
   source = open_tfrecord(directory)
@@ -89,7 +90,7 @@ def contact_sheet(
       clip.video(), clip.audio(), source.spec.sample_rate, _WIDTH
     )
     tile = Image.new("RGB", (_WIDTH, picture.height + _LABEL), _PAPER)
-    ImageDraw.Draw(tile).text((2, 2), one_line(clip.origin()), _INK)
+    lettering.write(ImageDraw.Draw(tile), (2, 2), one_line(clip.origin()), _INK)
     tile.paste(picture, (0, _LABEL))
     tiles.append(tile)
   cell = (_WIDTH + _GAP, tiles[0].height + _GAP)

@@ -51,7 +51,7 @@ ALLOWED = {
     "sampling",
   },
   "aot": {"sharding", "checkpoint", "task", "sampling", "training"},
-  "evaluation": {"data", "metric_networks", "convert"},
+  "evaluation": {"data", "metric_networks", "convert", "gallery"},
   "gallery": {"data", "world", "metric_networks"},
   "verify": {"checkpoint", "checksums", "data", "sampling"},
   "study": {"data"},
