@@ -19,7 +19,13 @@ from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.data.verify import verify_data_set
-from mmdiff_jax.files import as_path, check_path, file_size, replacing
+from mmdiff_jax.files import (
+  as_path,
+  check_file,
+  check_path,
+  file_size,
+  replacing,
+)
 
 SHEET = "contact_sheet.png"
 _WIDTH, _LABEL, _GAP = 800, 18, 8
@@ -160,6 +166,7 @@ def main(
     check_path(flags.directory)
     check_path(output, "--output")
     _check_sheet(output)
+    check_file(output)
     print(describe(flags.directory))
     problems = verify_data_set(flags.directory)
     if problems:

@@ -22,8 +22,14 @@ from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.cli.config_file import load_config
 from mmdiff_jax.data.clips import FRAME_FORMATS
-from mmdiff_jax.data.container import FITS, HDR, ReadOptions
+from mmdiff_jax.data.container import (
+  FITS,
+  HDR,
+  ReadOptions,
+  check_hwaccel,
+)
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import find_media
@@ -196,7 +202,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
   },
   "--for": {
     "metavar": "CONFIG",
-    "help": "configuration to prepare for, such as configs/landscape.py: what"
+    "help": "configuration to prepare for, a file or a name: what"
     " of the five flags below is not given follows from it, and its network"
     " must take the clips",
   },
@@ -276,6 +282,12 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "default": "map",
     "help": "videos of high dynamic range: map to BT.709, or skip [map]",
   },
+  "--hwaccel": {
+    "default": "",
+    "metavar": "NAME",
+    "help": "hardware that decodes, by FFmpeg's name (cuda, vaapi, qsv,"
+    " videotoolbox); what it cannot, the CPU decodes [none]",
+  },
   "--frame_format": {
     "choices": FRAME_FORMATS,
     "help": "storage of the frames [raw up to 64 pixels, else png]",
@@ -326,7 +338,7 @@ def _geometry(flags: argparse.Namespace) -> tuple[AVSpec, str]:
     if note is not None:
       print(note, file=sys.stderr)
     return spec, flags.fit or "pad"
-  config = for_config.load_config(path)
+  config = load_config(path, "--for")
   spec = dataclasses.replace(AVSpec.from_config(config.data), **given)
   for_config.check(config, spec)
   return spec, flags.fit or config.data.get("fit", "pad")
@@ -343,13 +355,22 @@ def _options(flags: argparse.Namespace) -> ClipOptions:
   quality = (flags.jpeg_quality or 95) if frame_format == "jpeg" else None
   # Frames are decoded by all cores where the videos are too few for that.
   threads = max(1, (os.cpu_count() or 1) // flags.workers)
+  if flags.hwaccel:
+    check_hwaccel(flags.hwaccel)
   return ClipOptions(
     spec,
     frame_format,
     quality,
     flags.channels,
     flags.missing_audio,
-    ReadOptions(flags.max_pixels, flags.time_limit, flags.hdr, threads, fit),
+    ReadOptions(
+      flags.max_pixels,
+      flags.time_limit,
+      flags.hdr,
+      threads,
+      fit=fit,
+      hwaccel=flags.hwaccel,
+    ),
     Limits(flags.min_loudness, flags.max_silence, flags.max_frozen),
   )
 

@@ -694,7 +694,9 @@ def test_geometry_follows_from_a_configuration(tmp_path, capsys):
   assert "data.sample_rate=8010" in error and "8000 and 8160" in error
   config.write_text("get_config = 3")
   assert videos_to_tfrecord.main(flags) == 1
-  assert "is no configuration" in capsys.readouterr().err
+  assert "--for=" in capsys.readouterr().err
+  assert videos_to_tfrecord.main([*places, "--for=landscap"]) == 1
+  assert "there is no such file; give" in capsys.readouterr().err
 
 
 def test_a_rate_that_the_usual_networks_refuse_is_noted(tmp_path, capsys):

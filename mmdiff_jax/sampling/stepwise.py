@@ -1,6 +1,5 @@
 """A run of a sampler in parts, so that it can be watched."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,8 +19,6 @@ from mmdiff_jax.sampling.sample_fn import (
   make_sample_fn,
 )
 from mmdiff_jax.task import Task
-
-_log = logging.getLogger(__name__)
 
 # Seconds between two reports. The first step tells how many make that.
 _INTERVAL = 0.5
@@ -135,7 +132,6 @@ class WatchedSampler:
     leaves, structure = jax.tree.flatten(args)
     key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if key not in self._programs:
-      _log.info("Compiling the sampler (the first time takes a minute or two).")
       program = function.lower(*args).compile()
       check_memory(
         program, "The sampler", _CURES, held=params, force=self._force

@@ -16,6 +16,7 @@ from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import media, media_writer
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.files import as_path, check_directory, local_copy
+from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.sampling.sample_fn import (
   SampleFn,
   inherit_sampler,
@@ -240,6 +241,7 @@ def upscale(
   """
   check_directory(output)
   videos = _find_videos(source)
+  remove_leftovers(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
   if videos is None:

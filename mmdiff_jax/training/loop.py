@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
-from mmdiff_jax.files import as_path
+from mmdiff_jax.files import as_path, check_directory
 from mmdiff_jax.locks import Lock, locked
 from mmdiff_jax.memory import check_memory
 from mmdiff_jax.task import Task, make_task
@@ -74,6 +74,8 @@ def train(
   """
   workdir = as_path(workdir)
   checkpoint.check_checkpoints_path(workdir)
+  if jax.process_index() == 0:
+    check_directory(workdir, "--workdir")
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
   tracing = Profile(profile, workdir, config.train.num_steps)
