@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.command_line import bounded, one_line
+from data_prep.command_line import Parser, bounded, one_line
 from data_prep.videos_to_tfrecord import summary
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
@@ -147,7 +147,7 @@ def main(
   Returns:
     Its exit status: 1 if anything is wrong.
   """
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -19,7 +19,7 @@ from typing import Any
 
 from data_prep import clip_task, data_set, for_config, runners
 from data_prep.clip_task import ClipOptions, ClipTask
-from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
+from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.cli.config_file import load_config
@@ -310,7 +310,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
 
 
 def _parse(arguments: Sequence[str] | None, program: str) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

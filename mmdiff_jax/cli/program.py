@@ -154,6 +154,10 @@ def _check_others(name: str, others: Sequence[str]) -> None:
     if not argument.startswith("-"):
       continue
     flag = argument.lstrip("-").split("=")[0]
+    if flag == "config":
+      raise ValueError(f"{name} reads no configuration; leave --config out.")
+    if not argument.startswith("--"):
+      raise ValueError(f"{argument}: flags begin with two dashes: -{argument}.")
     takers = [other for other, row in COMMANDS.items() if flag in row.flags]
     if takers:
       raise ValueError(
