@@ -311,7 +311,7 @@ def test_a_step_that_does_not_fit_is_not_started(
   toy_config, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(memory, "available_host_bytes", lambda: 1000)
-  with pytest.raises(memory.DoesNotFitError, match="train step needs .*remat"):
+  with pytest.raises(memory.DoesNotFitError, match="step needs .*size .now 2"):
     loop.train(toy_config, tmp_path / "run")
   assert not (tmp_path / "run" / "metrics.jsonl").exists()
   toy_config.train.num_steps = 1

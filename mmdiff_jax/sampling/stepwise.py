@@ -22,7 +22,6 @@ from mmdiff_jax.task import Task
 
 # Seconds between two reports. The first step tells how many make that.
 _INTERVAL = 0.5
-_CURES = ("config.sample.batch_size",)
 
 
 class WatchedSampler:
@@ -46,6 +45,9 @@ class WatchedSampler:
       ValueError: see `make_configured_sampler`.
     """
     self._task, self._force = task, force
+    self._cures = [
+      f"a smaller config.sample.batch_size (now {settings.batch_size})"
+    ]
     self._sampler = make_configured_sampler(task, settings)
     self._split = sharding.batch_sharded(mesh)
     self._programs: dict[Any, jax.stages.Compiled] = {}
@@ -134,7 +136,7 @@ class WatchedSampler:
     if key not in self._programs:
       program = function.lower(*args).compile()
       check_memory(
-        program, "The sampler", _CURES, held=params, force=self._force
+        program, "The sampler", self._cures, held=params, force=self._force
       )
       self._programs[key] = program
     return self._programs[key]

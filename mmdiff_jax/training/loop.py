@@ -28,13 +28,6 @@ from mmdiff_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
-# What makes the train step smaller.
-_CURES = (
-  "config.model.remat=blocks",
-  "config.train.microbatches",
-  "config.train.batch_size",
-)
-
 
 def train(
   config: ConfigDict,
@@ -117,7 +110,9 @@ def train(
     tracing.check(first_step)
     stack.callback(tracing.close)
     train_step, flops = _compile(program)
-    check_memory(train_step, "The train step", _CURES, held=state, force=force)
+    check_memory(
+      train_step, "The train step", _cures(config), held=state, force=force
+    )
     report = stack.enter_context(
       contextlib.closing(Report(config, workdir, first_step, flops))
     )
@@ -229,6 +224,18 @@ def _compile(program: Program) -> tuple[jax.stages.Compiled, float]:
     flops / 1e12,
   )
   return compiled, flops
+
+
+def _cures(config: ConfigDict) -> list[str]:
+  """What makes the train step smaller."""
+  train_config = config.train
+  cures = [
+    f"more config.train.microbatches (now {train_config.microbatches})",
+    f"a smaller config.train.batch_size (now {train_config.batch_size})",
+  ]
+  if config.model.get("remat") in ("none", "attention"):
+    cures.insert(0, "config.model.remat=blocks")
+  return cures
 
 
 def _run(
