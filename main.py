@@ -128,11 +128,19 @@ flags.DEFINE_bool(
   "memorisation", False, "Search training clips that samples copy."
 )
 flags.DEFINE_string(
-  "topology", None, "Hardware to compile for: v5e:4x4, v5p:2x2x4, cpu:8, ..."
+  "topology",
+  None,
+  "Hardware to compile for: v5e:4x4, v5p:2x2x4, h100:1x8, cpu:8, ...",
 )
 flags.DEFINE_enum("what", "train", ["train", "sample"], "Program to compile.")
 flags.DEFINE_integer(
   "slices", 1, "Slices of TPUs to compile for.", lower_bound=1
+)
+flags.DEFINE_float(
+  "hbm", None, "GiB a device that compile may use (default: what the chip has)."
+)
+flags.DEFINE_bool(
+  "fit", False, "Find the smallest change that fits, by trying (compile)."
 )
 flags.DEFINE_bool("onsets", False, "Mark detected onsets (gallery).")
 flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
@@ -283,6 +291,8 @@ def _compile(config: ConfigDict) -> None:
     topology=_need("topology"),
     what=_FLAGS.what,
     slices=_FLAGS.slices,
+    hbm=_FLAGS.hbm,
+    fit=_FLAGS.fit,
     output=_FLAGS.output,
   )
 
@@ -350,7 +360,8 @@ _COMMANDS = {
   "import_checkpoint": Command(_import_checkpoint, ("source", "workdir")),
   "export_checkpoint": Command(
     _export_checkpoint, ("checkpoint", "output", "format")),
-  "compile": Command(_compile, ("topology", "what", "slices", "output")),
+  "compile": Command(
+    _compile, ("topology", "what", "slices", "hbm", "fit", "output")),
   "gallery": Command(_gallery, ("onsets",), takes_argument=True),
   "verify": Command(_verify, (), takes_argument=True),
   "study": Command(_study, (), own_parser=True),
@@ -401,7 +412,10 @@ def _check_places(command: str, arguments: list[str]) -> None:
 
 
 def _join_hosts(command: str) -> None:
-  """Makes the processes of all hosts one run, whose devices share the work."""
+  """Makes the processes of all hosts one run, whose devices share the work.
+
+  That run is in a child of this process, which watches over it.
+  """
   ours = ("coordinator", "num_hosts", "host")
   values = [_FLAGS[name].value for name in ours]
   if not _FLAGS.distributed:
@@ -415,6 +429,11 @@ def _join_hosts(command: str) -> None:
       f"--distributed: {command} runs on one host, only {' and '.join(able)} "
       "on several; leave the flag out."
     )
+  from mmdiff_jax import hosts
+
+  if not hosts.is_watched():
+    hosts.run_watched()
+  hosts.watch_parent()
   from mmdiff_jax import sharding
 
   sharding.join_hosts(*values)
@@ -444,6 +463,10 @@ def _main(argv: list[str]) -> None:
   except (ValueError, OSError, RuntimeError, ImportError) as error:
     if _FLAGS.traceback:
       raise
+    if _FLAGS.distributed:
+      from mmdiff_jax import hosts
+
+      hosts.leave(f"error: {error}")
     sys.exit(f"error: {error}")
   except KeyboardInterrupt:
     hint = ": the same command continues" if command.resumable else ""

@@ -1,6 +1,7 @@
 """Device mesh and the shardings of batches and parameters (GSPMD)."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 # Leaves smaller than this are replicated: gathering them costs more than
 # they take.
 MIN_SHARDED_ELEMENTS = 2**14
+
+
+# After so many seconds without a sign of life a host counts as lost.
+HEARTBEAT_TIMEOUT = 30
 
 
 def join_hosts(
@@ -36,13 +41,38 @@ def join_hosts(
     )
   if host is not None and num_hosts is not None and host >= num_hosts:
     raise ValueError(f"--host={host} must be below --num_hosts={num_hosts}.")
+  if coordinator is None:
+    _check_slurm(os.environ)
   try:
-    jax.distributed.initialize(coordinator, num_hosts, host)
+    jax.distributed.initialize(
+      coordinator,
+      num_hosts,
+      host,
+      heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+    )
   except ValueError as error:
     names = ", ".join(f"--{name}" for name in given)
     raise ValueError(
       f"--distributed: no cluster manager was found; give {names}. ({error})"
     ) from error
+
+
+def _check_slurm(environment: Mapping[str, str]) -> None:
+  """Raises ValueError where JAX would leave GPUs of a node idle.
+
+  It gives each process of SLURM the one GPU of its number on the node, unless
+  JAX_LOCAL_DEVICE_IDS names others.
+  """
+  gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+  tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0]
+  if "JAX_LOCAL_DEVICE_IDS" in environment or not gpus or not tasks.isdigit():
+    return
+  if int(gpus) > int(tasks):
+    raise ValueError(
+      f"--distributed: SLURM starts {tasks} process(es) on a node of {gpus} "
+      "GPUs, of which each uses one: the others would idle. Give sbatch "
+      f"--ntasks-per-node={gpus}."
+    )
 
 
 def make_mesh(

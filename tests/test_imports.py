@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mmdiff_jax"
 
 # The rooms from the foundation up: each may import those that it names, and
 # what has no name here (FOUNDATION).
-FOUNDATION = {"av", "files", "locks", "nested", "progress"}
+FOUNDATION = {"av", "files", "hosts", "locks", "nested", "progress"}
 ALLOWED = {
   "sharding": set(),
   "diffusion": set(),
