@@ -1,6 +1,7 @@
 """Device mesh and the shardings of batches and parameters (GSPMD)."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,9 +9,15 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mmdiff_jax import hosts
+
 # Leaves smaller than this are replicated: gathering them costs more than
 # they take.
 MIN_SHARDED_ELEMENTS = 2**14
+
+
+# After so many seconds without a sign of life a host counts as lost.
+HEARTBEAT_TIMEOUT = 30
 
 
 def join_hosts(
@@ -27,22 +34,39 @@ def join_hosts(
     ValueError: unless all three are given, or none where a cluster manager
       (TPU pods, SLURM, Kubernetes) knows them.
   """
-  given = {"coordinator": coordinator, "num_hosts": num_hosts, "host": host}
-  missing = [f"--{name}" for name, value in given.items() if value is None]
-  if 0 < len(missing) < len(given):
-    raise ValueError(
-      f"--distributed: {', '.join(missing)} is missing; give "
-      f"{', '.join(f'--{name}' for name in given)} together, or none of them."
-    )
-  if host is not None and num_hosts is not None and host >= num_hosts:
-    raise ValueError(f"--host={host} must be below --num_hosts={num_hosts}.")
+  hosts.check_given(coordinator, num_hosts, host)
+  if coordinator is None:
+    _check_slurm(os.environ)
   try:
-    jax.distributed.initialize(coordinator, num_hosts, host)
+    jax.distributed.initialize(
+      coordinator,
+      num_hosts,
+      host,
+      heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+    )
   except ValueError as error:
-    names = ", ".join(f"--{name}" for name in given)
     raise ValueError(
-      f"--distributed: no cluster manager was found; give {names}. ({error})"
+      "--distributed: no cluster manager was found; give --coordinator, "
+      f"--num_hosts, --host. ({error})"
     ) from error
+
+
+def _check_slurm(environment: Mapping[str, str]) -> None:
+  """Raises ValueError where JAX would leave GPUs of a node idle.
+
+  It gives each process of SLURM the one GPU of its number on the node, unless
+  JAX_LOCAL_DEVICE_IDS names others.
+  """
+  gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+  tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0]
+  if "JAX_LOCAL_DEVICE_IDS" in environment or not gpus or not tasks.isdigit():
+    return
+  if int(gpus) > int(tasks):
+    raise ValueError(
+      f"--distributed: SLURM starts {tasks} process(es) on a node of {gpus} "
+      "GPUs, of which each uses one: the others would idle. Give sbatch "
+      f"--ntasks-per-node={gpus}."
+    )
 
 
 def make_mesh(

@@ -95,6 +95,14 @@ def test_nothing_larger_than_a_weight_is_gathered(network, what, fsdp, micro):
   assert "all-to-all" not in report["moved"]
 
 
+def test_gpus_that_slurm_would_leave_idle_are_an_error(monkeypatch):
+  monkeypatch.delenv("JAX_LOCAL_DEVICE_IDS", raising=False)
+  monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+  monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x2)")
+  with pytest.raises(ValueError, match="--ntasks-per-node=8"):
+    sharding.join_hosts(None, None, None)
+
+
 class Device:
   """A device of one of several slices, as JAX describes it."""
 

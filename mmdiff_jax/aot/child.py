@@ -1,11 +1,12 @@
 """Compiles one program, in a process that may be ended as soon as it is known.
 
-`python -m mmdiff_jax.aot.child JOB.json`, of which `aot.compile` is the
-parent. XLA writes its reports into the job's folder before it generates code,
-which for a large program takes ten times as long as all before.
+`python -m mmdiff_jax.aot.child FOLDER`, of which `aot.compile` is the parent
+and which holds `job.json`. XLA writes its reports into that folder before it
+generates code, which for a large program takes longer than all before.
 """
 
 import json
+import math
 import pathlib
 import sys
 from typing import Any
@@ -24,9 +25,40 @@ from mmdiff_jax.training.flops import count_flops
 from mmdiff_jax.training.program import build_program
 
 
-def trace_sampler(task: Task, config: ConfigDict, mesh: Mesh) -> Any:
-  """Traces what `sample` runs for one batch."""
+def trace_step(
+  task: Task, config: ConfigDict, mesh: Mesh
+) -> tuple[Any, dict[str, Any]]:
+  """Traces the train step.
+
+  Returns:
+    What was traced, and what it is given by kind.
+  """
+  batch, micro = config.train.batch_size, config.train.microbatches
+  sharding.check_batch_size(
+    mesh,
+    batch // micro,
+    f"config.train.batch_size / config.train.microbatches={micro}: a share",
+  )
+  program = build_program(task, config, mesh)
+  state = program.abstract_state
+  return program.traced_step, {
+    "parameters": state.params,
+    "their average": state.ema_params,
+    "optimiser": (state.opt_state, state.timestep_state),
+    "batch": task.abstract_batch(batch, sharding.batch_sharded(mesh)),
+  }
+
+
+def trace_sampler(
+  task: Task, config: ConfigDict, mesh: Mesh
+) -> tuple[Any, dict[str, Any]]:
+  """Traces what `sample` runs for one batch.
+
+  Returns:
+    What was traced, and what it is given by kind.
+  """
   split, size = sharding.batch_sharded(mesh), config.sample.batch_size
+  sharding.check_batch_size(mesh, size, "config.sample.batch_size")
   params = jax.eval_shape(task.init, jax.random.key(0))
   params = sharding.with_shardings(params, sharding.fsdp_sharded(mesh, params))
   cond = {
@@ -34,11 +66,20 @@ def trace_sampler(task: Task, config: ConfigDict, mesh: Mesh) -> Any:
     for name, leaf in task.cond.items()
     if name not in task.network.null
   }
-  return make_sample_fn(task, config.sample, mesh).trace(
+  traced = make_sample_fn(task, config.sample, mesh).trace(
     params,
     jax.eval_shape(lambda: jax.random.key(0)),
     jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split),
     cond=cond,
+  )
+  return traced, {"parameters": params, "given": cond}
+
+
+def device_bytes(tree: Any) -> int:
+  """Bytes of a tree of sharded shapes on one device."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
   )
 
 
@@ -46,35 +87,30 @@ def run(folder: pathlib.Path) -> None:
   """Traces, says how much work it is, compiles."""
   job = json.loads((folder / "job.json").read_text())
   config = checkpoint.config_from_json(job["config"])
+  trace = {"train": trace_step, "sample": trace_sampler}[job["what"]]
   try:
     devices = open_devices(job["topology"], job["slices"])
     # A cache would keep XLA from writing its reports.
     jax.config.update("jax_enable_compilation_cache", False)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     task = make_task(config, mesh)
-    if job["what"] == "train":
-      sharding.check_batch_size(
-        mesh,
-        config.train.batch_size // config.train.microbatches,
-        "config.train.batch_size / config.train.microbatches",
-      )
-      traced = build_program(task, config, mesh).traced_step
-    else:
-      sharding.check_batch_size(
-        mesh, config.sample.batch_size, "config.sample.batch_size"
-      )
-      traced = trace_sampler(task, config, mesh)
-    params = jax.eval_shape(task.init, jax.random.key(0))
+    traced, given = trace(task, config, mesh)
   except (ValueError, ImportError) as error:
     write_json(folder / "refused.json", {"error": str(error)})
     return
+  held = {kind: device_bytes(tree) for kind, tree in given.items()}
   traits = {
     "devices": len(devices),
     "mesh": dict(mesh.shape),
-    "parameters": sum(x.size for x in jax.tree.leaves(params)),
+    "parameters": sum(x.size for x in jax.tree.leaves(given["parameters"])),
     "flops": count_flops(traced.jaxpr.jaxpr),
+    "held": held,
   }
   write_json(folder / "traced.json", traits)
+  if job["hbm"] is not None and sum(held.values()) > job["hbm"]:
+    # Nothing that XLA does with the rest can help.
+    write_json(folder / "failed.json", {"error": "", "memory": None})
+    return
   options = {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
   try:
     compiled = traced.lower().compile(
@@ -90,15 +126,7 @@ def run(folder: pathlib.Path) -> None:
     + memory.temp_size_in_bytes
     - memory.alias_size_in_bytes
   )
-  (folder / "program.txt").write_text(compiled.as_text())
-  write_json(
-    folder / "compiled.json",
-    {
-      "memory": used,
-      "arguments": memory.argument_size_in_bytes,
-      "temporaries": memory.temp_size_in_bytes,
-    },
-  )
+  write_json(folder / "compiled.json", {"memory": used})
 
 
 if __name__ == "__main__":

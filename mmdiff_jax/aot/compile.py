@@ -1,7 +1,6 @@
 """`main.py compile`: what a program would need on hardware that is absent.
 
-Every figure is an estimate: XLA's own of its memory, and bounds from counted
-operations and bytes over the makers' peak rates. Nothing is run.
+Nothing is run. `aot.fit` looks for the smallest change that fits.
 """
 
 import json
@@ -15,8 +14,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
-from mmdiff_jax.aot import hlo
-from mmdiff_jax.aot.hardware import GIB, Chip, check_topology
+from mmdiff_jax.aot import ladder
+from mmdiff_jax.aot.hardware import GIB, check_installed, check_topology
+from mmdiff_jax.aot.report import as_text, memory_report, read_report
 from mmdiff_jax.files import check_file, write_json
 
 WHAT = ("train", "sample")
@@ -25,7 +25,7 @@ _INTERVAL = 0.5
 
 
 class DoesNotFitError(RuntimeError):
-  """The program needs more memory than a chip has."""
+  """The program needs more memory than a device has."""
 
 
 def compile_for(
@@ -34,6 +34,8 @@ def compile_for(
   topology: str,
   what: str = "train",
   slices: int = 1,
+  hbm: float | None = None,
+  fit: bool = False,
   output: str | None = None,
 ) -> dict[str, Any]:
   """Compiles the train step or the sampler for a topology and reports on it.
@@ -43,6 +45,8 @@ def compile_for(
     topology: see `hardware.check_topology`.
     what: one of `WHAT`.
     slices: of TPUs.
+    hbm: GiB that a program may use on a device; None is what the chip has.
+    fit: tries changes, from the smallest on, until one fits.
     output: a .json file for the report; None prints it alone.
 
   Returns:
@@ -50,7 +54,7 @@ def compile_for(
 
   Raises:
     ValueError: for a topology, mesh or configuration that makes no sense.
-    ImportError: without libtpu.
+    ImportError: without the compiler for the topology.
     DoesNotFitError: (once the report is written) if it does not fit.
   """
   if output is not None and pathlib.Path(output).suffix != ".json":
@@ -58,32 +62,129 @@ def compile_for(
   if output is not None:
     check_file(output)
   chip = check_topology(topology, slices)
+  check_installed(topology)
+  limit = None if chip is None else chip.hbm
+  limit = limit if hbm is None else hbm * GIB
+  if fit and limit is None:
+    raise ValueError(
+      f"--fit: how much memory a device of {topology} has is not known; give "
+      "--hbm=GIB."
+    )
+
+  def attempt(changes: ladder.Changes) -> dict[str, Any]:
+    changed = ladder.changed(config, changes)
+    report = _compile(changed, topology, what, slices, limit)
+    return report | {"changes": changes}
+
+  tries = [attempt({})]
+  if fit:
+    print(_line(tries[0]), flush=True)
+    for changes in ladder.rungs(config, what, tries[0]["devices"]):
+      if tries[-1]["fits"] is not False:
+        break
+      least = _least(config, what, tries, changes)
+      if least is not None and limit is not None and least > limit:
+        print(
+          f"{ladder.as_flags(changes)}: not tried, it needs "
+          f"{least / GIB:.2f} GiB at least.",
+          flush=True,
+        )
+        continue
+      tries.append(attempt(changes))
+      print(_line(tries[-1]), flush=True)
+  report = tries[-1] | {
+    "tries": [
+      {key: one[key] for key in ("changes", "memory", "fits", "seconds")}
+      for one in tries
+    ]
+  }
+  print(as_text(report))
+  if output is not None:
+    write_json(output, report)
+  if limit is not None and report["fits"] is False:
+    raise DoesNotFitError(_cure(config, what, report, limit, fit))
+  if report["changes"]:
+    print(f"The smallest change: {ladder.as_flags(report['changes'])}")
+  if report.get("error"):
+    raise RuntimeError("XLA does not compile it; see above.")
+  return report
+
+
+def _line(report: dict[str, Any]) -> str:
+  """One try, in a line."""
+  what = ladder.as_flags(report["changes"]) or "as configured"
+  size = report["memory"]
+  needs = "" if size is None else f" {size / GIB:.2f} GiB,"
+  fits = {True: "fits", False: "does not fit", None: "XLA refuses it"}
+  return f"{what}:{needs} {fits[report['fits']]} ({report['seconds']:.0f} s)"
+
+
+def _least(
+  config: ConfigDict,
+  what: str,
+  tries: list[dict[str, Any]],
+  changes: ladder.Changes,
+) -> float | None:
+  """Bytes that a change needs at least, by what was tried before it."""
+  known = [
+    ladder.least_memory(
+      one,
+      ladder.changed(config, one["changes"]),
+      ladder.changed(config, changes),
+      what,
+    )
+    for one in tries
+  ]
+  return max((size for size in known if size is not None), default=None)
+
+
+def _cure(
+  config: ConfigDict,
+  what: str,
+  report: dict[str, Any],
+  limit: float,
+  tried: bool,
+) -> str:
+  """What to do where a program does not fit."""
+  if tried:
+    return "Nothing that was tried fits: take more chips, or larger ones."
+  for changes in ladder.rungs(config, what, report["devices"]):
+    least = _least(config, what, [report], changes)
+    if least is None or least <= limit:
+      return (
+        f"It does not fit. Try {ladder.as_flags(changes)}; --fit finds the "
+        "smallest change that fits, by trying."
+      )
+  return "It does not fit, however it is split: take more chips or larger ones."
+
+
+def _compile(
+  config: ConfigDict,
+  topology: str,
+  what: str,
+  slices: int,
+  limit: float | None,
+) -> dict[str, Any]:
+  """Compiles one program; the report on it."""
+  section = config.train if what == "train" else config.sample
   job = {
     "topology": topology,
     "slices": slices,
     "what": what,
-    "config": checkpoint.config_to_json(config),
+    "hbm": limit,
+    "clips": section.batch_size,
   }
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    write_json(folder / "job.json", job)
-    # Only XLA:TPU's reports say of the memory all that there is to say.
-    seconds = _run_child(folder, early=chip is not None)
-    report = job | _read(folder, chip) | {"seconds": round(seconds, 1)}
-  del report["config"]
-  print(as_text(report))
-  if output is not None:
-    write_json(output, report)
-  if report["fits"] is False:
-    raise DoesNotFitError(
-      "It does not fit. Try, from the smallest change on: "
-      "--config.model.remat=blocks, --config.train.microbatches=2 (4, 8, ...), "
-      "a larger --config.mesh.fsdp, a smaller --config.train.batch_size."
-    )
-  return report
+    encoded = {"config": checkpoint.config_to_json(config)}
+    write_json(folder / "job.json", job | encoded)
+    seconds = _run_child(folder)
+    chip = check_topology(topology, slices)
+    report = read_report(folder, chip, limit)
+  return job | report | {"seconds": round(seconds, 1)}
 
 
-def _run_child(folder: pathlib.Path, early: bool) -> float:
+def _run_child(folder: pathlib.Path) -> float:
   """Runs the child, to its end or until XLA's reports are there.
 
   Returns:
@@ -98,12 +199,10 @@ def _run_child(folder: pathlib.Path, early: bool) -> float:
       stderr=stderr,
     )
     try:
-      while child.poll() is None:
-        if early and _memory_report(folder) is not None:
-          break
+      while child.poll() is None and memory_report(folder) is None:
         time.sleep(_INTERVAL)
       if child.poll() is None:
-        # The report is written after the program; it is there by now.
+        # The last of XLA's reports; the others are there by now.
         time.sleep(_INTERVAL)
     finally:
       child.kill()
@@ -115,80 +214,3 @@ def _run_child(folder: pathlib.Path, early: bool) -> float:
     lines = errors.read_text().strip().splitlines() or ["no message"]
     raise RuntimeError(f"The compiler ended early: {lines[-1]}")
   return time.perf_counter() - started
-
-
-def _memory_report(folder: pathlib.Path) -> pathlib.Path | None:
-  return next(folder.glob("*memory-usage-report.txt"), None)
-
-
-def _read(folder: pathlib.Path, chip: Chip | None) -> dict[str, Any]:
-  """The report of what the child has written."""
-  traced = json.loads((folder / "traced.json").read_text())
-  report: dict[str, Any] = dict(traced)
-  flops = traced["flops"] / traced["devices"]
-  report["flops_per_device"] = flops
-  failed, compiled = folder / "failed.json", folder / "compiled.json"
-  if failed.exists():
-    error = json.loads(failed.read_text())["error"].split("\n")[0]
-    return report | {"fits": False, "error": error[:300]}
-  usage = _memory_report(folder)
-  if compiled.exists():
-    report |= json.loads(compiled.read_text())
-    memory, text = report["memory"], (folder / "program.txt").read_text()
-  elif usage is not None:
-    memory = hlo.reported_memory(usage.read_text())
-    text = next(folder.glob("*.after_optimizations.txt")).read_text()
-  else:
-    raise RuntimeError("The compiler ended without a report.")
-  moved = hlo.collectives(text)
-  report |= {
-    "memory": memory,
-    "fits": None if chip is None or memory is None else memory <= chip.hbm,
-    "collectives": {kind: one._asdict() for kind, one in moved.items()},
-    "buffers": hlo.largest_buffers(text),
-  }
-  if chip is not None:
-    bounds = {
-      "compute": flops / chip.flops,
-      # Everything that the program holds is written and read once at least.
-      "hbm": 2 * (memory or 0) / chip.bandwidth,
-      "network": sum(one.size for one in moved.values()) / chip.network,
-    }
-    report |= {"hbm": chip.hbm, "bounds": bounds}
-    report["binding"] = max(bounds, key=bounds.__getitem__)
-  return report
-
-
-def as_text(report: dict[str, Any]) -> str:
-  """The report as a table."""
-  mesh = " x ".join(f"{name} {n}" for name, n in report["mesh"].items())
-  lines = [
-    f"{report['what']} on {report['topology']}"
-    f"{' x ' + str(report['slices']) if report['slices'] > 1 else ''}: "
-    f"{report['devices']} devices ({mesh}), {report['parameters']:,} "
-    "parameters. All figures are estimates.",
-    f"{'FLOPs per device':24}{report['flops_per_device'] / 1e12:12.4g} TFLOP",
-  ]
-  if "error" in report:
-    return "\n".join([*lines, f"XLA: {report['error']}"])
-  if report["memory"] is not None:
-    of = f" of {report['hbm'] / GIB:.2f}" if "hbm" in report else ""
-    lines.append(
-      f"{'memory per device':24}{report['memory'] / GIB:12.2f} GiB{of}"
-    )
-  if report["fits"] is not None:
-    lines.append(f"{'fits':24}{'yes' if report['fits'] else 'NO':>12}")
-  for name, seconds in report.get("bounds", {}).items():
-    mark = "  <- binds" if name == report["binding"] else ""
-    lines.append(f"{'at least, by ' + name:24}{seconds * 1e3:12.2f} ms{mark}")
-  for kind, one in report["collectives"].items():
-    lines.append(
-      f"{kind:24}{one['size'] / 2**20:12.2f} MiB in {one['number']}, largest "
-      f"{one['largest'] / 2**20:.2f} MiB {one['shape']}"
-    )
-  lines.append("largest values")
-  lines += [
-    f"{size / 2**20:12.2f} MiB  {shape}  {layer[-60:]}"
-    for size, shape, layer in report["buffers"]
-  ]
-  return "\n".join([*lines, f"compiled in {report['seconds']:.0f} s"])

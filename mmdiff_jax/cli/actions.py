@@ -179,6 +179,8 @@ def compile_program(options: argparse.Namespace, config: ConfigDict) -> None:
     topology=_need(options, "topology"),
     what=options.what,
     slices=options.slices,
+    hbm=options.hbm,
+    fit=options.fit,
     output=options.output,
   )
 

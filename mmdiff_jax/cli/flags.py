@@ -171,7 +171,7 @@ FLAGS: dict[str, dict[str, Any]] = {
   },
   "topology": {
     "metavar": "NAME",
-    "help": "hardware to compile for: v5e:4x4, v5p:2x2x4, cpu:8, ...",
+    "help": "hardware to compile for: v5e:4x4, v5p:2x2x4, h100:1x8, cpu:8, ...",
   },
   "what": {
     **_one_of("train", "sample"),
@@ -183,6 +183,15 @@ FLAGS: dict[str, dict[str, Any]] = {
     "default": 1,
     "metavar": "N",
     "help": "slices of TPUs to compile for [%(default)s]",
+  },
+  "hbm": {
+    "type": _number,
+    "metavar": "GIB",
+    "help": "memory that a device may use (default: what the chip has)",
+  },
+  "fit": {
+    "action": "store_true",
+    "help": "find the smallest change that fits, by trying",
   },
   "onsets": {"action": "store_true", "help": "mark detected onsets"},
   "force": {

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except (ValueError, OSError, RuntimeError, ImportError) as error:
     if traceback:
       raise
+    _leave_hosts(f"error: {error}")
     print(f"error: {error}", file=sys.stderr)
     return 1
   except Exception as error:
@@ -172,7 +173,10 @@ def _check_others(name: str, others: Sequence[str]) -> None:
 
 
 def _join_hosts(options: argparse.Namespace) -> None:
-  """Makes the processes of all hosts one run, whose devices share the work."""
+  """Makes the processes of all hosts one run, whose devices share the work.
+
+  That run is in a child of this process, which watches over it.
+  """
   if not hasattr(options, "distributed"):
     return
   ours = ("coordinator", "num_hosts", "host")
@@ -182,9 +186,23 @@ def _join_hosts(options: argparse.Namespace) -> None:
       if value is not None:
         raise ValueError(f"--{name} goes with --distributed; add that flag.")
     return
+  from mmdiff_jax import hosts
+
+  hosts.check_given(*values)
+  if not hosts.is_watched():
+    hosts.run_watched()
+  hosts.watch_parent()
   from mmdiff_jax import sharding
 
   sharding.join_hosts(*values)
+
+
+def _leave_hosts(message: str) -> None:
+  """Ends this process at once where it is one of several hosts of a run."""
+  from mmdiff_jax import hosts
+
+  if hosts.is_watched():
+    hosts.leave(message)
 
 
 def _set_up_logging() -> None:

@@ -36,9 +36,9 @@ def count_flops(jaxpr: Any) -> float:
   missing on GPUs and TPUs, and takes the body of a loop once.
 
   Args:
-    jaxpr: such as `jax.make_jaxpr(f)(*args).jaxpr`. The body of a `scan` and of
-      a Pallas kernel counts as often as it runs, that of a `while` once; of
-      branches the dearest.
+    jaxpr: such as `jax.make_jaxpr(f)(*args).jaxpr`. The body of a `scan`, of
+      a Pallas kernel and of a `shard_map` over all devices counts as often as
+      it runs, that of a `while` once; of branches the dearest.
   """
   total = 0.0
   for eqn in jaxpr.eqns:
@@ -67,6 +67,9 @@ def count_flops(jaxpr: Any) -> float:
         repeats = params["length"]
       elif name == "pallas_call":
         repeats = math.prod(params["grid_mapping"].grid)
+      elif name == "shard_map":
+        # Its body is what one of the devices does.
+        repeats = params["mesh"].size
       inner = [getattr(value, "jaxpr", value) for value in params.values()]
       total += repeats * sum(
         count_flops(value) for value in inner if hasattr(value, "eqns")
