@@ -466,7 +466,7 @@ def _main(argv: list[str]) -> None:
     if _FLAGS.distributed:
       from mmdiff_jax import hosts
 
-      hosts.leave(f"error: {error}")
+      hosts.leave(error)
     sys.exit(f"error: {error}")
   except KeyboardInterrupt:
     hint = ": the same command continues" if command.resumable else ""
