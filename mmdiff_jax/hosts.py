@@ -62,7 +62,8 @@ def run_watched() -> NoReturn:
   held = pass_on(child.stderr, sys.stderr.buffer)
   status = child.wait()
   os.close(theirs)
-  if held and status < 0:
+  # The child may have said so itself, among the native words.
+  if held and (status < 0 or status == LOST_HOST):
     print(lost_line(held), file=sys.stderr, flush=True)
     sys.exit(LOST_HOST)
   sys.stderr.buffer.write(held)
