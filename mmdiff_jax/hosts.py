@@ -23,6 +23,11 @@ _FATAL = re.compile(
   rb"[EFW]\d{4} .*(?:coordination_service|distributed/client|client\.h:"
   rb"|Failed to retrieve preemption notice)"
 )
+# Python errors of a collective whose other side is gone.
+_BROKEN = re.compile(
+  r"gloo|nccl|coordination service|connection (closed|reset)|socket closed",
+  re.I,
+)
 _SILENT = re.compile(rb"stopped sending heartbeats\):\s*([\d, \n]+)")
 
 
@@ -72,7 +77,8 @@ def run_watched() -> NoReturn:
   held = pass_on(child.stderr, sys.stderr.buffer)
   status = child.wait()
   os.close(theirs)
-  if held and status < 0:
+  # The child may have said so itself, among the native words.
+  if held and (status < 0 or status == LOST_HOST):
     print(lost_line(held), file=sys.stderr, flush=True)
     sys.exit(LOST_HOST)
   sys.stderr.buffer.write(held)
@@ -91,14 +97,19 @@ def watch_parent() -> None:
   threading.Thread(target=wait, daemon=True).start()
 
 
-def leave(message: str) -> NoReturn:
-  """Prints a message and ends, without waiting for the other hosts.
+def leave(error: Exception) -> NoReturn:
+  """Prints an error and ends, without waiting for the other hosts.
 
-  JAX's own exit waits for them, and they may be waiting for this one.
+  JAX's own exit waits for them, and they may be waiting for this one. Where the
+  error is that another host is lost, it is told as such.
   """
+  message, status = f"error: {error}", 1
+  if _BROKEN.search(str(error)):
+    cause = str(error).strip().split("\n")[0][:120]
+    message, status = f"{lost_line(b'')} ({cause})", LOST_HOST
   print(message, file=sys.stderr, flush=True)
   sys.stdout.flush()
-  os._exit(1)
+  os._exit(status)
 
 
 def pass_on(source: IO[bytes], sink: IO[bytes]) -> bytes:
@@ -130,7 +141,7 @@ def lost_line(words: bytes) -> str:
   """What is told of a lost host, by the native words on it."""
   found = _SILENT.search(words)
   numbers = re.findall(r"\d+", found[1].decode()) if found else []
-  which = f"host {', '.join(numbers)}" if numbers else "the first host"
+  which = f"host {', '.join(numbers)}" if numbers else "another host"
   return (
     f"error: {which} is lost (it ended, or its connection did), so this host "
     "ends too. The same command on all hosts continues from the last "

@@ -161,7 +161,9 @@ def test_a_signal_stops_all_hosts_and_a_lost_one_ends_the_others(two_hosts):
   told = first.communicate(timeout=120)[1]
   assert first.returncode == hosts.LOST_HOST
   last = told.splitlines()[-1]
-  assert last.startswith("error: host 1 is lost") and "continues" in last
+  # Either a collective breaks, or the missing signs of life are noticed.
+  assert re.match(r"error: (host 1|another host) is lost", last)
+  assert "The same command on all hosts continues" in last
   assert not re.search(r"^[EFW]\d{4} |stack trace|^\s+@", told, re.M)
 
 
@@ -177,7 +179,24 @@ def test_native_words_on_a_lost_host_are_held_back_and_no_others():
   assert sink.getvalue() == before + b"\n"
 
 
+@pytest.mark.parametrize(
+  ("text", "status", "words"),
+  [
+    ("Gloo all-reduce failed: Connection closed by peer", 75, "is lost"),
+    ("Out of memory", 1, "error: Out of memory"),
+  ],
+)
+def test_a_broken_collective_is_a_lost_host(
+  text, status, words, monkeypatch, capsys
+):
+  monkeypatch.setattr(os, "_exit", sys.exit)
+  with pytest.raises(SystemExit) as ended:
+    hosts.leave(RuntimeError(text))
+  assert ended.value.code == status
+  assert words in capsys.readouterr().err
+
+
 def test_the_line_names_the_host_where_it_is_known():
   words = b"(stopped sending heartbeats):\n1\nThe tasks"
   assert hosts.lost_line(words).startswith("error: host 1 is lost")
-  assert hosts.lost_line(b"Socket closed").startswith("error: the first host")
+  assert hosts.lost_line(b"Socket closed").startswith("error: another host")

@@ -7,8 +7,10 @@ generates code, which for a large program takes longer than all before.
 
 import json
 import math
+import os
 import pathlib
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -129,5 +131,16 @@ def run(folder: pathlib.Path) -> None:
   write_json(folder / "compiled.json", {"memory": used})
 
 
+def end_with_parent() -> None:
+  """Ends this process when the one that started it is gone."""
+
+  def wait() -> None:
+    sys.stdin.buffer.read()  # It ends when the other side of the pipe does.
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+  end_with_parent()
   run(pathlib.Path(sys.argv[1]))

@@ -195,6 +195,7 @@ def _run_child(folder: pathlib.Path) -> float:
   with errors.open("w") as stderr:
     child = subprocess.Popen(
       [sys.executable, "-m", "mmdiff_jax.aot.child", str(folder)],
+      stdin=subprocess.PIPE,
       stdout=subprocess.DEVNULL,
       stderr=stderr,
     )

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except (ValueError, OSError, RuntimeError, ImportError) as error:
     if traceback:
       raise
-    _leave_hosts(f"error: {error}")
+    _leave_hosts(error)
     print(f"error: {error}", file=sys.stderr)
     return 1
   except Exception as error:
@@ -197,12 +197,12 @@ def _join_hosts(options: argparse.Namespace) -> None:
   sharding.join_hosts(*values)
 
 
-def _leave_hosts(message: str) -> None:
+def _leave_hosts(error: Exception) -> None:
   """Ends this process at once where it is one of several hosts of a run."""
   from mmdiff_jax import hosts
 
   if hosts.is_watched():
-    hosts.leave(message)
+    hosts.leave(error)
 
 
 def _set_up_logging() -> None:
