@@ -151,7 +151,7 @@ def test_manifest_round_trip_and_counts(tmp_path):
 
 
 def test_manifest_errors_name_the_file_and_the_cure(tmp_path):
-  with pytest.raises(ValueError, match="videos_to_tfrecord --input"):
+  with pytest.raises(ValueError, match="prepare --input"):
     Manifest.load(tmp_path)
   path = tmp_path / MANIFEST
   path.write_text(manifest().to_json()[:200])
