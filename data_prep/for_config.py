@@ -1,8 +1,6 @@
 """What a configuration says of the clips to prepare for it."""
 
 import dataclasses
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
@@ -10,26 +8,6 @@ from mmdiff_jax.av import AVSpec
 
 # Networks of four levels, as configs/default.py has, want multiples of this.
 _SAMPLES = 64
-
-
-def load_config(path: str) -> ConfigDict:
-  """The configuration of a file like those of `configs/`.
-
-  Raises:
-    ValueError: if there is none.
-  """
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f"--for={path}: no such file; give one of configs/.")
-  try:
-    config = runpy.run_path(path)["get_config"]()
-    AVSpec.from_config(config.data)
-  # The file is somebody's program.
-  except Exception as error:
-    raise ValueError(
-      f"--for={path} is no configuration ({type(error).__name__}: {error}); "
-      "give one of configs/."
-    ) from error
-  return config
 
 
 def check(config: ConfigDict, spec: AVSpec) -> None:

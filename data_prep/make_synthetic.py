@@ -6,13 +6,12 @@ The folder goes through the ordinary preparation like any folder of videos;
 `truth.json` in it lists the impacts of each file.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
 from collections.abc import Collection, Iterable, Sequence
 
-from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
+from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.media_writer import write_mp4
 from mmdiff_jax.files import as_path, check_path, is_cloud
@@ -105,7 +104,7 @@ def main(
   program: str = "python -m data_prep.make_synthetic",
 ) -> None:
   """Parses the command line and writes the folder."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog=program,
     description=__doc__.split("\n\n")[0],
   )

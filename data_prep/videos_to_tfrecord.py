@@ -1,11 +1,11 @@
-"""Prepares a folder of videos: TFRecord shards of clips and a dataset.json.
+"""Prepares videos: TFRecord shards of clips and a dataset.json.
 
   python -m data_prep.videos_to_tfrecord --input VIDEOS --output DIR
 
-Every video below VIDEOS is resampled to a regular grid of frames with the
-audio of the same time span. An interrupted run continues where it stopped
-when the same command is run again. Damaged or unsuitable files are left out
-and listed with the reason in dataset.json.
+VIDEOS is a folder or one file. Every video below it is resampled to a regular
+grid of frames with the audio of the same time span. An interrupted run
+continues where it stopped when the same command is run again. Damaged or
+unsuitable files are left out and listed with the reason in dataset.json.
 """
 
 import argparse
@@ -19,11 +19,17 @@ from typing import Any
 
 from data_prep import clip_task, data_set, for_config, runners
 from data_prep.clip_task import ClipOptions, ClipTask
-from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
+from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.cli.config_file import load_config
 from mmdiff_jax.data.clips import FRAME_FORMATS
-from mmdiff_jax.data.container import FITS, HDR, ReadOptions
+from mmdiff_jax.data.container import (
+  FITS,
+  HDR,
+  ReadOptions,
+  check_hwaccel,
+)
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import find_media
@@ -48,10 +54,10 @@ def prepare(
   labels: str = "none",
   overwrite: bool = False,
 ) -> Manifest:
-  """Prepares all videos below a directory.
+  """Prepares all videos below a directory, or one video.
 
   Args:
-    source_dir: directory of videos, searched recursively.
+    source_dir: directory of videos, searched recursively, or a file.
     output_dir: directory of the data set, made if necessary.
     options: geometry, formats and rules.
     workers: processes; the result does not depend on it.
@@ -113,7 +119,12 @@ def _list_tasks(
   labels: str,
 ) -> tuple[list[ClipTask], list[tuple[str, str]], list[str]]:
   """The videos to prepare, those left out with the reason, the classes."""
-  files, left_out = find_media(source_dir)
+  if not is_cloud(source_dir) and pathlib.Path(source_dir).is_file():
+    file = os.fspath(source_dir)
+    files = [(os.path.basename(file), file)]
+    left_out: list[tuple[str, str]] = []
+  else:
+    files, left_out = find_media(source_dir)
   if not files:
     raise ValueError(
       f"no video below {source_dir}"
@@ -179,7 +190,11 @@ def _size(text: str) -> tuple[int, int]:
 
 # Options of each flag, for argparse.
 _FLAGS: dict[str, dict[str, Any]] = {
-  "--input": {"required": True, "metavar": "DIR", "help": "folder of videos"},
+  "--input": {
+    "required": True,
+    "metavar": "PATH",
+    "help": "folder of videos, or one",
+  },
   "--output": {
     "required": True,
     "metavar": "DIR",
@@ -187,7 +202,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
   },
   "--for": {
     "metavar": "CONFIG",
-    "help": "configuration to prepare for, such as configs/landscape.py: what"
+    "help": "configuration to prepare for, a file or a name: what"
     " of the five flags below is not given follows from it, and its network"
     " must take the clips",
   },
@@ -267,6 +282,12 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "default": "map",
     "help": "videos of high dynamic range: map to BT.709, or skip [map]",
   },
+  "--hwaccel": {
+    "default": "",
+    "metavar": "NAME",
+    "help": "hardware that decodes, by FFmpeg's name (cuda, vaapi, qsv,"
+    " videotoolbox); what it cannot, the CPU decodes [none]",
+  },
   "--frame_format": {
     "choices": FRAME_FORMATS,
     "help": "storage of the frames [raw up to 64 pixels, else png]",
@@ -289,7 +310,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
 
 
 def _parse(arguments: Sequence[str] | None, program: str) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -317,7 +338,7 @@ def _geometry(flags: argparse.Namespace) -> tuple[AVSpec, str]:
     if note is not None:
       print(note, file=sys.stderr)
     return spec, flags.fit or "pad"
-  config = for_config.load_config(path)
+  config = load_config(path, "--for")
   spec = dataclasses.replace(AVSpec.from_config(config.data), **given)
   for_config.check(config, spec)
   return spec, flags.fit or config.data.get("fit", "pad")
@@ -334,13 +355,22 @@ def _options(flags: argparse.Namespace) -> ClipOptions:
   quality = (flags.jpeg_quality or 95) if frame_format == "jpeg" else None
   # Frames are decoded by all cores where the videos are too few for that.
   threads = max(1, (os.cpu_count() or 1) // flags.workers)
+  if flags.hwaccel:
+    check_hwaccel(flags.hwaccel)
   return ClipOptions(
     spec,
     frame_format,
     quality,
     flags.channels,
     flags.missing_audio,
-    ReadOptions(flags.max_pixels, flags.time_limit, flags.hdr, threads, fit),
+    ReadOptions(
+      flags.max_pixels,
+      flags.time_limit,
+      flags.hdr,
+      threads,
+      fit=fit,
+      hwaccel=flags.hwaccel,
+    ),
     Limits(flags.min_loudness, flags.max_silence, flags.max_frozen),
   )
 

@@ -57,8 +57,8 @@ def check_memory(
   verb = "has" if devices[0].platform != "cpu" else "has free"
   raise DoesNotFitError(
     f"{what} needs {needed / GIB:.2f} GiB of memory, {where} {verb} "
-    f"{room / GIB:.2f}. Take less with {', '.join(cures)}; --force goes on "
-    "nevertheless."
+    f"{room / GIB:.2f}. Make it smaller: {', '.join(cures)}; or --force goes "
+    "on nevertheless."
   )
 
 

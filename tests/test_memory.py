@@ -39,7 +39,7 @@ def test_too_large_a_program_is_one_line_with_figures_and_cures(
   text = str(error.value)
   assert "\n" not in text
   assert "The step needs 0.0" in text and "has free 0.00" in text
-  assert "a=1, b; --force" in text
+  assert "a=1, b; or --force" in text
   check(square, monkeypatch, 2**20, force=True)
   check(square, monkeypatch, None)
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from data_prep import data_set, runners, videos_to_tfrecord
+from data_prep import data_set, make_synthetic, runners, videos_to_tfrecord
 from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip
 from mmdiff_jax import locks
 from mmdiff_jax.av import AVSpec
@@ -485,6 +485,17 @@ def test_missing_audio_can_skip_or_stop(videos, tmp_path, capsys):
   assert not (tmp_path / "error" / "dataset.json").exists()
 
 
+def test_one_file_is_prepared_as_in_a_folder(tmp_path, capsys):
+  videos = tmp_path / "in"
+  make_synthetic.write_folder(videos, [3], AVSpec(8, 16, 16, 10.0, 4000))
+  [path] = videos.glob("*.mp4")
+  geometry = ("--size=16", "--sample_rate=4000", "--clip_frames=4")
+  assert run(videos, tmp_path / "folder", *geometry) == 0
+  assert run(path, tmp_path / "file", *geometry) == 0
+  [a], [b] = ((tmp_path / n).glob("*.tfrecord") for n in ("folder", "file"))
+  assert a.read_bytes() == b.read_bytes()
+
+
 def test_nothing_usable_is_an_error(tmp_path, capsys):
   folder = tmp_path / "in"
   assert run(folder, tmp_path / "out") == 1
@@ -591,7 +602,7 @@ def test_a_crashing_decoder_costs_one_file(videos, tmp_path):
 def test_beam_is_optional(videos, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "apache_beam", None)
   assert run(videos, tmp_path, "--runner=beam") == 1
-  assert "pip install 'mmdiff-jax[beam]'" in capsys.readouterr().err
+  assert "pip install apache-beam" in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
 
@@ -683,7 +694,9 @@ def test_geometry_follows_from_a_configuration(tmp_path, capsys):
   assert "data.sample_rate=8010" in error and "8000 and 8160" in error
   config.write_text("get_config = 3")
   assert videos_to_tfrecord.main(flags) == 1
-  assert "is no configuration" in capsys.readouterr().err
+  assert "--for=" in capsys.readouterr().err
+  assert videos_to_tfrecord.main([*places, "--for=landscap"]) == 1
+  assert "there is no such file; give" in capsys.readouterr().err
 
 
 def test_a_rate_that_the_usual_networks_refuse_is_noted(tmp_path, capsys):

@@ -78,7 +78,7 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
 
 
 def upscale(options: argparse.Namespace, config: ConfigDict) -> None:
-  """Upsamples the frames of a video."""
+  """Upsamples the frames of videos."""
   from mmdiff_jax.sampling.upscale import upscale
 
   upscale(
@@ -219,6 +219,13 @@ def prepare(arguments: Sequence[str], program: str) -> int:
   from data_prep import videos_to_tfrecord
 
   return videos_to_tfrecord.main(arguments, program)
+
+
+def prepare_tfds(arguments: Sequence[str], program: str) -> int:
+  """Makes a TFDS data set of TFRecords."""
+  from data_prep import tfds_builder
+
+  return tfds_builder.main(arguments, program)
 
 
 def inspect(arguments: Sequence[str], program: str) -> int:

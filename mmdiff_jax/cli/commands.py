@@ -46,6 +46,9 @@ COMMANDS = {
     own_parser=True),
   "prepare": Command(
     actions.prepare, "make TFRecords of a folder of videos", own_parser=True),
+  "prepare_tfds": Command(
+    actions.prepare_tfds, "make a TFDS data set of what `prepare` made",
+    own_parser=True),
   "inspect": Command(
     actions.inspect, "check and show what `prepare` made", own_parser=True),
   "train": Command(
@@ -69,8 +72,8 @@ COMMANDS = {
      "sample.guidance_scale", "seed"),
     resumable=True),
   "upscale": Command(
-    actions.upscale, "enlarge the frames of a video (super-resolution)",
-    "--sr_checkpoint=runs/sr --source=clip.mp4 --output=large",
+    actions.upscale, "enlarge the frames of videos (super-resolution)",
+    "--sr_checkpoint=runs/sr --source=clips --output=large",
     ("sr_checkpoint", "source", "output"),
     ("sr.chunk_frames", "sr.sample.sampler", "sr.sample.steps")),
   "evaluate": Command(

@@ -31,12 +31,13 @@ def shipped_configs() -> list[str]:
   return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
 
 
-def find_config(text: str) -> pathlib.Path:
+def find_config(text: str, flag: str = "--config") -> pathlib.Path:
   """The file of a configuration.
 
   Args:
     text: the path of a file, or the name of a configuration that comes with
       the program: `shapes`, or `configs/shapes.py` as in a checkout.
+    flag: that names it, for errors.
 
   Raises:
     ValueError: if there is none.
@@ -49,16 +50,17 @@ def find_config(text: str) -> pathlib.Path:
     return _TOP_LEVEL / "configs" / f"{name}.py"
   problem = "is no Python file" if path.exists() else "there is no such file"
   raise ValueError(
-    f"--config={text}: {problem}; give a .py file, or one of "
+    f"{flag}={text}: {problem}; give a .py file, or one of "
     f"{', '.join(shipped_configs())}."
   )
 
 
-def load_config(text: str) -> ConfigDict:
+def load_config(text: str, flag: str = "--config") -> ConfigDict:
   """Loads a configuration.
 
   Args:
     text: a path or a name; see `find_config`.
+    flag: that names it, for errors.
 
   Returns:
     What the file's `get_config()` returns, locked: no key can be added.
@@ -66,7 +68,7 @@ def load_config(text: str) -> ConfigDict:
   Raises:
     ValueError: if there is no such file, or it is no configuration.
   """
-  path = find_config(text)
+  path = find_config(text, flag)
   add_top_level()
   try:
     spec = importlib.util.spec_from_file_location("config", path)
@@ -76,13 +78,13 @@ def load_config(text: str) -> ConfigDict:
     config = module.get_config() if hasattr(module, "get_config") else None
   except SyntaxError as error:
     raise ValueError(
-      f"--config={text}: {error.filename}, line {error.lineno}: {error.msg}."
+      f"{flag}={text}: {error.filename}, line {error.lineno}: {error.msg}."
     ) from error
   except Exception as error:  # Whatever a user's file does.
-    raise ValueError(f"--config={text}: {_where(error, path)}") from error
+    raise ValueError(f"{flag}={text}: {_where(error, path)}") from error
   if not isinstance(config, ConfigDict):
     raise ValueError(
-      f"--config={text}: no configuration; the file needs a function "
+      f"{flag}={text}: no configuration; the file needs a function "
       "get_config() that returns a ConfigDict."
     )
   return config.lock()

@@ -14,7 +14,7 @@ _WANTED = {
   int: "a whole number",
   float: "a number",
   bool: "true or false",
-  tuple: "values with commas between them",
+  tuple: "whole numbers with commas between them",
 }
 
 
@@ -120,6 +120,7 @@ def _unknown(
   for parent in parents:
     section = section[parent]
   where = f"{'.'.join(parents)} has" if parents else "the configuration has"
+  listed = f" {'.'.join(parents)}" if parents else ""
   close = difflib.get_close_matches(part, list(section), 1)
   if close:
     hint = f"Did you mean {'.'.join([*parents, close[0]])}?"
@@ -128,7 +129,9 @@ def _unknown(
     hint = (
       f"Did you mean {', '.join(elsewhere)}?"
       if elsewhere
-      else f"It has {', '.join(section)}."
+      else f"Its keys: {', '.join(section)}."
+      if len(section) < 10
+      else f"The command `config{listed}` lists its keys."
     )
   return f"--config.{key}: {where} no key {part}. {hint}"
 
@@ -142,7 +145,7 @@ def _parse(text: str, kind: type, example: Any) -> Any:
   if kind in (int, float, str):
     return kind(text)
   if kind is tuple:
-    value = ast.literal_eval(text)
+    value = ast.literal_eval(text) if text else ()
     value = tuple(value) if isinstance(value, tuple | list) else (value,)
     types = {type(element) for element in example} or {int}
     if not {type(element) for element in value} <= types:

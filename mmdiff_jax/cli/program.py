@@ -17,6 +17,7 @@ from mmdiff_jax.cli import config_file, help_text, overrides, places
 from mmdiff_jax.cli.commands import COMMANDS
 from mmdiff_jax.cli.flags import parse_flags
 
+_STORES = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
 _HELP = ("--help", "-h", "help")
 
 
@@ -63,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if traceback:
       raise
     print(f"error: {error}", file=sys.stderr)
+    return 1
+  except Exception as error:
+    # The clients of object stores have errors of their own.
+    if traceback or type(error).__module__.split(".")[0] not in _STORES:
+      raise
+    print(f"error: object store: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
     _leave(COMMANDS[name].resumable)
@@ -147,6 +154,10 @@ def _check_others(name: str, others: Sequence[str]) -> None:
     if not argument.startswith("-"):
       continue
     flag = argument.lstrip("-").split("=")[0]
+    if flag == "config":
+      raise ValueError(f"{name} reads no configuration; leave --config out.")
+    if not argument.startswith("--"):
+      raise ValueError(f"{argument}: flags begin with two dashes: -{argument}.")
     takers = [other for other, row in COMMANDS.items() if flag in row.flags]
     if takers:
       raise ValueError(

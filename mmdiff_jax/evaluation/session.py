@@ -4,9 +4,7 @@ import dataclasses
 import importlib.metadata
 import logging
 import os
-import pathlib
 import platform
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +21,8 @@ from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
 from mmdiff_jax.evaluation.geometry import find_geometry
 from mmdiff_jax.evaluation.usable import leave_out_bad
 from mmdiff_jax.evaluation.weights import Embedder, Weights
+from mmdiff_jax.files import as_path, check_file
+from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
 
 _log = logging.getLogger(__name__)
@@ -225,23 +225,15 @@ def check_output(output: str | os.PathLike | None) -> None:
 
   Raises:
     ValueError: if it is no .json file.
-    OSError: if its folder cannot be made or written to.
+    OSError: if its folder cannot be written to.
   """
   if output is None:
     return
-  path = pathlib.Path(output)
+  path = as_path(output)
   if path.suffix != ".json":
     raise ValueError(f"output must be a .json file, got {output}.")
-  if path.is_dir():
-    raise IsADirectoryError(f"--output={path} is a folder; name a file.")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-      pass
-  except OSError as error:
-    raise type(error)(
-      f"--output={path} cannot be written ({error.strerror}); choose another."
-    ) from error
+  check_file(output)
+  remove_leftovers(path.parent)
 
 
 def describe_clips(clips: ClipSet) -> dict[str, Any]:

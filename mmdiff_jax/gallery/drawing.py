@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from mmdiff_jax.data import media
+from mmdiff_jax.files import replacing
 from mmdiff_jax.gallery import frame, picture
 from mmdiff_jax.gallery.folder import Clip
 from mmdiff_jax.world import sync
@@ -51,11 +52,13 @@ class Side:
   """One player of a card, and the picture below it.
 
   Attributes:
-      url: of what is played.
-      streams: what it holds.
-      picture: frames, waveform and spectrogram, relative to the page; None
-  XX: times of impacts in the pictures (s).
-      heard: times of impacts in the sound (s).
+    url: of what is played.
+    streams: what it holds.
+    picture: url of frames, waveform and spectrogram; None for none.
+    wide: width of the picture on the page, in CSS pixels.
+    strip: share of its height that the frames take.
+    seen: times of impacts in the pictures (s); None where not looked for.
+    heard: times of impacts in the sound (s).
   """
 
   url: str
@@ -116,7 +119,8 @@ def draw(
   if target.resolve() != directory.resolve():
     for file in filter(None, (clip.file, clip.upscaled)):
       (target / file).parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(directory / file, target / file)
+      with replacing(target / file) as temporary:
+        shutil.copyfile(directory / file, temporary)
   try:
     streams = read_streams(path)
   except ValueError as error:
@@ -167,7 +171,8 @@ def _side(
     slots=picture.strip_slots(streams.video),
     scale=2,
   )
-  image.save(target / drawn, format="png", optimize=True)
+  with replacing(target / drawn) as temporary:
+    image.save(temporary, format="png", optimize=True)
   seen = heard = None
   if onsets:
     seen, heard = (tuple(t) for t in picture.find_events(*streams))

@@ -8,7 +8,9 @@ import html
 import os
 import pathlib
 
+from mmdiff_jax.files import check_directory, replacing
 from mmdiff_jax.gallery import cards, drawing, folder, frame, words
+from mmdiff_jax.leftovers import remove_leftovers
 
 
 def make_gallery(
@@ -47,6 +49,9 @@ def make_gallery(
   directory = pathlib.Path(directory)
   runs, warnings = folder.read_runs(directory)
   target = directory if output is None else pathlib.Path(output)
+  check_directory(target, "folder" if output is None else "--output")
+  remove_leftovers(target)
+  remove_leftovers(target / drawing.PICTURES)
   (target / drawing.PICTURES).mkdir(parents=True, exist_ok=True)
   drawn = [
     (run, [drawing.draw(directory, target, clip, onsets) for clip in run.clips])
@@ -63,8 +68,11 @@ def make_gallery(
     body_class="marked" if onsets else "",
   )
   path = target / "index.html"
-  # Names may hold bytes that are no text.
-  path.write_text(page, encoding="utf-8", errors="backslashreplace")
+  with replacing(path) as temporary:
+    # Names may hold bytes that are no text.
+    pathlib.Path(temporary).write_text(
+      page, encoding="utf-8", errors="backslashreplace"
+    )
   return path
 
 

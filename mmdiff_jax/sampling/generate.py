@@ -161,6 +161,7 @@ def sample(
     )
     if todo:
       _log.info("%s", _describe(settings, clips, condition))
+      _log.info("Compiling it (the first time takes a minute or two).")
     return _generate(todo, settings.batch_size, clips, folder, upscaler)
 
 

@@ -83,13 +83,15 @@ def _make_clip_preview(
     # Late: only previews need what draws them.
     from mmdiff_jax.gallery.picture import render_clip
 
-    names = [f"preview/sample_{i:02d}" for i in range(wanted)]
+    # TensorBoard shows one kind of value by a name.
     return Shown(
       pictures={
-        name: np.asarray(render_clip(video[i], audio[i], spec.sample_rate))
-        for i, name in enumerate(names)
+        f"preview/sample_{i:02d}": np.asarray(
+          render_clip(video[i], audio[i], spec.sample_rate)
+        )
+        for i in range(wanted)
       },
-      sounds=dict(zip(names, audio, strict=False)),
+      sounds={f"sound/sample_{i:02d}": audio[i] for i in range(wanted)},
       sample_rate=spec.sample_rate,
     )
 

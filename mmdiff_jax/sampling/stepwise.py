@@ -1,6 +1,5 @@
 """A run of a sampler in parts, so that it can be watched."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,11 +20,8 @@ from mmdiff_jax.sampling.sample_fn import (
 )
 from mmdiff_jax.task import Task
 
-_log = logging.getLogger(__name__)
-
 # Seconds between two reports. The first step tells how many make that.
 _INTERVAL = 0.5
-_CURES = ("config.sample.batch_size",)
 
 
 class WatchedSampler:
@@ -49,6 +45,9 @@ class WatchedSampler:
       ValueError: see `make_configured_sampler`.
     """
     self._task, self._force = task, force
+    self._cures = [
+      f"a smaller config.sample.batch_size (now {settings.batch_size})"
+    ]
     self._sampler = make_configured_sampler(task, settings)
     self._split = sharding.batch_sharded(mesh)
     self._programs: dict[Any, jax.stages.Compiled] = {}
@@ -135,10 +134,9 @@ class WatchedSampler:
     leaves, structure = jax.tree.flatten(args)
     key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if key not in self._programs:
-      _log.info("Compiling the sampler (the first time takes a minute or two).")
       program = function.lower(*args).compile()
       check_memory(
-        program, "The sampler", _CURES, held=params, force=self._force
+        program, "The sampler", self._cures, held=params, force=self._force
       )
       self._programs[key] = program
     return self._programs[key]

@@ -1,4 +1,4 @@
-"""The command line: study build | serve | report | plan | simulate."""
+"""The commands: study build | serve | report | export | plan | simulate."""
 
 import argparse
 import pathlib
@@ -54,6 +54,17 @@ def _parser(program: str) -> argparse.ArgumentParser:
   )
   report.set_defaults(run=_report)
 
+  export = commands.add_parser("export", help="write all answers to a file")
+  export.add_argument("study", help="folder that build made")
+  export.add_argument(
+    "--output", required=True, help="a .csv or .json file, one row per score"
+  )
+  export.add_argument(
+    "--truth", action="store_true",
+    help="with what each clip was: for when nobody answers any more",
+  )  # fmt: skip
+  export.set_defaults(run=_export)
+
   plan = commands.add_parser("plan", help="how many raters and clips?")
   plan.add_argument(
     "--raters", type=int, nargs="+", default=[10, 20, 30, 50, 100]
@@ -100,7 +111,8 @@ def _serve(options: argparse.Namespace) -> None:
     from mmdiff_jax.study.server import serve
   except ModuleNotFoundError as error:
     raise ValueError(
-      f"Serving needs {error.name}: pip install 'mmdiff-jax[web]'"
+      f"Serving needs {error.name}: pip install fastapi jinja2 krippendorff "
+      "python-multipart pyyaml uvicorn."
     ) from error
   serve(options.study, options.host, options.port, options.root_path)
 
@@ -110,6 +122,13 @@ def _report(options: argparse.Namespace) -> None:
 
   output = options.output or pathlib.Path(options.study) / "report"
   print(report(options.study, output, options.draws))
+
+
+def _export(options: argparse.Namespace) -> None:
+  from mmdiff_jax.study.export import export
+
+  number = export(options.study, options.output, options.truth)
+  print(f"{options.output}: {number} rows")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, sharding
-from mmdiff_jax.files import as_path
+from mmdiff_jax.files import as_path, check_directory
 from mmdiff_jax.locks import Lock, locked
 from mmdiff_jax.memory import check_memory
 from mmdiff_jax.task import Task, make_task
@@ -27,13 +27,6 @@ from mmdiff_jax.training.report import Report
 from mmdiff_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
-
-# What makes the train step smaller.
-_CURES = (
-  "config.model.remat=blocks",
-  "config.train.microbatches",
-  "config.train.batch_size",
-)
 
 
 def train(
@@ -74,6 +67,8 @@ def train(
   """
   workdir = as_path(workdir)
   checkpoint.check_checkpoints_path(workdir)
+  if jax.process_index() == 0:
+    check_directory(workdir, "--workdir")
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
   tracing = Profile(profile, workdir, config.train.num_steps)
@@ -115,7 +110,9 @@ def train(
     tracing.check(first_step)
     stack.callback(tracing.close)
     train_step, flops = _compile(program)
-    check_memory(train_step, "The train step", _CURES, held=state, force=force)
+    check_memory(
+      train_step, "The train step", _cures(config), held=state, force=force
+    )
     report = stack.enter_context(
       contextlib.closing(Report(config, workdir, first_step, flops))
     )
@@ -227,6 +224,18 @@ def _compile(program: Program) -> tuple[jax.stages.Compiled, float]:
     flops / 1e12,
   )
   return compiled, flops
+
+
+def _cures(config: ConfigDict) -> list[str]:
+  """What makes the train step smaller."""
+  train_config = config.train
+  cures = [
+    f"more config.train.microbatches (now {train_config.microbatches})",
+    f"a smaller config.train.batch_size (now {train_config.batch_size})",
+  ]
+  if config.model.get("remat") in ("none", "attention"):
+    cures.insert(0, "config.model.remat=blocks")
+  return cures
 
 
 def _run(

@@ -24,6 +24,7 @@ from mmdiff_jax.data.container import MediaError, ReadOptions, opened
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.data.media_streams import choose_streams, may_jump
+from mmdiff_jax.data.sources.spool import Spool
 from mmdiff_jax.files import (
   as_path,
   download,
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 # Decoded videos that are kept: what is drawn at random from a small folder is
 # decoded once, and clips of one video come in a row from a large one.
 _CACHE_BYTES = 2**29
+# What is longer is decoded into a file; several may be decoded at a time.
+_SPOOL_BYTES = 2**26
 # Height and width of frames that are only counted.
 _TINY = (1, 1)
 
@@ -149,18 +152,7 @@ class MediaSource:
     return self._file_hash(video) + ("" if fit == "pad" else f" {fit}")
 
   def _decode(self, video: str) -> _Content:
-    path, spec = self._files[video], self.spec
-    if self._streams == ("audio",):
-      audio, _ = media.read_audio(path, sample_rate=spec.sample_rate)
-      return _Content(None, audio, ())
-    clip = media.read_media(
-      path,
-      fps=spec.fps,
-      size=(spec.height, spec.width),
-      sample_rate=spec.sample_rate,
-      options=self._reading,
-    )
-    return _Content(clip.video, clip.audio, clip.repairs)
+    return _read(self._files[video], self.spec, self._streams, self._reading)
 
   def __repr__(self) -> str:
     return f"MediaSource({self.name}, {len(self.videos)} videos)"
@@ -298,6 +290,50 @@ def _on_disk(path: pathlib.Path) -> pathlib.Path:
   return folder / path.name
 
 
+def _read(
+  path: str | os.PathLike,
+  spec: AVSpec,
+  streams: tuple[str, ...],
+  options: ReadOptions,
+) -> _Content:
+  """Decodes a file of any length in little memory."""
+  track = media.read_track(path, spec.sample_rate)
+  sound = Spool(_SPOOL_BYTES)
+  if streams == ("audio",):
+    for block in _with_sound(path, track).blocks():
+      sound.add(block)
+    return _Content(None, sound.joined(), ())
+  size = (spec.height, spec.width)
+  reader = media.FrameReader(path, spec.fps, size, track, options)
+  pictures = Spool(_SPOOL_BYTES)
+  count = heard = 0
+
+  def hear() -> int:
+    end = round(count * spec.sample_rate / spec.fps)
+    if track is not None:
+      sound.add(track.cut(reader.origin, heard, end))
+    return end
+
+  for count, image in enumerate(reader, 1):
+    pictures.add(image[None])
+    if count % spec.frames == 0:
+      heard = hear()
+  hear()
+  repairs = tuple(reader.repairs)
+  if track is None:
+    return _Content(pictures.joined(), None, repairs)
+  repairs += tuple(track.repairs(reader.origin, count / spec.fps))
+  return _Content(pictures.joined(), sound.joined(), repairs)
+
+
+def _with_sound(
+  path: str | os.PathLike, track: media.AudioTrack | None
+) -> media.AudioTrack:
+  if track is None:
+    raise MediaError(path, "has no audio")
+  return track
+
+
 def _count_frames(
   path: str | os.PathLike, fps: float, streams: tuple[str, ...]
 ) -> int:
@@ -322,5 +358,6 @@ def _count_frames(
       return int(float(stream.duration * stream.time_base) * fps + 0.1)
   if "video" in streams:
     return sum(1 for _ in media.FrameReader(path, fps, _TINY))
-  audio, rate = media.read_audio(path)
-  return int(len(audio) / rate * fps + 0.1)
+  track = _with_sound(path, media.read_track(path))
+  count = sum(len(block) for block in track.blocks())
+  return int(count / track.sample_rate * fps + 0.1)
