@@ -1,9 +1,11 @@
 """Builds a study's folder from folders of real and generated clips."""
 
+import dataclasses
 import logging
 import os
 import pathlib
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +19,7 @@ from mmdiff_jax.files import (
   file_sha256,
   write_json,
 )
+from mmdiff_jax.locks import locked
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.study import design, encode, texts, traps
 from mmdiff_jax.study.design import Stimulus
@@ -36,6 +39,9 @@ _LOGGER = logging.getLogger(__name__)
 REAL = "real"
 # Different trap clips of each kind, so that none becomes known.
 _TRAPS_PER_KIND = 4
+# Where a study is made, and what moves out of it once all of it is there.
+_BUILDING = ".building"
+_PARTS = (CLIPS, TEXTS, TRUTH, TOKEN, STUDY)
 
 # Path by system, by source.
 Files = dict[str, dict[str, str]]
@@ -57,6 +63,7 @@ def build(
 
   Raises:
     ValueError: if names, counts, texts or clips do not allow the study.
+    OSError: if `output` cannot be written to, or another process does.
   """
   check_local(output, "--output")
   output = pathlib.Path(output)
@@ -69,10 +76,47 @@ def build(
       f"{REAL!r} and without '|'; got {list(fake)}."
     )
   folders = {REAL: real, **fake}
+  files = _sources(folders, settings)
+  with locked(output):
+    _clear(output)
+    building = output / _BUILDING
+    try:
+      study = _build(files, tuple(folders), building, settings)
+    except BaseException:
+      shutil.rmtree(building, ignore_errors=True)
+      raise
+    for part in _PARTS:
+      os.replace(building / part, output / part)
+    building.rmdir()
+  return dataclasses.replace(study, path=output)
+
+
+def _clear(output: pathlib.Path) -> None:
+  """Removes what a killed build left; raises ValueError for anything else."""
+  building = output / _BUILDING
+  if (building / STUDY).exists():
+    # It was moving its parts out.
+    for part in (CLIPS, TEXTS):
+      shutil.rmtree(output / part, ignore_errors=True)
+    for part in (TRUTH, TOKEN):
+      (output / part).unlink(missing_ok=True)
+  shutil.rmtree(building, ignore_errors=True)
+  for part in _PARTS:
+    if (output / part).exists():
+      raise ValueError(
+        f"{output / part} is in the way of a study's; choose another folder."
+      )
+
+
+def _build(
+  files: Files,
+  systems: tuple[str, ...],
+  output: pathlib.Path,
+  settings: Settings,
+) -> Study:
+  """Makes a study of files, as `build` does, in an empty folder."""
   rng = np.random.default_rng(settings.seed)
-  practice, files = _choose(
-    _sources(folders, settings), tuple(folders), settings, rng
-  )
+  practice, files = _choose(files, systems, settings, rng)
   # Everything that can fail on the settings does so before the long part.
   copies = texts.copy_texts(
     pathlib.Path(settings.texts) if settings.texts else texts.GIVEN,

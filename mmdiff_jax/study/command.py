@@ -1,29 +1,27 @@
-"""The command line of human studies.
-
-main.py study build | serve | report | export | plan | simulate
-"""
+"""The commands: study build | serve | report | export | plan | simulate."""
 
 import argparse
 import pathlib
 from collections.abc import Sequence
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], program: str = "main.py study") -> None:
   """Runs a sub-command.
 
   Args:
     arguments: what follows `study` on the command line.
+    program: how it is called, with `study`.
 
   Raises:
     ValueError: for the caller's mistakes.
   """
-  options = _parser().parse_args(arguments)
+  options = _parser(program).parse_args(arguments)
   options.run(options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="main.py study", description="Human studies of clips with sound."
+    prog=program, description="Human studies of clips with sound."
   )
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -116,7 +114,8 @@ def _serve(options: argparse.Namespace) -> None:
     from mmdiff_jax.study.server import serve
   except ModuleNotFoundError as error:
     raise ValueError(
-      f"Serving needs {error.name}: pip install 'mmdiff-jax[web]'"
+      f"Serving needs {error.name}: pip install fastapi jinja2 krippendorff "
+      "python-multipart pyyaml uvicorn."
     ) from error
   serve(options.study, options.host, options.port, options.root_path)
 

@@ -79,7 +79,7 @@ def load_study(path: str | os.PathLike) -> Study:
     values = json.loads((path / STUDY).read_text())
   except FileNotFoundError as error:
     raise ValueError(
-      f"{path} holds no {STUDY}; make it by: main.py study build"
+      f"{path} holds no {STUDY}; make it by `study build`"
     ) from error
   values["settings"] = settings_from(values["settings"])
   values["size"] = tuple(values["size"])

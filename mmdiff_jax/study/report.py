@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmdiff_jax.files import check_directory, replacing, write_json
+from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.study import plots
 from mmdiff_jax.study.agreement import alpha
 from mmdiff_jax.study.detection import detect, real_rate
@@ -54,6 +55,7 @@ def report(
   """
   study, output = load_study(path), pathlib.Path(output)
   check_directory(output)
+  remove_leftovers(output)
   if draws < 100:
     raise ValueError(f"--draws={draws}: intervals need at least 100.")
   with answered(study.path / ANSWERS) as store:
