@@ -79,9 +79,10 @@ study-demo: $(STAMP)
 	$(BIN)/python main.py study build --real=$(STUDY)/real \
 	  --fake=ours=$(STUDY)/ours --fake=theirs=$(STUDY)/theirs \
 	  --preset=benchmarks/study_demo.yaml --output=$(STUDY)/study
-	$(BIN)/python main.py study simulate $(STUDY)/study --raters=30 --cheaters=3
-	$(BIN)/python main.py study report $(STUDY)/study
-	@echo "Take part: $(BIN)/python main.py study serve $(STUDY)/study"
+	cp -r $(STUDY)/study $(STUDY)/simulated
+	$(BIN)/python main.py study simulate $(STUDY)/simulated --raters=30 --cheaters=3
+	$(BIN)/python main.py study report $(STUDY)/simulated
+	@echo "Take part yourself: $(BIN)/python main.py study serve $(STUDY)/study"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -155,51 +155,60 @@ def load(study: Study, raters: int, votes: int) -> None:
 
 
 def kill(study: Study, kills: int) -> None:
-  """Kills the server amid votes and counts those acknowledged but lost."""
+  """Kills the server amid votes and looks for each that was acknowledged."""
   tokens = _enter(study, min(8, len(study.slots)))
-  acknowledged = 0
+  acknowledged: list[tuple[str, int]] = []
 
-  async def until_killed(port: int, process: subprocess.Popen) -> int:
-    count = 0
+  async def until_killed(port: int, process: subprocess.Popen) -> None:
     delay = study.seconds * (1 + rng.random())
 
     async def one(token: str) -> None:
-      nonlocal count
       with contextlib.suppress(ConnectionError):
         async with _Client(port, token) as client:
+          trial = (await client.ask("/api/state"))["trial"]
           while await _answer(client, study, 1, 0.0):
-            count += 1
+            acknowledged.append((token, trial))
+            trial += 1
 
     async def killer() -> None:
       await asyncio.sleep(delay)
       os.kill(process.pid, signal.SIGKILL)
 
-    await asyncio.gather(killer(), *(one(token) for token in tokens))
-    return count
+    await asyncio.gather(killer(), *map(one, tokens))
 
   rng = np.random.default_rng(0)
+  stored: set[tuple[str, int]] = set()
   for _ in range(kills):
     process, port = _serve(study)
-    acknowledged += asyncio.run(until_killed(port, process))
+    asyncio.run(until_killed(port, process))
     process.wait()
-    store = Store(study.path / ANSWERS)
-    if all(
-      store.votes_of(Conduct(study, store).rater(t).rater)
-      == len(Conduct(study, store).slot(Conduct(study, store).rater(t)).trials)
-      for t in tokens
-    ):
-      store.close()
-      tokens = _enter(study, len(tokens))
-    else:
-      store.close()
-  store = Store(study.path / ANSWERS)
-  stored = len(store.events(kind="vote"))
-  store.close()
+    found, unfinished = _stored(study, tokens)
+    stored |= found
+    tokens = unfinished or _enter(study, len(tokens))
+  lost = set(acknowledged) - stored
   # More may be stored than acknowledged: the answer to a vote can be killed.
+  # A vote that was lost and given again would be acknowledged twice.
   print(
-    f"{kills} kills: {acknowledged} votes acknowledged, {stored} stored, "
-    f"{max(0, acknowledged - stored)} lost"
+    f"{kills} kills: {len(acknowledged)} votes acknowledged, {len(stored)} "
+    f"stored; {len(lost)} lost, "
+    f"{len(acknowledged) - len(set(acknowledged))} acknowledged twice"
   )
+
+
+def _stored(
+  study: Study, tokens: list[str]
+) -> tuple[set[tuple[str, int]], list[str]]:
+  """(token and trial of all votes in the database, tokens still to answer)."""
+  store = Store(study.path / ANSWERS)
+  conduct = Conduct(study, store)
+  found = {
+    (token, event.trial)
+    for token in tokens
+    for event in store.events(conduct.rater(token).rater, "vote")
+  }
+  unfinished = [t for t in tokens if conduct.state(t)["phase"] == "trial"]
+  store.close()
+  return found, unfinished
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 from mmdiff_jax.data import media
 from mmdiff_jax.files import file_sha256
 from mmdiff_jax.study import loudness, texts
-from mmdiff_jax.study.build import _choose
+from mmdiff_jax.study.build import _choose, _sources
 from mmdiff_jax.study.folder import load_study, load_truth
 from mmdiff_jax.study.settings import load_settings
 from tests.media_fixtures import click_track, flash_frames, write
@@ -318,3 +318,25 @@ def test_a_language_is_its_files(tmp_path):
 def test_the_texts_of_a_study_are_part_of_its_record(study):
   found = {p.name: file_sha256(p) for p in (study.path / "texts").iterdir()}
   assert study.texts == found and len(found) == 3 * 5
+
+
+def test_clips_are_matched_by_name_if_any_name_occurs_twice(tmp_path):
+  frames, sound = (
+    flash_frames(np.arange(3) / 10, 16, 16),
+    click_track(0.3, 8000),
+  )
+  for system, names in {"real": "ab", "same": "bc", "other": "xy"}.items():
+    for name in names:
+      (tmp_path / system).mkdir(exist_ok=True)
+      write(tmp_path / system / f"{name}.mp4", frames, audio=sound)
+
+  def found(*systems):
+    folders = {system: tmp_path / system for system in systems}
+    return _sources(folders, small_settings())
+
+  assert {n: set(v) for n, v in found("real", "same").items()} == {
+    "a": {"real"}, "b": {"real", "same"}, "c": {"same"},
+  }  # fmt: skip
+  assert [set(v) for v in found("real", "other").values()] == [
+    {"real", "other"}
+  ] * 2

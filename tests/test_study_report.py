@@ -18,6 +18,7 @@ from mmdiff_jax.study.folder import ANSWERS, Slot, load_study, write_study
 from mmdiff_jax.study.report import report
 from mmdiff_jax.study.settings import TaskSettings
 from mmdiff_jax.study.store import Store
+from mmdiff_jax.study.store import answered as answered_store
 from mmdiff_jax.study.tables import Table
 from mmdiff_jax.study.votes import load_votes
 from tests.study_fixtures import build_small
@@ -128,7 +129,8 @@ def planted(tmp_path_factory):
 
   truth = json.loads((study.path / "truth.json").read_text())["clips"]
   shown = {}
-  for clip, what in truth.items():
+  # Not by their ids, which chance gave.
+  for clip, what in sorted(truth.items(), key=lambda item: str(item[1])):
     stimulus = Stimulus((clip,), what["system"], what["source"])
     shown.setdefault(bool(what["trap"]), []).append(stimulus)
   slots = []
@@ -187,6 +189,17 @@ def test_exports_hold_every_answer_and_the_truth_when_asked(answered, tmp_path):
     assert bool(more["trap"]) == (more["kind"] == "trap")
 
 
+def test_a_study_without_answers_is_named(tmp_path):
+  Store(tmp_path / "empty.db").close()
+  for name in ("empty.db", "none.db"):
+    with (
+      pytest.raises(ValueError, match="no answers yet"),
+      answered_store(tmp_path / name),
+    ):
+      pass
+  assert not (tmp_path / "none.db").exists()
+
+
 def test_simulated_answers_are_never_mixed_with_others(answered):
   study, _, _ = answered
   with pytest.raises(ValueError, match="never mixed"):
@@ -211,6 +224,7 @@ def run(*arguments):
     ("report nowhere", "holds no study.json"),
     ("export nowhere --output=x.csv", "holds no study.json"),
     ("plan --raters 1", "at least 2"),
+    ("plan --pilot=nowhere", "holds no study.json"),
     ("simulate nowhere", "holds no study.json"),
   ],
 )
@@ -219,6 +233,15 @@ def test_mistakes_are_one_line(arguments, words):
   assert result.returncode == 1
   assert result.stderr.startswith("error: ") and words in result.stderr
   assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_plan_takes_its_spreads_from_a_pilot(answered):
+  study, _, _ = answered
+  result = run("plan", f"--pilot={study.path}", "--clips=50")
+  assert result.returncode == 0
+  plain = run("plan", "--clips=50").stdout
+  assert result.stdout.splitlines()[0] == plain.splitlines()[0]
+  assert result.stdout.splitlines()[1:] != plain.splitlines()[1:]
 
 
 def test_the_plan_is_printed():

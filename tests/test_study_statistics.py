@@ -185,6 +185,21 @@ def test_the_power_tables_error_is_that_of_simulated_means():
   assert np.std(means) == pytest.approx(expected, rel=0.05)
 
 
+def test_a_pilots_spreads_are_those_that_were_put_in():
+  parts, found = power.SCORE_PARTS, []
+  for seed in range(20):
+    rng = RNG(seed)
+    rater, source = np.divmod(np.arange(30 * 40), 40)
+    system = (rater + source) % 2
+    values = 2.0 * system + rng.normal(0, parts["noise"], len(rater))
+    values += rng.normal(0, parts["rater"], 30)[rater]
+    values += rng.normal(0, parts["source"], 40)[source]
+    found.append(power.spreads(values, system, rater, source))
+  for name, spread in parts.items():
+    mean = np.mean([each[name] for each in found])
+    assert mean == pytest.approx(spread, rel=0.08), name
+
+
 def test_a_detectable_difference_is_detected_four_times_of_five():
   gap = power.detectable(0.1, 29)
   # Noncentral t: the power of a two-sided test at 5 %.
@@ -194,6 +209,7 @@ def test_a_detectable_difference_is_detected_four_times_of_five():
 
 def test_the_plan_names_its_numbers_and_its_limits():
   table = power.plan_table([10, 40], 100, 20)
+  assert "score: rater 0.45" in table
   rows = [line.split("|") for line in table.splitlines()[-2:]]
   widths = [float(row[3]) for row in rows]
   assert widths[0] > widths[1] > 0

@@ -104,7 +104,7 @@ COMMANDS = {
     ("train.batch_size", "train.microbatches", "model.remat", "mesh.data",
      "mesh.fsdp")),
   "study": Command(
-    actions.study, "ask people: build, serve, report, plan, simulate",
+    actions.study, "ask people: build, serve, report, export, plan, simulate",
     own_parser=True),
   "config": Command(
     actions.show_config, "list the keys of a configuration", "train.batch_size",

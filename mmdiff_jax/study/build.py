@@ -162,8 +162,18 @@ def _sources(
   """All clips there are."""
   sources: Files = {}
   least = settings.clips_per_system or 1
+  media = {system: find_media(folder)[0] for system, folder in folders.items()}
+  match = settings.match
+  if match == "auto":
+    stems = Counter(
+      stem
+      for found in media.values()
+      for stem in {name.rpartition(".")[0] for name, _ in found}
+    )
+    match = "name" if max(stems.values(), default=0) > 1 else "order"
+    _LOGGER.info("clips of different folders are matched by %s", match)
   for system, folder in folders.items():
-    found = find_media(folder)[0]
+    found = media[system]
     if len(found) < least:
       raise ValueError(
         f"{folder} holds {len(found)} clips of {system!r}, at least {least} "
@@ -173,7 +183,7 @@ def _sources(
       stem = name.rpartition(".")[0]
       source = {
         "name": stem, "order": f"{index:06d}", "none": f"{system}/{stem}",
-      }[settings.match]  # fmt: skip
+      }[match]  # fmt: skip
       if system in sources.setdefault(source, {}):
         raise ValueError(
           f"{folder}: two clips are called {stem!r}; rename one."
@@ -320,7 +330,7 @@ def _slots(
       if not stimuli:
         raise ValueError(
           "preference compares versions of one source, but no source has two; "
-          "match: order pairs the k-th files."
+          "set match: order to pair the k-th files."
         )
       pairs = [design.pairs_of(versions) for versions in training]
       practice = [some[i % len(some)] for i, some in enumerate(pairs) if some]

@@ -73,6 +73,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
   plan.add_argument(
     "--per_rater", type=int, default=20, help="clips of a system per rater"
   )
+  plan.add_argument(
+    "--pilot", metavar="STUDY", help="a study whose answers show the spreads"
+  )
   plan.set_defaults(run=_plan)
 
   simulate = commands.add_parser(
@@ -132,9 +135,14 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-  from mmdiff_jax.study.power import plan_table
+  from mmdiff_jax.study import power, votes
 
-  print(plan_table(options.raters, options.clips, options.per_rater))
+  parts = power.ASSUMED
+  if options.pilot:
+    parts = power.pilot_parts(votes.answers_of(options.pilot))
+  print(
+    power.plan_table(options.raters, options.clips, options.per_rater, parts)
+  )
 
 
 def _simulate(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmdiff_jax.files import check_local, replacing
 from mmdiff_jax.study.folder import ANSWERS, load_study, load_truth
-from mmdiff_jax.study.store import Store
+from mmdiff_jax.study.store import Store, answered
 
 _COLUMNS = (
   "time", "rater", "slot", "task", "trial", "kind", "clips", "scale", "value",
@@ -71,13 +71,8 @@ def export(
   study, suffix = load_study(path), pathlib.Path(output).suffix
   if suffix not in (".csv", ".json"):
     raise ValueError(f"--output={output}: give a name ending in .csv or .json.")
-  if not (study.path / ANSWERS).exists():
-    raise ValueError(f"{study.path} has no answers yet; serve it first.")
-  store = Store(study.path / ANSWERS)
-  try:
+  with answered(study.path / ANSWERS) as store:
     rows = votes_rows(store)
-  finally:
-    store.close()
   if truth:
     known = load_truth(study)
     for row in rows:

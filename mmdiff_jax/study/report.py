@@ -20,7 +20,7 @@ from mmdiff_jax.study.opinion import opinions
 from mmdiff_jax.study.pairs import preferences, win_table
 from mmdiff_jax.study.plots import show
 from mmdiff_jax.study.settings import SCALES
-from mmdiff_jax.study.store import Store
+from mmdiff_jax.study.store import answered
 from mmdiff_jax.study.tables import Table
 from mmdiff_jax.study.votes import Votes, load_votes
 
@@ -58,17 +58,10 @@ def report(
   remove_leftovers(output)
   if draws < 100:
     raise ValueError(f"--draws={draws}: intervals need at least 100.")
-  if not (study.path / ANSWERS).exists():
-    raise ValueError(f"{study.path} has no answers yet; serve it first.")
-  store = Store(study.path / ANSWERS)
-  try:
+  with answered(study.path / ANSWERS) as store:
     votes = load_votes(study, store)
     lengths = {r.rater: len(study.slots[r.slot].trials) for r in store.raters()}
     sentences = methods(study, store)
-  finally:
-    store.close()
-  if not votes:
-    raise ValueError(f"{study.path} has no answers yet; serve it first.")
   rng = np.random.default_rng(study.settings.seed)
   sections = [
     _section(study, votes[task], lengths, draws, rng)

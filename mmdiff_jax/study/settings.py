@@ -13,7 +13,7 @@ SCALES = {
   "opinion": {"video": 5, "audio": 5, "match": 5},
   "preference": {"preferred": 3},
 }
-MATCHES = ("name", "order", "none")
+MATCHES = ("auto", "name", "order", "none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -255,3 +255,19 @@ def _connect(path: str | os.PathLike) -> sqlite3.Connection:
   return sqlite3.connect(
     path, check_same_thread=False, isolation_level=None, timeout=30
   )
+
+
+@contextlib.contextmanager
+def answered(path: str | os.PathLike) -> Iterator[Store]:
+  """Opens the database of a study that somebody has answered.
+
+  Raises:
+    ValueError: if nobody has.
+  """
+  message = f"{path} holds no answers yet; serve the study first."
+  if not os.path.exists(path):
+    raise ValueError(message)
+  with contextlib.closing(Store(path)) as store:
+    if not store.events(kind="vote"):
+      raise ValueError(message)
+    yield store

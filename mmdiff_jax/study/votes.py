@@ -1,12 +1,13 @@
 """Answers joined with the truth, as flat arrays."""
 
 import dataclasses
+import os
 
 import numpy as np
 
-from mmdiff_jax.study.folder import Study, load_truth
+from mmdiff_jax.study.folder import ANSWERS, Study, load_study, load_truth
 from mmdiff_jax.study.settings import SCALES
-from mmdiff_jax.study.store import Store
+from mmdiff_jax.study.store import Store, answered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,17 @@ class Votes:
     }
     values = {scale: v[mask] for scale, v in self.values.items()}
     return Votes(task=self.task, values=values, **fields)
+
+
+def answers_of(path: str | os.PathLike) -> dict[str, Votes]:
+  """The votes in a study's folder.
+
+  Raises:
+    ValueError: if there is no study in it, or nobody has answered.
+  """
+  study = load_study(path)
+  with answered(study.path / ANSWERS) as store:
+    return load_votes(study, store)
 
 
 def load_votes(study: Study, store: Store) -> dict[str, Votes]:
