@@ -298,7 +298,7 @@ def test_a_missing_part_is_work_to_do(videos, tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(data_set, "assemble", interrupted)
+    patch.setattr(data_set, "make_plan", interrupted)
     assert run(videos, output) == 130
   parts = sorted((output / data_set.PARTS).glob("*.tfrecord"))
   parts[0].unlink()
