@@ -75,12 +75,17 @@ class ClipTask:
   @property
   def part(self) -> pathlib.Path:
     """The TFRecord file of this video's segments."""
-    return as_path(self.parts) / f"{self.key}.tfrecord"
+    return part_path(self.parts, self.key)
 
   @property
   def report(self) -> pathlib.Path:
     """The report of this video."""
     return as_path(self.parts) / f"{self.key}.json"
+
+
+def part_path(parts: str, key: str) -> pathlib.Path:
+  """The TFRecord file of the segments of the video with that key."""
+  return as_path(parts) / f"{key}.tfrecord"
 
 
 class MissingAudioError(ValueError):

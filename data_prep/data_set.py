@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 from collections.abc import Sequence
 
 from data_prep import clip_task
-from data_prep.clip_task import ClipTask
+from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.command_line import one_line
 from mmdiff_jax.data.clips import segments
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
@@ -119,60 +120,125 @@ def _damage(output: pathlib.Path, manifest: Manifest) -> str | None:
   return None
 
 
-def assemble(
-  output: pathlib.Path,
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A shard to write: its name, and the videos in it."""
+
+  name: str
+  tasks: Sequence[ClipTask]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What becomes of the parts.
+
+  Attributes:
+    videos: those that are used.
+    skipped: (source, reason) of all others.
+    shards: what is in which.
+  """
+
+  videos: tuple[Video, ...]
+  skipped: tuple[tuple[str, str], ...]
+  shards: tuple[Shard, ...]
+
+
+def make_plan(
   tasks: Sequence[ClipTask],
+  reports: Sequence[dict],
   left_out: LeftOut,
   shards: int,
-  classes: Sequence[str] = (),
-) -> Manifest:
-  """Joins the parts into shards, then writes dataset.json.
+) -> Plan:
+  """Decides which videos go into which shard.
 
   Args:
-    output: folder of the data set.
     tasks: the videos, all of them done.
+    reports: of each one.
     left_out: videos that took no part.
     shards: their number, at most one per video; 0 takes one per 64.
-    classes: names of the labels.
-
-  Returns:
-    What dataset.json holds.
 
   Raises:
     ValueError: if no video can be used.
   """
   skipped = list(left_out)
-  used: list[tuple[ClipTask, Video]] = []
-  for task in tasks:
-    report = clip_task.read_report(task)
+  used: list[ClipTask] = []
+  videos: list[Video] = []
+  for task, report in zip(tasks, reports, strict=True):
     if "reason" in report:
       skipped.append((task.source, report["reason"]))
-    else:
-      video = Video(
+      continue
+    used.append(task)
+    videos.append(
+      Video(
         task.source,
         report["frames"],
         tuple(report["repaired"]),
         tuple((begin, end) for begin, end in report["left_out"]),
         report["empty"],
       )
-      used.append((task, video))
+    )
   if not used:
     reasons = "; ".join(f"{s}: {r}" for s, r in skipped[:5])
     raise ValueError(
       f"none of the {len(skipped)} videos can be used ({reasons}"
       f"{'; ...' if len(skipped) > 5 else ''})."
     )
-  table = _write_shards(output / PARTS, [task for task, _ in used], shards)
-  # All is written: only now the old data set goes.
-  _replace_shards(output, [name for name, _ in table])
-  options = tasks[0].options
+  count = min(shards or -(-len(used) // _VIDEOS_PER_SHARD), len(used))
+  edges = [shard * len(used) // count for shard in range(count + 1)]
+  return Plan(
+    tuple(videos),
+    tuple(sorted(skipped)),
+    tuple(
+      Shard(f"clips-{shard:05d}-of-{count:05d}.tfrecord", used[begin:end])
+      for shard, (begin, end) in enumerate(itertools.pairwise(edges))
+    ),
+  )
+
+
+def write_shard(path: pathlib.Path, parts: Sequence[pathlib.Path]) -> None:
+  """Joins parts into a shard."""
+  with TFRecordWriter(path) as writer:
+    for part in parts:
+      for record in read_records(part):
+        writer.write(record)
+
+
+def remove_old(output: pathlib.Path) -> None:
+  """Removes the data set that is there, if there is one."""
+  (output / MANIFEST).unlink(missing_ok=True)
+  for old in [*output.glob("clips-*.tfrecord"), *output.glob("clips-*.idx")]:
+    old.unlink()
+
+
+def move_shard(output: pathlib.Path, name: str) -> None:
+  """Moves a shard from the parts to its place."""
+  for part in (index_path(output / PARTS / name), output / PARTS / name):
+    move(part, output / part.name)
+
+
+def save_manifest(
+  output: pathlib.Path,
+  plan: Plan,
+  options: ClipOptions,
+  classes: Sequence[str],
+  mark: str,
+) -> Manifest:
+  """Writes dataset.json, the last file; returns what it holds.
+
+  Args:
+    output: folder of the data set.
+    plan: what is in it.
+    options: of its preparation.
+    classes: names of the labels.
+    mark: the `fingerprint`.
+  """
   manifest = Manifest(
     spec=options.spec,
     frame_format=options.frame_format,
     jpeg_quality=options.jpeg_quality,
-    videos=tuple(video for _, video in used),
-    shards=tuple(table),
-    skipped=tuple(sorted(skipped)),
+    videos=plan.videos,
+    shards=tuple((shard.name, len(shard.tasks)) for shard in plan.shards),
+    skipped=plan.skipped,
     options={
       "channels": options.channels,
       "missing_audio": options.missing_audio,
@@ -184,34 +250,7 @@ def assemble(
       **dataclasses.asdict(options.limits),
     },
     classes=tuple(classes),
-    fingerprint=fingerprint(tasks, left_out, shards),
+    fingerprint=mark,
   )
   manifest.save(output)
   return manifest
-
-
-def _replace_shards(output: pathlib.Path, names: Sequence[str]) -> None:
-  """Removes the data set that is there and moves new shards to its place."""
-  (output / MANIFEST).unlink(missing_ok=True)
-  for old in [*output.glob("clips-*.tfrecord"), *output.glob("clips-*.idx")]:
-    old.unlink()
-  for name in names:
-    for part in (index_path(output / PARTS / name), output / PARTS / name):
-      move(part, output / part.name)
-
-
-def _write_shards(
-  folder: pathlib.Path, used: Sequence[ClipTask], shards: int
-) -> list[tuple[str, int]]:
-  """Writes the shards; returns the name and number of videos of each."""
-  count = min(shards or -(-len(used) // _VIDEOS_PER_SHARD), len(used))
-  table = []
-  for shard in range(count):
-    group = used[shard * len(used) // count : (shard + 1) * len(used) // count]
-    name = f"clips-{shard:05d}-of-{count:05d}.tfrecord"
-    with TFRecordWriter(folder / name) as writer:
-      for task in group:
-        for record in read_records(task.part):
-          writer.write(record)
-    table.append((name, len(group)))
-  return table

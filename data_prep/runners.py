@@ -1,4 +1,4 @@
-"""Runs the per-video work in processes, or in an Apache Beam pipeline."""
+"""The work in processes of this program."""
 
 import collections
 import concurrent.futures
@@ -6,13 +6,16 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from data_prep import clip_task
-from data_prep.clip_task import ClipTask, prepare_clip
+from data_prep import clip_task, data_set
+from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip, task_key
+from data_prep.data_set import Shard
+from data_prep.listing import Listed, find_videos
 
 # Takes the report of a video that is done.
 Advance = Callable[[dict], None]
@@ -112,33 +115,45 @@ def _run_pool(
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def check_beam() -> None:
-  """Raises ValueError where Apache Beam is not installed."""
-  try:
-    import apache_beam  # noqa: F401
-  except ImportError as error:
-    raise ValueError(
-      "--runner=beam needs Apache Beam: pip install apache-beam, or"
-      " use --runner=processes."
-    ) from error
+class ProcessEngine:
+  """Does the steps of a preparation in processes of this program."""
 
+  def __init__(self, parts: pathlib.Path, workers: int):
+    """Works in `workers` processes; `parts` is the folder of the parts."""
+    self._parts, self._workers = parts, workers
 
-def run_beam(tasks: Sequence[ClipTask], workers: int, advance: Advance) -> None:
-  """Prepares all tasks in a Beam pipeline; the parts carry the results."""
-  import apache_beam as beam
-  from apache_beam.options.pipeline_options import PipelineOptions
+  def find_tasks(
+    self, source_dir: str, labels: str, options: ClipOptions
+  ) -> tuple[list[ClipTask], Listed]:
+    """Lists the videos; see `listing.find_videos`."""
+    listed = find_videos(source_dir, labels)
+    parts = str(self._parts)
+    tasks = [
+      ClipTask(
+        path, name, parts, task_key(path, name, options, label), options, label
+      )
+      for name, path, label in listed.videos
+    ]
+    return tasks, listed
 
-  # DirectRunner by name: the default one downloads a program.
-  mode = "in_memory" if workers == 1 else "multi_processing"
-  options = PipelineOptions(
-    flags=[],
-    runner="DirectRunner",
-    direct_num_workers=workers,
-    direct_running_mode=mode,
-  )
-  with beam.Pipeline(options=options) as pipeline:
-    videos = pipeline | "videos" >> beam.Create(tasks)
-    videos = videos | "spread" >> beam.Reshuffle()
-    _ = videos | "prepare" >> beam.Map(prepare_clip)
-  for task in tasks:
-    advance(clip_task.read_report(task))
+  def prepare(self, tasks: Sequence[ClipTask]) -> list[dict]:
+    """Prepares all videos; returns their reports.
+
+    Raises:
+      MissingAudioError: if a video has no sound and that is an error.
+    """
+    data_set.forget_incomplete(tasks)
+    with progress(len(tasks)) as advance:
+      run_processes(tasks, self._workers, advance)
+    return [clip_task.read_report(task) for task in tasks]
+
+  def write_shards(self, shards: Sequence[Shard]) -> None:
+    """Writes the shards."""
+    for shard in shards:
+      parts = [task.part for task in shard.tasks]
+      data_set.write_shard(self._parts / shard.name, parts)
+
+  def move_shards(self, output: pathlib.Path, shards: Sequence[Shard]) -> None:
+    """Gives the shards their names in the data set."""
+    for shard in shards:
+      data_set.move_shard(output, shard.name)

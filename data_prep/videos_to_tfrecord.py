@@ -12,15 +12,17 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data_prep import clip_task, data_set, for_config, runners
-from data_prep.clip_task import ClipOptions, ClipTask
+from data_prep import clip_task, data_set, for_config
+from data_prep.clip_task import ClipOptions
 from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from data_prep.emptiness import Limits
+from data_prep.listing import LABELS
+from data_prep.on_beam import BeamEngine
+from data_prep.runners import ProcessEngine
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.cli.config_file import load_config
 from mmdiff_jax.data.clips import FRAME_FORMATS
@@ -32,11 +34,9 @@ from mmdiff_jax.data.container import (
 )
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
-from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.files import as_path, check_directory, check_path, is_cloud
 from mmdiff_jax.locks import locked
 
-LABELS = ("none", "folders")
 # Frames up to this size (pixels) are stored uncompressed by default.
 _RAW_SIZE = 64
 # So many of the videos that are empty in part are listed, emptiest first.
@@ -51,6 +51,7 @@ def prepare(
   workers: int = 1,
   shards: int = 0,
   runner: str = "processes",
+  beam_options: str = "",
   labels: str = "none",
   overwrite: bool = False,
 ) -> Manifest:
@@ -62,7 +63,9 @@ def prepare(
     options: geometry, formats and rules.
     workers: processes; the result does not depend on it.
     shards: number of shards, at most one per video; 0 takes one per 64.
-    runner: "processes", or "beam" for Apache Beam's DirectRunner.
+    runner: "processes", or "beam" for Apache Beam.
+    beam_options: as Beam spells them, such as "--runner=DataflowRunner ...";
+      "" takes Beam's DirectRunner.
     labels: "folders" gives a video the label of the first folder below
       `source_dir` on its path; "none" gives none.
     overwrite: replace a data set that is there; it stays until the new one
@@ -80,25 +83,32 @@ def prepare(
   check_directory(output_dir)
   output = as_path(output_dir)
   parts = output / data_set.PARTS
-  tasks, left_out, classes = _list_tasks(source_dir, parts, options, labels)
+  engine: ProcessEngine | BeamEngine
   if runner == "beam":
-    runners.check_beam()
+    engine = BeamEngine(parts, workers, beam_options)
+  else:
+    engine = ProcessEngine(parts, workers)
+  tasks, listed = engine.find_tasks(os.fspath(source_dir), labels, options)
+  mark = data_set.fingerprint(tasks, listed.left_out, shards)
   with locked(output):
     data_set.remove_leftovers(output)
     if not overwrite:
-      wanted = data_set.fingerprint(tasks, left_out, shards)
-      finished = data_set.find_finished(output, wanted)
+      finished = data_set.find_finished(output, mark)
       if finished is not None:
         data_set.remove_parts(output)
         return finished
-    data_set.forget_incomplete(tasks)
     if not is_cloud(parts):
       parts.mkdir(parents=True, exist_ok=True)
-    run = runners.run_beam if runner == "beam" else runners.run_processes
     try:
-      with runners.progress(len(tasks)) as advance:
-        run(tasks, workers, advance)
-      manifest = data_set.assemble(output, tasks, left_out, shards, classes)
+      reports = engine.prepare(tasks)
+      plan = data_set.make_plan(tasks, reports, listed.left_out, shards)
+      engine.write_shards(plan.shards)
+      # All is written: only now the old data set goes.
+      data_set.remove_old(output)
+      engine.move_shards(output, plan.shards)
+      manifest = data_set.save_manifest(
+        output, plan, options, listed.classes, mark
+      )
     except clip_task.MissingAudioError:
       # What is done serves once that video is gone or has sound.
       with contextlib.suppress(OSError, ValueError):
@@ -110,70 +120,6 @@ def prepare(
       raise
     data_set.remove_parts(output)
   return manifest
-
-
-def _list_tasks(
-  source_dir: str | os.PathLike,
-  parts: pathlib.Path,
-  options: ClipOptions,
-  labels: str,
-) -> tuple[list[ClipTask], list[tuple[str, str]], list[str]]:
-  """The videos to prepare, those left out with the reason, the classes."""
-  if not is_cloud(source_dir) and pathlib.Path(source_dir).is_file():
-    file = os.fspath(source_dir)
-    files = [(os.path.basename(file), file)]
-    left_out: list[tuple[str, str]] = []
-  else:
-    files, left_out = find_media(source_dir)
-  if not files:
-    raise ValueError(
-      f"no video below {source_dir}"
-      + "".join(f"; {name}: {reason}" for name, reason in left_out[:5])
-      + "."
-    )
-  classes: list[str] = []
-  if labels == "folders":
-    files, classes, without = _sort_by_folder(files)
-    left_out += without
-  tasks = [
-    _make_task(source, path, parts, options, classes) for source, path in files
-  ]
-  return tasks, left_out, classes
-
-
-def _sort_by_folder(
-  files: Sequence[tuple[str, str]],
-) -> tuple[list[tuple[str, str]], list[str], list[tuple[str, str]]]:
-  """Returns the videos in folders, the folders, and the videos in none.
-
-  Raises:
-    ValueError: if there is no video in a folder.
-  """
-  inside = [(source, path) for source, path in files if "/" in source]
-  if not inside:
-    raise ValueError(
-      "--labels=folders takes the label from the first folder below --input,"
-      f" but all {len(files)} videos lie directly in it."
-    )
-  reason = "lies in no folder below --input, from which its label would follow"
-  without = [(source, reason) for source, _ in files if "/" not in source]
-  return inside, sorted({_folder(source) for source, _ in inside}), without
-
-
-def _folder(source: str) -> str:
-  return source.partition("/")[0]
-
-
-def _make_task(
-  source: str,
-  path: str,
-  parts: pathlib.Path,
-  options: ClipOptions,
-  classes: Sequence[str],
-) -> ClipTask:
-  label = classes.index(_folder(source)) if classes else None
-  key = clip_task.task_key(path, source, options, label)
-  return ClipTask(path, source, str(parts), key, options, label)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -299,8 +245,14 @@ _FLAGS: dict[str, dict[str, Any]] = {
   "--runner": {
     "choices": ("processes", "beam"),
     "default": "processes",
-    "help": "what runs the work: processes of this program, or Apache Beam's"
-    " DirectRunner (extra `beam`) [processes]",
+    "help": "what runs the work: processes of this program, or Apache Beam"
+    " (extra `beam`) [processes]",
+  },
+  "--beam_options": {
+    "default": "",
+    "metavar": "TEXT",
+    "help": "options of --runner=beam as Beam spells them, in one argument:"
+    " --beam_options='--runner=PrismRunner ...' [its DirectRunner]",
   },
   "--overwrite": {
     "action": "store_true",
@@ -420,6 +372,8 @@ def main(
   try:
     check_path(flags.input, "--input")
     check_path(flags.output, "--output")
+    if flags.beam_options and flags.runner != "beam":
+      raise ValueError("--beam_options goes with --runner=beam only.")
     manifest = prepare(
       flags.input,
       flags.output,
@@ -427,6 +381,7 @@ def main(
       workers=flags.workers,
       shards=flags.shards,
       runner=flags.runner,
+      beam_options=flags.beam_options,
       labels=flags.labels,
       overwrite=flags.overwrite,
     )

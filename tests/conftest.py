@@ -13,6 +13,8 @@ os.environ.setdefault(
 import jax
 import pytest
 
+from tests.preparation_fixtures import prepared, videos  # noqa: F401
+
 # Half the compile time; the tests are dominated by it.
 jax.config.update("jax_disable_most_optimizations", True)
 
