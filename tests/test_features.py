@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.evaluation import features
+from mmdiff_jax.evaluation import cache, features
 from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.features import Extractor, FeatureStore
 
@@ -41,7 +41,7 @@ class Level:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-  monkeypatch.setattr(features, "BLOCK", 5)
+  monkeypatch.setattr(cache, "BLOCK", 5)
 
 
 def test_features_are_in_order_and_batches_have_one_size():
@@ -160,9 +160,9 @@ import jax
 import numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.evaluation import features
+from mmdiff_jax.evaluation import cache, features
 from mmdiff_jax.evaluation.clip_sets import open_clips
-features.BLOCK = 4
+cache.BLOCK = 4
 level = jax.jit(lambda x: x.mean(axis=(1, 2, 3))[:, :1])
 def apply(batch):
   video = batch["video"].astype(np.float32)
