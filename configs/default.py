@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
   data.frames = 16
   data.height = 64
   data.width = 64
+  # Pictures of another aspect ratio: "pad" (black bars), "crop" or "stretch";
+  # prepared data have it from --fit.
+  data.fit = "pad"
   # Video frames per second.
   data.fps = 10.0
   # Audio samples per second.

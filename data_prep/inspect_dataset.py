@@ -19,7 +19,13 @@ from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.data.verify import verify_data_set
-from mmdiff_jax.files import as_path, check_path, file_size, replacing
+from mmdiff_jax.files import (
+  as_path,
+  check_file,
+  check_path,
+  file_size,
+  replacing,
+)
 
 SHEET = "contact_sheet.png"
 _WIDTH, _LABEL, _GAP = 800, 18, 8
@@ -56,7 +62,9 @@ def describe(directory: str | os.PathLike) -> str:
 def contact_sheet(
   directory: str | os.PathLike, path: str | os.PathLike, *, clips: int = 12
 ) -> None:
-  """Draws clips spread evenly over the data set, two in a row.
+  """Draws clips spread over the data set, two in a row.
+
+  Every video is shown once before any is shown twice.
 
   Args:
     directory: the data set.
@@ -72,10 +80,11 @@ def contact_sheet(
 
   source = open_tfrecord(directory)
   listed = ClipList(source)
-  count = min(clips, len(listed))
+  indices = _spread(listed, min(clips, len(listed)))
+  count = len(indices)
   tiles = []
-  for index in np.linspace(0, len(listed) - 1, count).round().astype(int):
-    clip = listed[int(index)]
+  for index in indices:
+    clip = listed[index]
     picture = render_clip(
       clip.video(), clip.audio(), source.spec.sample_rate, _WIDTH
     )
@@ -96,6 +105,31 @@ def contact_sheet(
     sheet.save(temporary, format="png")
 
 
+def _spread(listed: ClipList, count: int) -> list[int]:
+  """Indices of so many clips, of as many videos as possible."""
+  groups: dict[str, list[int]] = {}
+  for index in range(len(listed)):
+    groups.setdefault(listed.place(index)[0], []).append(index)
+  videos = list(groups.values())
+  shares = [0] * len(videos)
+  left = count
+  while left:
+    open_ = [i for i, group in enumerate(videos) if shares[i] < len(group)]
+    for i in _middles(open_, min(left, len(open_))):
+      shares[i] += 1
+      left -= 1
+  return [
+    index
+    for group, share in zip(videos, shares, strict=True)
+    for index in _middles(group, share)
+  ]
+
+
+def _middles(items: Sequence[int], count: int) -> list[int]:
+  """The middle ones of `count` equal stretches of `items`."""
+  return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
 def _check_sheet(path: str) -> None:
   if os.path.isdir(path):
     raise ValueError(f"--output {path} is a folder; name a .png file.")
@@ -103,10 +137,17 @@ def _check_sheet(path: str) -> None:
     raise ValueError(f"--output must be a .png file, got {path}.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the program; returns its exit status: 1 if anything is wrong."""
+def main(
+  arguments: Sequence[str] | None = None,
+  program: str = "python -m data_prep.inspect_dataset",
+) -> int:
+  """Runs the program, called by that name.
+
+  Returns:
+    Its exit status: 1 if anything is wrong.
+  """
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.inspect_dataset",
+    prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -125,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_path(flags.directory)
     check_path(output, "--output")
     _check_sheet(output)
+    check_file(output)
     print(describe(flags.directory))
     problems = verify_data_set(flags.directory)
     if problems:

@@ -100,10 +100,13 @@ def _check_folder(
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(
+  argv: Sequence[str] | None = None,
+  program: str = "python -m data_prep.make_synthetic",
+) -> None:
   """Parses the command line and writes the folder."""
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep.make_synthetic",
+    prog=program,
     description=__doc__.split("\n\n")[0],
   )
   add = parser.add_argument

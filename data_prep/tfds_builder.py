@@ -47,7 +47,7 @@ def build(
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ValueError(
-      "this program needs TFDS: pip install 'mmdiff-jax[tfds]'."
+      "this program needs TFDS: pip install tensorflow-datasets array_record."
     ) from error
   manifest = Manifest.load(input_dir)
   builder = _builder_class(name, os.fspath(input_dir), manifest)(

@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Collection, Iterator
 from typing import Any, cast
 
+from mmdiff_jax.leftovers import temporary_path
+
 # What reaches an object store; each is an extra of that store's name.
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -52,8 +54,7 @@ def check_path(path: str | os.PathLike, flag: str = "") -> None:
     raise ValueError(f"{where}: names no bucket; give {match[0]}BUCKET/... .")
   if importlib.util.find_spec(package) is None:
     raise ValueError(
-      f"{where}: {match[0]} needs {package}: pip install "
-      f"'mmdiff-jax[{match[1]}]'."
+      f"{where}: {match[0]} needs {package}: pip install {package}."
     )
 
 
@@ -184,7 +185,7 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
     return
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  temporary = temporary_path(path)
   try:
     yield str(temporary)
     os.replace(temporary, path)
@@ -261,19 +262,59 @@ def file_sha256(path: str | os.PathLike) -> str:
   return digest.hexdigest()
 
 
-def check_directory(path: str | os.PathLike) -> None:
-  """Raises NotADirectoryError if a file is in the way of an output folder."""
-  if is_cloud(path):
-    check_path(path, "--output")
+def check_directory(path: str | os.PathLike, flag: str = "--output") -> None:
+  """Finds out, ahead of the work, whether its results can be written.
+
+  Args:
+    path: a folder, which need not exist; none is made.
+    flag: what the user gave it as; named in the error.
+
+  Raises:
+    NotADirectoryError: if a file is in the way.
+    OSError: if it is read-only, or its store refuses.
+  """
+  _check_writable(path, flag, f"{flag}={os.fspath(path)}")
+
+
+def check_file(path: str | os.PathLike, flag: str = "--output") -> None:
+  """The same for a file, whose folder need not exist.
+
+  Raises:
+    IsADirectoryError: if it is a folder.
+    OSError: see `check_directory`.
+  """
+  where = f"{flag}={os.fspath(path)}"
+  if not is_cloud(path) and os.path.isdir(path):
+    raise IsADirectoryError(f"{where} is a folder; name a file.")
+  _check_writable(as_path(path).parent, flag, where)
+
+
+def _check_writable(folder: str | os.PathLike, flag: str, where: str) -> None:
+  if is_cloud(folder):
+    check_path(folder, flag)
+    store, name = _store(folder)
+    with unreachable(folder):
+      probe = f"{name.rstrip('/')}/.probe"
+      store.pipe_file(probe, b"")
+      store.rm_file(probe)
     return
-  path = pathlib.Path(path)
+  folder = pathlib.Path(folder)
   # A link to nothing is in the way too.
-  there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+  there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
   if not there.is_dir():
     raise NotADirectoryError(
-      f"--output={path}: {there} is no folder; choose another --output, it is "
-      "made if absent."
+      f"{where}: {there} is no folder; choose another {flag}, it is made if "
+      "absent."
     )
+  try:
+    # It has no name, and is gone with this process.
+    with tempfile.TemporaryFile(dir=there):
+      pass
+  except OSError as error:
+    raise OSError(
+      f"{where} cannot be written: {there}: {error.strerror}; choose another "
+      f"{flag}."
+    ) from error
 
 
 class Mirror:

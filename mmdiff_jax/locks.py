@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 
 from mmdiff_jax.files import as_path, is_cloud, unreachable
+from mmdiff_jax.leftovers import remove_leftovers
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Lock:
 def locked(directory: str | os.PathLike) -> Iterator[Lock]:
   """Makes a directory if need be, and keeps other processes from writing to it.
 
+  What earlier ones left unfinished is removed.
+
   Raises:
     InUseError: if one does already; the message names it.
     OSError: if the directory cannot be made or written to.
@@ -77,6 +80,7 @@ def locked(directory: str | os.PathLike) -> Iterator[Lock]:
   try:
     os.ftruncate(file, 0)
     os.pwrite(file, _who().encode(), 0)
+    remove_leftovers(folder, below=True)
     yield Lock(folder, file)
   finally:
     if _is_at(file, path):

@@ -227,4 +227,6 @@ def test_hosts_share_the_work_and_report_as_one_does():
     metrics, real = json.loads(output.splitlines()[-1])
     assert real == alone[1]
     for name, entry in metrics.items():
-      assert entry == pytest.approx(alone[0][name], rel=1e-5)
+      for figure in ("value", "stderr", "real", "n_real", "n_fake"):
+        expected = pytest.approx(alone[0][name][figure], rel=1e-5)
+        assert entry[figure] == expected

@@ -22,9 +22,7 @@ def weights():
 def source(weights, tmp_path, monkeypatch):
   """A file whose content is `weights`, without PyTorch to write it."""
   path = tmp_path / "published.pt"
-  monkeypatch.setattr(
-    importer, "load_weight_file", {str(path): weights}.__getitem__
-  )
+  monkeypatch.setattr(importer, "load_weight_file", {path: weights}.__getitem__)
   return str(path)
 
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint
 from mmdiff_jax.aot import hlo
 from mmdiff_jax.aot.hardware import GIB, Chip, check_topology
-from mmdiff_jax.files import write_json
+from mmdiff_jax.files import check_file, write_json
 
 WHAT = ("train", "sample")
 # Seconds between two looks at what the compiler has written.
@@ -55,6 +55,8 @@ def compile_for(
   """
   if output is not None and pathlib.Path(output).suffix != ".json":
     raise ValueError(f"--output={output} must be a .json file.")
+  if output is not None:
+    check_file(output)
   chip = check_topology(topology, slices)
   job = {
     "topology": topology,

@@ -10,7 +10,8 @@ import numpy as np
 from mmdiff_jax import checkpoint
 from mmdiff_jax.convert import publish_variables
 from mmdiff_jax.convert.safetensors import save_safetensors
-from mmdiff_jax.files import absolute, as_path
+from mmdiff_jax.files import absolute, as_path, check_file
+from mmdiff_jax.leftovers import remove_leftovers
 
 
 def export_params(
@@ -38,8 +39,7 @@ def export_params(
     ValueError: if a parameter is too large for `dtype`.
   """
   target = absolute(directory)
-  if target.exists():
-    raise FileExistsError(f"{directory} exists; give another --output.")
+  _check_new(target)
   params, config = checkpoint.read_average(source)
   params = jax.tree.map(lambda x: x.astype(dtype), params)
   if not all(
@@ -70,13 +70,13 @@ def export_safetensors(
   Raises:
     FileExistsError: if the file exists.
     FileNotFoundError: if there is no checkpoint.
+    OSError: if it cannot be written.
     ValueError: if `path` has another suffix, or the network no published form.
   """
   target = as_path(path)
   if target.suffix != ".safetensors":
     raise ValueError(f"--output={path} must end in .safetensors.")
-  if target.exists():
-    raise FileExistsError(f"{path} exists; give another --output.")
+  _check_new(target)
   params, config = checkpoint.read_average(source)
   params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
   save_safetensors(
@@ -88,3 +88,11 @@ def export_safetensors(
     },
   )
   return target
+
+
+def _check_new(target: pathlib.Path) -> None:
+  """Raises OSError unless `target` can be made; makes room for it."""
+  if target.exists():
+    raise FileExistsError(f"{target} exists; give another --output.")
+  check_file(target)
+  remove_leftovers(target.parent)

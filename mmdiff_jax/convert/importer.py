@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.convert.torch_file import load_weight_file
-from mmdiff_jax.files import as_path, local_copy
+from mmdiff_jax.files import as_path, check_directory, local_copy
 from mmdiff_jax.locks import locked
 
 _log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def import_checkpoint(
 
   Raises:
     FileExistsError: if `workdir` holds a checkpoint already.
+    OSError: if `workdir` cannot be written to.
     ValueError: if the file does not fit the network, key by key.
   """
   folder = as_path(workdir)
@@ -41,6 +42,7 @@ def import_checkpoint(
     raise FileExistsError(
       f"{workdir} holds checkpoints already; give another --workdir."
     )
+  check_directory(workdir, "--workdir")
   with local_copy(source) as file:
     state_dict = load_weight_file(file)
   config = config.copy_and_resolve_references()

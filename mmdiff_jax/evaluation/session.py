@@ -2,12 +2,11 @@
 
 import dataclasses
 import importlib.metadata
+import logging
 import os
-import pathlib
 import platform
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +19,14 @@ from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.cache import default_cache_dir
 from mmdiff_jax.evaluation.clip_sets import ClipSet, open_clips
 from mmdiff_jax.evaluation.features import FeatureStore
+from mmdiff_jax.evaluation.geometry import find_geometry
 from mmdiff_jax.evaluation.usable import leave_out_bad
 from mmdiff_jax.evaluation.weights import Embedder, Weights
+from mmdiff_jax.files import as_path, check_file
+from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = ("mmdiff-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "av")
 
@@ -40,7 +44,10 @@ class Settings:
       user's cache folder.
     seed: of the choice of clips, the shuffles and the error bars.
     num_clips: clips of each side, chosen at random where there are more.
-    spec: geometry at which both sides are read; None means the paper's.
+    spec: geometry at which all sides are read; None means that they say it
+      themselves, see `geometry.find_geometry`.
+    asked: fields of `AVSpec`, and "fit", to read them at instead of what they
+      say.
     split: which of the real videos to compare with: "train", "heldout" or
       "all"; None means those held out, or all where none are.
     holdout_fraction: share of the real videos that training held out.
@@ -61,6 +68,7 @@ class Settings:
   seed: int = 0
   num_clips: int = metric_table.PAPER_CLIPS
   spec: AVSpec | None = None
+  asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   split: str | None = None
   holdout_fraction: float = 0.0
   tfds_dir: str = ""
@@ -91,7 +99,7 @@ class Session:
 
   Attributes:
     settings: as given.
-    spec: geometry of all clips.
+    geometry: of all clips.
     chosen: metrics to compute.
     notes: what the report says of weights.
     needed: names of the features that they read.
@@ -99,10 +107,26 @@ class Session:
     embed: computes features.
   """
 
-  def __init__(self, settings: Settings, memorisation: bool = False):
-    """Looks for weights; loads those of the networks that are needed."""
+  def __init__(
+    self,
+    settings: Settings,
+    sides: Mapping[str, Name],
+    memorisation: bool = False,
+  ):
+    """Looks for weights; loads those of the networks that are needed.
+
+    Args:
+      settings: of the evaluation.
+      sides: all sets of clips by name, the real one first.
+      memorisation: whether copies of training clips will be looked for.
+    """
     self.settings = settings
-    self.spec = settings.spec or AVSpec()
+    asked = dict(settings.asked)
+    if settings.spec is not None:
+      asked = dataclasses.asdict(settings.spec) | asked
+    self.geometry = find_geometry(sides, asked, settings.tfds_dir)
+    for note in self.geometry.notes:
+      _log.info("%s", note)
     weights = Weights(settings.weights_dir)
     self.chosen, self.notes = weights.choose_metrics(
       settings.metrics, self.spec
@@ -121,6 +145,11 @@ class Session:
       networks,
       extractors.Setting(settings.protocol, self.spec.sample_rate),
     )
+
+  @property
+  def spec(self) -> AVSpec:
+    """Shape and rates of all clips."""
+    return self.geometry.spec
 
   def open_real(self, real: Name) -> ClipSet:
     """The real clips to compare with."""
@@ -143,7 +172,7 @@ class Session:
       read_listing(name)  # A damaged one is an error here.
     clips = open_clips(
       name,
-      self.spec,
+      self.geometry,
       split=split,
       holdout_fraction=settings.holdout_fraction,
       tfds_dir=settings.tfds_dir,
@@ -167,6 +196,8 @@ class Session:
       "protocol": settings.protocol,
       "seed": settings.seed,
       "spec": vars(self.spec) | {"duration": self.spec.duration},
+      "fit": self.geometry.fit,
+      "resampled": list(self.geometry.notes),
       "notes": self.notes,
       "holdout_fraction": settings.holdout_fraction,
       "weights": {k: n.info for k, n in self.embed.networks.items()},
@@ -197,23 +228,15 @@ def check_output(output: str | os.PathLike | None) -> None:
 
   Raises:
     ValueError: if it is no .json file.
-    OSError: if its folder cannot be made or written to.
+    OSError: if its folder cannot be written to.
   """
   if output is None:
     return
-  path = pathlib.Path(output)
+  path = as_path(output)
   if path.suffix != ".json":
     raise ValueError(f"output must be a .json file, got {output}.")
-  if path.is_dir():
-    raise IsADirectoryError(f"--output={path} is a folder; name a file.")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-      pass
-  except OSError as error:
-    raise type(error)(
-      f"--output={path} cannot be written ({error.strerror}); choose another."
-    ) from error
+  check_file(output)
+  remove_leftovers(path.parent)
 
 
 def describe_clips(clips: ClipSet) -> dict[str, Any]:

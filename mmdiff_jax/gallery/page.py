@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmdiff_jax.files import check_directory, replacing
 from mmdiff_jax.gallery import picture
+from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.world import sync
 
 _PICTURES = "gallery"
@@ -86,19 +88,26 @@ def make_gallery(
       f"{directory} has no mp4 or wav file; expected the output of `sample`."
     )
   target = directory if output is None else pathlib.Path(output)
+  check_directory(target, "folder" if output is None else "--output")
+  remove_leftovers(target)
+  remove_leftovers(target / _PICTURES)
   (target / _PICTURES).mkdir(parents=True, exist_ok=True)
   for item in items:
     _draw(directory, target, item, onsets)
     if target.resolve() != directory.resolve():
       destination = target / item.file
       destination.parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(directory / item.file, destination)
+      with replacing(destination) as temporary:
+        shutil.copyfile(directory / item.file, temporary)
   page = _render(
     title or directory.resolve().name, settings, items, warnings, onsets
   )
   path = target / "index.html"
-  # Names may hold bytes that are no text.
-  path.write_text(page, encoding="utf-8", errors="backslashreplace")
+  with replacing(path) as temporary:
+    # Names may hold bytes that are no text.
+    pathlib.Path(temporary).write_text(
+      page, encoding="utf-8", errors="backslashreplace"
+    )
   return path
 
 
@@ -234,7 +243,8 @@ def _draw(
   item.duration = streams.duration
   name = f"{_PICTURES}/{item.file.replace('/', '_')}.png"
   drawn = picture.render_clip(video, audio, streams.sample_rate)
-  drawn.save(target / name, format="png", optimize=True)
+  with replacing(target / name) as temporary:
+    drawn.save(temporary, format="png", optimize=True)
   item.picture = name
   item.strip = picture.strip_share(video, audio is not None)
   item.small = video is not None and video.shape[2] < _PIXELATED_BELOW

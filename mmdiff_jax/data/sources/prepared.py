@@ -92,6 +92,11 @@ class PreparedSource:
     return self._manifest.spec
 
   @property
+  def fit(self) -> str:
+    """How the pictures were fitted; see `container.FITS`."""
+    return self._manifest.options.get("fit", "pad")
+
+  @property
   def skipped(self) -> tuple[tuple[str, str], ...]:
     """(video, reason) of each one that preparation left out."""
     return self._manifest.skipped
@@ -150,7 +155,7 @@ def open_tfds(name: str, tfds_dir: str) -> PreparedSource:
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ValueError(
-      f"'tfds:{name}' needs TFDS: pip install 'mmdiff-jax[tfds]'."
+      f"'tfds:{name}' needs TFDS: pip install tensorflow-datasets array_record."
     ) from error
   try:
     builder = tfds.builder(name, data_dir=tfds_dir or None)

@@ -1,0 +1,172 @@
+"""Parameters in checkpoints: read alone, written alone."""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from mmdiff_jax.checkpoint.layout import (
+  CLOUD_MARK,
+  check_whole,
+  find_checkpoint,
+  load_config,
+  make_metadata,
+  reading,
+  writing,
+)
+from mmdiff_jax.checksums import write_checksums
+from mmdiff_jax.files import (
+  absolute,
+  is_cloud,
+  local_copy,
+  unreachable,
+  upload,
+)
+from mmdiff_jax.leftovers import temporary_path
+
+
+def load_params(
+  path: str | os.PathLike, abstract_params: Any, *, ema: bool = True
+) -> Any:
+  """Reads the (EMA) parameters of a checkpoint and nothing else of it.
+
+  Args:
+    path: see `find_checkpoint`.
+    abstract_params: `jax.ShapeDtypeStruct`s with shardings.
+    ema: the moving average (True) or the raw parameters.
+
+  Raises:
+    ValueError: if the checkpoint is damaged, or belongs to a network of other
+      shapes.
+  """
+  name = "ema_params" if ema else "params"
+  directory = find_checkpoint(path)
+  with local_copy(directory) as folder:
+    check_whole(folder, where=directory)
+    with reading(directory):
+      saved = ocp.checkpointables_metadata(folder).metadata["state"][name]
+    _check_shapes(saved, abstract_params, directory)
+    return _read_params(folder, directory, name, abstract_params)
+
+
+def _read_params(
+  folder: pathlib.Path, directory: pathlib.Path, name: str, abstract: Any
+) -> Any:
+  """Reads parameters from `folder`, which is `directory` or its copy."""
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context, reading(directory):
+    loaded = ocp.load_checkpointables(folder, {"state": {name: abstract}})
+  return loaded["state"][name]
+
+
+def _check_shapes(saved: Any, wanted: Any, directory: pathlib.Path) -> None:
+  """Raises ValueError unless both trees name the same arrays."""
+
+  def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(k): tuple(v.shape) for k, v in leaves}
+
+  saved_shapes, wanted_shapes = shapes(saved), shapes(wanted)
+  differing = sorted(
+    key
+    for key in saved_shapes.keys() | wanted_shapes.keys()
+    if saved_shapes.get(key) != wanted_shapes.get(key)
+  )
+  if differing:
+    first = differing[0]
+    raise ValueError(
+      f"{directory} does not fit this model: {len(differing)} parameter(s) "
+      f"differ, first {first}: {saved_shapes.get(first)} in the checkpoint, "
+      f"{wanted_shapes.get(first)} in the model. Use the model settings that "
+      "it was trained with."
+    )
+
+
+def save_params(
+  directory: str | os.PathLike,
+  params: Any,
+  config: ConfigDict,
+  *,
+  step: int = 0,
+) -> pathlib.Path:
+  """Writes parameters as a checkpoint that sampling and training can read.
+
+  Args:
+    directory: receives `checkpoints/<step>`.
+    params: the parameter tree, stored as both raw and averaged.
+    config: the configuration that builds the network.
+    step: the step number under which it is stored.
+
+  Returns:
+    The path of the checkpoint.
+  """
+  path = absolute(directory) / "checkpoints" / str(step)
+  params = jax.tree.map(jax.numpy.asarray, params)
+  write_checkpoint(path, {"params": params, "ema_params": params}, config)
+  return path
+
+
+def write_checkpoint(
+  path: pathlib.Path, state: Mapping[str, Any], config: ConfigDict
+) -> None:
+  """Writes a checkpoint of part of a training state, and its checksums.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
+  if is_cloud(path):
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder) / path.name
+      write_checkpoint(local, state, config)
+      (local / CLOUD_MARK).write_text("Complete.\n")
+      with unreachable(path):
+        upload(local, path, last=[CLOUD_MARK])
+    return
+  # Complete, with its checksums, before it has its name.
+  temporary = temporary_path(path)
+  # Orbax does not come back from a place that it cannot write to.
+  temporary.mkdir(parents=True)
+  temporary.rmdir()
+  with writing(path.parent):
+    ocp.save_checkpointables(
+      temporary,
+      {"state": dict(state)},
+      custom_metadata=make_metadata(config, {}),
+    )
+  # Says where on this machine it was written; nothing reads it.
+  (temporary / CLOUD_MARK).unlink(missing_ok=True)
+  write_checksums(temporary)
+  os.rename(temporary, path)
+
+
+def read_average(path: str | os.PathLike) -> tuple[Any, ConfigDict]:
+  """The averaged parameters of a checkpoint, whatever they are, and its config.
+
+  Args:
+    path: see `find_checkpoint`.
+
+  Returns:
+    The parameters, on one device, and the configuration.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if it is damaged.
+  """
+  directory = find_checkpoint(path)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  with local_copy(directory) as folder:
+    check_whole(folder, where=directory)
+    with reading(directory):
+      saved = ocp.checkpointables_metadata(folder).metadata["state"]
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        saved["ema_params"],
+      )
+    params = _read_params(folder, directory, "ema_params", abstract)
+  return params, load_config(directory)
