@@ -15,10 +15,12 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.evaluation import metrics
+from mmdiff_jax.evaluation.cache import default_cache_dir
 from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.degradations import DEGRADATIONS
+from mmdiff_jax.evaluation.entries import jackknife
 from mmdiff_jax.evaluation.extractors import Setting
-from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
+from mmdiff_jax.evaluation.features import FeatureStore
 from mmdiff_jax.evaluation.weights import Embedder, Weights
 from mmdiff_jax.world.clips import make_clip, split_seed
 
@@ -78,7 +80,7 @@ def compare(metric, reference, plain, damaged, seed=0) -> tuple[float, bool]:
     damaged_value = value(reference, part(both, "damaged"))
     return damaged_value - value(reference, part(both, "plain"))
 
-  error = metrics.jackknife(difference, reference, both, seed=seed)
+  error = jackknife(difference, reference, both, seed=seed)
   change = difference(reference, both)
   return value(reference, damaged), abs(change) > max(2 * error, 1e-9)
 

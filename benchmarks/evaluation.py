@@ -4,19 +4,24 @@
   python -m benchmarks.evaluation files FOLDER
 
 `speed` times I3D, AudioCLIP and VGGish on clips of the paper's size with
-random weights. `files` reads every second clip of a folder as the real ones,
-the others as the generated ones, evaluates the latter once as arrays and once
-written as mp4 and read back, and prints both figures of every metric that
-needs no weights.
+random weights, in CPU seconds, and says which share of the rate of a matrix
+product on the same processor I3D reaches. `files` reads every second clip of a
+folder as the real ones, the others as the generated ones, evaluates the latter
+once as arrays and once written as mp4 and read back, and prints both figures of
+every metric that needs no weights.
 """
 
 import argparse
+import functools
+import math
 import pathlib
 import tempfile
 import time
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
@@ -29,21 +34,41 @@ from mmdiff_jax.metric_networks.random_weights import random_variables
 SPEC = AVSpec()
 
 
-def timed(name: str, run: Callable, batch: int, repeats: int) -> None:
-  """Prints clips per second, and CPU seconds per clip, after a warm-up."""
-  start = time.perf_counter()
+def cpu_seconds(run: Callable, repeats: int) -> float:
+  """Processor seconds of the quickest of some runs, after a warm-up."""
   jax.block_until_ready(run())
-  first = time.perf_counter() - start
-  walls, processor = [], time.process_time()
+  seconds = []
   for _ in range(repeats):
-    start = time.perf_counter()
+    start = time.process_time()
     jax.block_until_ready(run())
-    walls.append(time.perf_counter() - start)
-  processor = (time.process_time() - processor) / repeats
-  print(
-    f"| {name} | {batch / min(walls):.2f} | {processor / batch:.2f} "
-    f"| {first - min(walls):.1f} |"
-  )
+    seconds.append(time.process_time() - start)
+  return min(seconds)
+
+
+def matmul_rate(repeats: int) -> float:
+  """Operations per processor second of a product of large matrices."""
+  draw = np.random.default_rng(0)
+  a = jnp.array(draw.standard_normal((4096, 1024), np.float32))
+  b = jnp.array(draw.standard_normal((1024, 1024), np.float32))
+  product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
+  return 2 * a.size * b.shape[1] / cpu_seconds(lambda: product(a, b), repeats)
+
+
+def i3d_operations() -> float:
+  """Of I3D's convolutions by their definition, a clip; the rest is small."""
+  made: list[float] = []
+
+  def count(next_call, args, kwargs, context):
+    out = next_call(*args, **kwargs)
+    if isinstance(context.module, i3d.Conv3D):
+      taps = math.prod(context.module.kernel) * args[0].shape[-1]
+      made.append(2 * taps * out.size)
+    return out
+
+  video = jnp.zeros((1, SPEC.frames, i3d.RESOLUTION, i3d.RESOLUTION, 3))
+  with nn.intercept_methods(count):
+    jax.eval_shape(i3d.I3D().init, jax.random.key(0), video)
+  return sum(made)
 
 
 def speed(batch: int, repeats: int) -> None:
@@ -51,10 +76,14 @@ def speed(batch: int, repeats: int) -> None:
   video = rng.integers(0, 256, (batch, *SPEC.video_shape), np.uint8)
   wave = rng.uniform(-0.5, 0.5, (batch, 70560)).astype(np.float32)
   short = wave[:, : SPEC.audio_length]
-  print("| network | clips/s | CPU-s per clip | compilation s |")
-  print("|---|---|---|---|")
   variables = jax.device_put(i3d.init_variables(0))
-  timed("I3D", lambda: i3d.logits(variables, video), batch, repeats)
+  rate = matmul_rate(repeats)
+  seconds = cpu_seconds(lambda: i3d.logits(variables, video), repeats) / batch
+  rate = (rate + matmul_rate(repeats)) / 2
+  print("| network | CPU-s per clip |")
+  print("|---|---|")
+  print(f"| I3D | {seconds:.2f} |")
+  share = i3d_operations() / seconds / rate
   for name, network, data in (
     ("AudioCLIP", audioclip, wave),
     ("VGGish", vggish, short),
@@ -65,12 +94,14 @@ def speed(batch: int, repeats: int) -> None:
       front_end = audioclip.Spectrogram().init(jax.random.key(0), data)
       variables["params"]["fbsp"] = front_end["params"]
     variables = jax.device_put(variables)
-    timed(
-      name,
-      lambda n=network, v=variables, x=data: n.embed(v, x),
-      batch,
-      repeats,
+    seconds = cpu_seconds(
+      lambda n=network, v=variables, x=data: n.embed(v, x), repeats
     )
+    print(f"| {name} | {seconds / batch:.2f} |")
+  print(
+    f"\nI3D: {share:.2f} of the rate of a product of matrices, "
+    f"{rate / 1e9:.0f} GFLOP per CPU-s."
+  )
 
 
 def files(folder: str) -> None:

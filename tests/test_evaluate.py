@@ -9,13 +9,11 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
 from mmdiff_jax.data.clips import is_held_out
 from mmdiff_jax.evaluation import extractors
-from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.evaluation.frechet import frechet_distance
 from mmdiff_jax.metric_networks import i3d
-from mmdiff_jax.world.clips import make_clip, split_seed
+from tests.evaluation_fixtures import SPEC, light, make_arrays, run
 from tests.metric_golden import published_weights
 
-SPEC = AVSpec()
 LIGHT = ["fad_mel", "kad_mel", "av_gap"]
 
 
@@ -36,14 +34,6 @@ def scene_for_i3d(monkeypatch, no_package):
   )
 
 
-def make_arrays(split, count):
-  clips = [make_clip(split_seed(split, i), SPEC) for i in range(count)]
-  return {
-    "video": np.stack([clip.video for clip in clips]),
-    "audio": np.stack([clip.audio for clip in clips]),
-  }
-
-
 @pytest.fixture(scope="module")
 def real():
   return make_arrays("train", 24)
@@ -52,15 +42,6 @@ def real():
 @pytest.fixture(scope="module")
 def fake():
   return make_arrays("eval", 16)
-
-
-def run(real, fake, **options):
-  options = {"cache_dir": None, "progress": False} | options
-  return evaluate(real=real, fake=fake, **options)
-
-
-def light(report):
-  return {name: entry["value"] for name, entry in report["metrics"].items()}
 
 
 def test_report_says_what_makes_it_reproducible(real, fake, tmp_path):
@@ -317,66 +298,3 @@ def test_a_metric_that_fails_is_null_and_the_others_stay(real, fake, tmp_path):
   assert "left out: The kernel" in page
   with pytest.raises(ValueError, match="No metric can be computed. kad_mel"):
     run(silent, fake, metrics=["kad_mel"])
-
-
-@pytest.fixture
-def files(real, tmp_path):
-  """21 good files, one of them with a name that is not UTF-8."""
-  folder = tmp_path / "clips"
-  folder.mkdir()
-  for i in range(21):
-    name = b"%02d.mp4" % i if i else b"\xff\xfe.mp4"
-    media.write_mp4(
-      folder / name.decode("utf-8", "surrogateescape"),
-      real["video"][i],
-      real["audio"][i],
-      fps=SPEC.fps,
-      sample_rate=SPEC.sample_rate,
-    )
-  return folder
-
-
-def test_one_bad_clip_is_left_out_and_listed(files, fake, tmp_path):
-  whole = run(fake, files, metrics=["fad_mel"])
-  media.write_mp4(files / "mute.mp4", fake["video"][0], None, fps=SPEC.fps)
-  output = tmp_path / "report.json"
-  report = run(fake, files, metrics=["fad_mel"], output=output)
-  assert light(report) == light(whole)
-  assert report["fake"]["used"] == 21
-  ((name, reason),) = report["fake"]["skipped"]
-  assert name == "mute.mp4" and reason.startswith("has no audio")
-  assert any("mute.mp4: has no audio" in w for w in report["warnings"])
-  assert "\\udcff\\udcfe.mp4" in report["fake"]["clips"]
-  # Its picture is good: metrics of pictures take it.
-  video = run(fake, files, metrics=["av_gap"], max_bad=0.5)
-  assert video["fake"]["used"] == 21
-  with pytest.raises(ValueError, match="1 of 22 clips cannot be used.*mute"):
-    run(fake, files, metrics=["fad_mel"], max_bad=0.01)
-
-
-def test_a_clip_that_breaks_in_mid_decoding_is_left_out(files, fake):
-  path = files / "05.mp4"
-  data = bytearray(path.read_bytes())
-  data[len(data) // 3 : len(data) // 2] = b"\xff" * (
-    len(data) // 2 - len(data) // 3
-  )
-  path.write_bytes(data)
-  report = run(fake, files, metrics=["fad_mel"])
-  (name, _) = report["fake"]["skipped"][0]
-  assert name == "05.mp4" and report["fake"]["used"] == 20
-
-
-@pytest.mark.parametrize(
-  "text", ["{}", "[]", '{"samples": [1]}', '{"samples": [{"file": 3}]}', "x"]
-)
-def test_a_damaged_listing_of_samples_is_one_error(fake, tmp_path, text):
-  (tmp_path / "samples.json").write_text(text)
-  with pytest.raises(ValueError, match="samples.json is no listing") as error:
-    run(fake, tmp_path, metrics=["fad_mel"])
-  assert "\n" not in str(error.value)
-
-
-def test_a_damaged_description_of_records_is_one_error(fake, tmp_path):
-  (tmp_path / "dataset.json").write_text("{}")
-  with pytest.raises(ValueError, match="dataset.json is damaged"):
-    run(tmp_path, fake, metrics=["fad_mel"])

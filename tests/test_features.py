@@ -1,5 +1,7 @@
+import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.evaluation import features
+from mmdiff_jax.evaluation import cache, features
 from mmdiff_jax.evaluation.clip_sets import open_clips
+from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.evaluation.features import Extractor, FeatureStore
 
 SPEC = AVSpec(frames=2, height=8, width=8, fps=10.0, sample_rate=1000)
@@ -41,7 +44,7 @@ class Level:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-  monkeypatch.setattr(features, "BLOCK", 5)
+  monkeypatch.setattr(cache, "BLOCK", 5)
 
 
 def test_features_are_in_order_and_batches_have_one_size():
@@ -149,40 +152,53 @@ def test_batch_size_must_be_positive():
 
 
 _HOST = """
+import json
 import sys
-import os
-import pathlib
-import socket
-import subprocess
-import sys
-
 import jax
 import numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from mmdiff_jax.av import AVSpec
-from mmdiff_jax.evaluation import features
-from mmdiff_jax.evaluation.clip_sets import open_clips
-features.BLOCK = 4
+from mmdiff_jax.evaluation import cache, features
+from tests import test_features
+cache.BLOCK = 4
 level = jax.jit(lambda x: x.mean(axis=(1, 2, 3))[:, :1])
 def apply(batch):
   video = batch["video"].astype(np.float32)
   return level(features.shard_batch({"x": video})["x"])
 # The second set is one block: the other host has nothing to do.
 for count in (11, 3):
-  video = np.zeros((count, 2, 8, 8, 3), np.uint8)
-  video += np.arange(count, dtype=np.uint8)[:, None, None, None, None]
-  audio = np.zeros((count, 200, 1), np.float32)
-  spec = AVSpec(2, 8, 8, 10.0, 1000)
-  clips = open_clips({"video": video, "audio": audio}, spec)
+  clips = test_features.make_clips(count)
   store = features.FeatureStore(None, 2, False)
   out = store.extract(clips, [features.Extractor("x", "1", apply)], "")
   assert out["x"].shape == (count, 1), out["x"].shape
   assert (out["x"][:, 0] == np.arange(count)).all()
   print(store.computed, jax.local_device_count())
+print(json.dumps(test_features.evaluate_noise()))
 """
 
 
-def test_hosts_share_the_work_and_all_get_all_features():
+def evaluate_noise():
+  """What a report of sounds says; clip 6 of the real ones cannot be used."""
+  draw = np.random.default_rng(0)
+  sides = []
+  for level in (0.1, 0.2):
+    audio = level * draw.standard_normal((11, SPEC.audio_length, 1))
+    video = draw.integers(0, 256, (11, *SPEC.video_shape), np.uint8)
+    sides.append({"video": video, "audio": audio.astype(np.float32)})
+  sides[0]["audio"][6] = np.nan
+  report = evaluate(
+    real=sides[0],
+    fake=sides[1],
+    spec=SPEC,
+    metrics=["fad_mel", "av_dependence"],
+    max_bad=0.1,
+    batch_size=2,
+    cache_dir=None,
+    progress=False,
+  )
+  return [report["metrics"], report["real"]]
+
+
+def test_hosts_share_the_work_and_report_as_one_does():
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     address = f"localhost:{probe.getsockname()[1]}"
@@ -201,8 +217,16 @@ def test_hosts_share_the_work_and_all_get_all_features():
     )
     for i in range(2)
   ]
-  outputs = [
-    host.communicate(timeout=120)[0].split("\n")[-3:-1] for host in hosts
-  ]
+  outputs = [host.communicate(timeout=240)[0] for host in hosts]
   assert [host.returncode for host in hosts] == [0, 0]
-  assert outputs == [["7 2", "3 2"], ["4 2", "0 2"]]
+  counts = [re.findall(r"^\d+ \d+$", out, re.MULTILINE) for out in outputs]
+  assert counts == [["7 2", "3 2"], ["4 2", "0 2"]]
+  alone = evaluate_noise()
+  assert alone[1]["skipped"] == [["000006", "its audio has NaN or infinity"]]
+  for output in outputs:
+    metrics, real = json.loads(output.splitlines()[-1])
+    assert real == alone[1]
+    for name, entry in metrics.items():
+      for figure in ("value", "stderr", "real", "n_real", "n_fake"):
+        expected = pytest.approx(alone[0][name][figure], rel=1e-5)
+        assert entry[figure] == expected

@@ -188,16 +188,22 @@ def test_log_mel_of_a_tone_peaks_in_the_tone_band():
   assert edges[band] < mel.hertz_to_mel(1000) < edges[band + 2]
 
 
-@pytest.mark.parametrize("shape", [(16, 24, 20), (9, 24, 20)])
-def test_i3d_stem_and_pools_match_their_definitions(shape):
+@pytest.mark.parametrize("frames", [16, 9])
+def test_i3d_convolutions_and_pools_match_their_definitions(frames):
   draw = np.random.default_rng(0)
-  x = draw.uniform(size=(2, *shape, 3)).astype(np.float32)
-  kernel = draw.normal(size=(7, 7, 7, 3, 5)).astype(np.float32)
-  stem = nn.Conv(5, (7, 7, 7), (2, 2, 2), use_bias=False)
-  ours = stem.clone(conv_general_dilated=i3d._convolve)
-  weights = {"params": {"kernel": kernel}}
-  expected = stem.apply(weights, x)
-  np.testing.assert_allclose(ours.apply(weights, x), expected, atol=2e-4)
+  x = draw.uniform(size=(2, frames, 24, 20, 3)).astype(np.float32)
+  for size, strides in ((7, (2, 2, 2)), (3, (1, 1, 1)), (1, (1, 1, 1))):
+    kernel = draw.normal(size=(size, size, size, 3, 5)).astype(np.float32)
+    expected = jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      strides,
+      "SAME",
+      dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    np.testing.assert_allclose(
+      i3d.convolve(x, kernel, strides), expected, atol=2e-4
+    )
   for window, strides in (((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2))):
     np.testing.assert_array_equal(
       i3d._max_pool(x, window, strides),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.evaluation import metrics
+from mmdiff_jax.evaluation.entries import compute, find_warnings, jackknife
 from mmdiff_jax.evaluation.frechet import frechet_distance
 
 
@@ -17,7 +18,7 @@ def test_unknown_metrics_are_named_with_what_is_allowed():
 
 def test_jackknife_of_a_mean_is_the_standard_error():
   x = np.random.default_rng(0).standard_normal((1000, 1))
-  error = metrics.jackknife(lambda f: f["x"].mean(), {"x": x}, seed=0)
+  error = jackknife(lambda f: f["x"].mean(), {"x": x}, seed=0)
   # Ten groups estimate a variance to within about 50 %.
   assert error == pytest.approx(1 / np.sqrt(1000), rel=0.5)
 
@@ -29,7 +30,7 @@ def test_error_bar_covers_the_spread_of_repetitions():
   def draw():
     features = [{"mel": rng.standard_normal((200, 5))} for _ in range(2)]
     features[1]["mel"] = features[1]["mel"] * 1.5
-    return metrics.compute(metric, *features, fps=10.0, seed=0)
+    return compute(metric, *features, fps=10.0, seed=0)
 
   entries = [draw() for _ in range(30)]
   spread = np.std([entry["value"] for entry in entries])
@@ -45,7 +46,7 @@ def sets():
 
 
 def test_fad_is_ten_thousand_times_the_frechet_distance(sets):
-  entry = metrics.compute(metrics.METRICS["fad"], *sets, fps=10.0, seed=0)
+  entry = compute(metrics.METRICS["fad"], *sets, fps=10.0, seed=0)
   wanted = 1e4 * frechet_distance(sets[0]["audioclip"], sets[1]["audioclip"])
   assert entry["value"] == pytest.approx(wanted)
   assert (entry["n_real"], entry["n_fake"], entry["real_n"]) == (60, 50, 30)
@@ -56,7 +57,7 @@ def test_fad_is_ten_thousand_times_the_frechet_distance(sets):
 def test_vggish_examples_count_as_samples():
   rng = np.random.default_rng(3)
   a, b = rng.standard_normal((2, 40, 2, 6))
-  entry = metrics.compute(
+  entry = compute(
     metrics.METRICS["fad_vggish"], {"vggish": a}, {"vggish": b}, 10.0, 0
   )
   wanted = frechet_distance(a.reshape(80, 6), b.reshape(80, 6))
@@ -65,7 +66,7 @@ def test_vggish_examples_count_as_samples():
 
 def warnings(name, n, width=400, protocol="clean", **entry):
   entry = {"n_real": n, "n_fake": 5000, "value": 1.0, "stderr": 0.1} | entry
-  return metrics.warnings(metrics.METRICS[name], entry, width, protocol)
+  return find_warnings(metrics.METRICS[name], entry, width, protocol)
 
 
 def test_small_sets_are_warned_about():

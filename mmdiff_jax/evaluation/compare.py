@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from mmdiff_jax.data.sources import Name
+from mmdiff_jax.evaluation.entries import distance
 from mmdiff_jax.evaluation.evaluate import measure
-from mmdiff_jax.evaluation.metrics import Features, Metric, distance
+from mmdiff_jax.evaluation.metrics import Features, Metric
 from mmdiff_jax.evaluation.report import comparison
 from mmdiff_jax.evaluation.session import (
   Session,

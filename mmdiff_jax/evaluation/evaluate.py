@@ -12,8 +12,9 @@ import numpy as np
 
 from mmdiff_jax.data.sources import Name
 from mmdiff_jax.evaluation import memorisation as memorisation_check
-from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.clip_sets import ClipSet
+from mmdiff_jax.evaluation.entries import compute, find_warnings, no_entry
+from mmdiff_jax.evaluation.metrics import Features
 from mmdiff_jax.evaluation.report import page, sheet
 from mmdiff_jax.evaluation.session import (
   Session,
@@ -101,7 +102,7 @@ def _write(
   content: dict[str, Any],
   output: str | os.PathLike | None,
   sides: dict[str, ClipSet],
-  features: dict[str, metric_table.Features],
+  features: dict[str, Features],
   copies: Copies | None,
 ) -> None:
   """Prints the figures, and writes the pages if there is an output."""
@@ -114,7 +115,7 @@ def _write(
 
 
 def measure(
-  session: Session, real: metric_table.Features, fake: metric_table.Features
+  session: Session, real: Features, fake: Features
 ) -> tuple[dict[str, dict], list[str]]:
   """Entries of all metrics of a session, and warnings.
 
@@ -130,13 +131,11 @@ def measure(
     try:
       if failed:
         raise ValueError(failed[0])
-      entry = metric_table.compute(
-        metric, real, fake, session.spec.fps, settings.seed
-      )
+      entry = compute(metric, real, fake, session.spec.fps, settings.seed)
       width = real[metric.features[0]].shape[-1]
-      texts = metric_table.warnings(metric, entry, width, settings.protocol)
+      texts = find_warnings(metric, entry, width, settings.protocol)
     except ValueError as error:
-      entry = metric_table.no_entry(metric, str(error))
+      entry = no_entry(metric, str(error))
       texts = [f"left out: {error}"]
     entries[metric.name] = entry
     for text in texts:

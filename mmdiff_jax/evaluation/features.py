@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import logging
 import os
 import pathlib
@@ -12,20 +11,24 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from mmdiff_jax.evaluation.cache import (
+  BlockCache,
+  read_block,
+  split_blocks,
+  write_block,
+)
 from mmdiff_jax.evaluation.clip_sets import ClipSet
-from mmdiff_jax.files import replacing
 from mmdiff_jax.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
 
-# Clips of one cache file; a run that is interrupted repeats at most so many.
-BLOCK = 64
 _LOADERS = 4
 # Batch per device: where the memory is not known, and what a clip of 16 frames
 # takes in I3D, which needs the most, with room to spare.
 _BATCH, _CLIP_BYTES = 8, 2**29
+_MAX_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +47,6 @@ class Extractor:
   version: str
   apply: Callable[[Batch], np.ndarray | jax.Array]
   needs_audio: bool = False
-
-
-def default_cache_dir() -> pathlib.Path:
-  """The user's cache folder: $XDG_CACHE_HOME or ~/.cache, `mmdiff_jax`."""
-  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(base) / "mmdiff_jax"
 
 
 def shard_batch(batch: Batch) -> dict[str, jax.Array]:
@@ -71,7 +68,7 @@ def choose_batch_size() -> int:
   """Clips for all devices of this host at once, by the devices' memory."""
   device = jax.local_devices()[0]
   limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-  fits = max(_BATCH, min(BLOCK, limit // _CLIP_BYTES))
+  fits = max(_BATCH, min(_MAX_BATCH, limit // _CLIP_BYTES))
   return fits * jax.local_device_count()
 
 
@@ -96,9 +93,6 @@ class Block(NamedTuple):
 class FeatureStore:
   """Computes features of clips once and keeps them by content.
 
-  A block's file is named by the hashes of its clips and the extractor's
-  version, so that a changed clip or network is never taken for the old one.
-
   Attributes:
     computed: clips that were embedded, not found in the cache.
     failures: name -> reason of the extractors that failed.
@@ -122,9 +116,7 @@ class FeatureStore:
       raise ValueError(f"batch_size must be positive, got {batch_size}.")
     batch_size = batch_size or choose_batch_size()
     self._batch_size = -(-batch_size // count) * count
-    self._cache = None
-    if cache_dir is not None:
-      self._cache = pathlib.Path(cache_dir).expanduser() / "features"
+    self._cache = BlockCache(cache_dir, "features")
     self._progress = progress
     self.computed = 0
     self.failures: dict[str, str] = {}
@@ -149,10 +141,7 @@ class FeatureStore:
       ValueError: if a clip cannot be read.
     """
     host, hosts = jax.process_index(), jax.process_count()
-    blocks = [
-      range(start, min(start + BLOCK, len(clips)))
-      for start in range(0, len(clips), BLOCK)
-    ]
+    blocks = split_blocks(len(clips))
     total = sum(len(block) for block in blocks[host::hosts])
     bar = progress_bar(total, "clip", disable=not self._progress)
     bar.set_description(label)
@@ -184,19 +173,13 @@ class FeatureStore:
     extractors: Sequence[Extractor],
   ) -> tuple[Block, dict[str, np.ndarray]]:
     """A block, and its features that are in the cache."""
-    digests = [clips.digest(i) for i in indices] if self._cache else []
-    paths = {e.name: self._path(e, digests) for e in extractors}
-    found = {name: _read(path, len(indices)) for name, path in paths.items()}
+    paths = self._cache.paths(
+      {e.name: e.version for e in extractors}, clips, indices
+    )
+    found = {name: read_block(p, len(indices)) for name, p in paths.items()}
     done = {n: values for n, values in found.items() if values is not None}
     todo = [e for e in extractors if e.name not in done]
     return Block(number, indices, paths, todo, {}), done
-
-  def _path(self, extractor: Extractor, digests: list) -> pathlib.Path | None:
-    if self._cache is None:
-      return None
-    text = "\n".join([extractor.name, extractor.version, *digests])
-    name = hashlib.sha256(text.encode()).hexdigest()
-    return self._cache / f"{extractor.name}-{name[:32]}.npy"
 
   def _compute(self, clips, plan: list[Block], mine: dict, pool, bar) -> None:
     """Runs extractors over blocks; the next batch is decoded meanwhile."""
@@ -226,7 +209,7 @@ class FeatureStore:
         for name, parts in block.parts.items():
           if name not in self.failures:
             mine[block.number][name] = np.concatenate(parts)
-            _write(block.paths[name], mine[block.number][name])
+            write_block(block.paths[name], mine[block.number][name])
         block.parts.clear()
 
   def _try(
@@ -273,23 +256,6 @@ def _check_finite(
     )
 
 
-def _read(path: pathlib.Path | None, count: int) -> np.ndarray | None:
-  """A cached block, or None where there is none that is whole."""
-  if path is None or not path.exists():
-    return None
-  try:
-    values = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError, OSError):
-    return None
-  return values if len(values) == count else None
-
-
-def _write(path: pathlib.Path | None, values: np.ndarray) -> None:
-  if path is not None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-      np.save(file, values)
-
-
 def _anywhere(flags: list[bool]) -> list[bool]:
   """Whether each flag is set on any host."""
   if jax.process_count() == 1:
@@ -320,7 +286,7 @@ def _gather(
     )
     longest = max(ranks.tolist())
     shape = tuple(longest[1 : 1 + longest[0]])
-    local = np.zeros((rounds, BLOCK, *shape), np.float32)
+    local = np.zeros((rounds, len(blocks[0]), *shape), np.float32)
     for number, block in mine.items():
       local[number // hosts, : len(block[name])] = block[name]
     everyone = np.asarray(multihost_utils.process_allgather(local))

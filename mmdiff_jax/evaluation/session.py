@@ -16,8 +16,9 @@ from mmdiff_jax.data.media_files import read_listing
 from mmdiff_jax.data.sources import Name
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
+from mmdiff_jax.evaluation.cache import default_cache_dir
 from mmdiff_jax.evaluation.clip_sets import ClipSet, open_clips
-from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
+from mmdiff_jax.evaluation.features import FeatureStore
 from mmdiff_jax.evaluation.geometry import find_geometry
 from mmdiff_jax.evaluation.usable import leave_out_bad
 from mmdiff_jax.evaluation.weights import Embedder, Weights
@@ -136,11 +137,11 @@ class Session:
     self.video = "i3d" if "i3d" in weights.files else "i3d_random"
     self._extra = ["mel_picture", self.video] if memorisation else []
     networks = weights.load({*self.needed, *self._extra}, settings.protocol)
-    cache_dir = settings.cache_dir
-    if cache_dir == "":
-      cache_dir = default_cache_dir()
+    self._cache_dir = settings.cache_dir
+    if self._cache_dir == "":
+      self._cache_dir = default_cache_dir()
     self.embed = Embedder(
-      FeatureStore(cache_dir, settings.batch_size, settings.progress),
+      FeatureStore(self._cache_dir, settings.batch_size, settings.progress),
       networks,
       extractors.Setting(settings.protocol, self.spec.sample_rate),
     )
@@ -183,7 +184,9 @@ class Session:
       extractors.FEATURES[name].needs_audio
       for name in [*self.needed, *self._extra]
     )
-    leave_out_bad(clips, audio, settings.max_bad, settings.progress)
+    leave_out_bad(
+      clips, audio, settings.max_bad, self._cache_dir, settings.progress
+    )
     return clips
 
   def describe(self) -> dict[str, Any]:

@@ -2,11 +2,19 @@
 
 import concurrent.futures
 import logging
+import os
+import pathlib
 
 import jax
 import numpy as np
 
 from mmdiff_jax.data.container import MediaError
+from mmdiff_jax.evaluation.cache import (
+  BlockCache,
+  read_block,
+  split_blocks,
+  write_block,
+)
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.progress import progress_bar
 
@@ -15,36 +23,56 @@ _log = logging.getLogger(__name__)
 _LOADERS = 4
 # Clips that an error names.
 _NAMED = 3
+# Raised when what makes a clip unusable changes: old verdicts are stale.
+_VERSION = "1"
 
 
 def leave_out_bad(
-  clips: ClipSet, audio: bool, max_bad: float, progress: bool = False
+  clips: ClipSet,
+  audio: bool,
+  max_bad: float,
+  cache_dir: str | os.PathLike | None = None,
+  progress: bool = False,
 ) -> None:
   """Decodes every clip; drops and lists those that cannot be used.
 
-  Hosts look at clips in turn and tell each other.
+  What was found is kept by the clips' content, so that a clip is judged once;
+  what is decoded here stays with the set while there is room, so that
+  embedding it decodes nothing again. Hosts judge blocks of clips in turn and
+  tell each other.
 
   Args:
     clips: whose `ids` shrink and whose `skipped` grows.
     audio: whether the clips must have sound.
     max_bad: largest share of bad clips that is put up with.
+    cache_dir: where verdicts are kept; None keeps none.
     progress: whether to show a progress bar.
 
   Raises:
     ValueError: if more than that share is bad.
   """
   host, hosts = jax.process_index(), jax.process_count()
-  mine = range(host, len(clips), hosts)
+  blocks = split_blocks(len(clips))[host::hosts]
+  cache = BlockCache(cache_dir, "usable")
   known: dict[int, str] = {}
-  bar = progress_bar(len(mine), "clip", disable=not progress)
+  bar = progress_bar(
+    sum(len(block) for block in blocks), "clip", disable=not progress
+  )
   bar.set_description("checking")
   with bar, concurrent.futures.ThreadPoolExecutor(_LOADERS) as pool:
-    reasons = pool.map(lambda i: why_bad(clips, i, audio), mine)
-    for i, reason in zip(mine, reasons, strict=True):
-      if reason is not None:
-        known[i] = reason
-      bar.update()
-  bad: np.ndarray = np.zeros(len(clips), bool)
+    for block in blocks:
+      path = _verdict_path(cache, clips, block, audio)
+      verdicts = read_block(path, len(block))
+      if verdicts is None:
+        verdicts = np.array(
+          list(pool.map(lambda i: why_bad(clips, i, audio), block))
+        )
+        write_block(path, verdicts)
+      known |= {
+        i: str(why) for i, why in zip(block, verdicts, strict=True) if why
+      }
+      bar.update(len(block))
+  bad = np.zeros(len(clips), bool)
   bad[list(known)] = True
   if hosts > 1:
     from jax.experimental import multihost_utils
@@ -72,14 +100,27 @@ def leave_out_bad(
   ]
 
 
-def why_bad(clips: ClipSet, index: int, audio: bool) -> str | None:
-  """Why a clip cannot be used, or None if it can."""
+def _verdict_path(
+  cache: BlockCache, clips: ClipSet, block: range, audio: bool
+) -> pathlib.Path | None:
+  """Where a block's verdicts are kept; None if its data cannot be read."""
+  needs = "sound needed" if audio else "pictures alone"
   try:
-    clip = clips.load(index, audio)
+    return cache.paths({"usable": f"{_VERSION} {needs}"}, clips, block)[
+      "usable"
+    ]
+  except (ValueError, OSError):
+    return None
+
+
+def why_bad(clips: ClipSet, index: int, audio: bool) -> str:
+  """Why a clip cannot be used, or "" if it can."""
+  try:
+    clip = clips.load(index, audio, keep=True)
   except MediaError as error:
     return error.reason
   except (ValueError, OSError) as error:
     return str(error)
   if not np.isfinite(clip["audio"]).all():
     return "its audio has NaN or infinity"
-  return None
+  return ""
