@@ -38,7 +38,7 @@ def import_checkpoint(
     ValueError: if the file does not fit the network, key by key.
   """
   folder = as_path(workdir)
-  if (folder / "checkpoints").exists():
+  if checkpoint.list_checkpoints(folder):
     raise FileExistsError(
       f"{workdir} holds checkpoints already; give another --workdir."
     )
@@ -49,8 +49,9 @@ def import_checkpoint(
   _adopt(config, state_dict)
   variables = convert_checkpoint(state_dict, config.model.name, config.model)
   with locked(folder):
-    path = checkpoint.save_params(folder, variables["params"], config)
+    # The checkpoint last: where there is one, the import is done.
     checkpoint.write_config(config, folder)
+    path = checkpoint.save_params(folder, variables["params"], config)
   count = sum(x.size for x in jax.tree.leaves(variables))
   _log.info("Imported %s parameters into %s.", f"{count:,}", path)
   return path
