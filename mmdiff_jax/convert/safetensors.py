@@ -87,7 +87,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{name} ends behind the file")
       tensors[name] = np.fromfile(file, dtype, count).reshape(shape)
       if wanted is not None:
-        checksum = zlib.crc32(tensors[name].reshape(-1).view("u1"), checksum)
+        checksum = _extend(checksum, tensors[name])
       end = stop
   if end != size:
     raise ValueError(f"{size - end} bytes belong to no tensor")
@@ -99,6 +99,12 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _header_checksum(header: Mapping[str, Any]) -> int:
   """CRC-32 of a header without its checksum, whatever the order of its keys."""
   return zlib.crc32(json.dumps(header, sort_keys=True).encode())
+
+
+def _extend(checksum: int, tensor: np.ndarray) -> int:
+  """The checksum, with a tensor's bytes behind it."""
+  data = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+  return zlib.crc32(data.data, checksum)
 
 
 def save_safetensors(
@@ -124,8 +130,7 @@ def save_safetensors(
     }
   checksum = _header_checksum(header)
   for tensor in tensors.values():
-    data = np.ascontiguousarray(tensor).reshape(-1).view("u1")
-    checksum = zlib.crc32(data, checksum)
+    checksum = _extend(checksum, tensor)
   header[_METADATA][_CHECKSUM] = f"{checksum:08x}"
   text = json.dumps(header).encode()
   # The data are aligned.
