@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
