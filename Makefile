@@ -8,7 +8,7 @@ DEMO := demo
 MODEL := mmdiff_jax/assets/shapes/checkpoint
 SHAPES := --config=configs/shapes.py
 
-.PHONY: help demo study-demo test lint format bench clean
+.PHONY: help demo demo-records demo-train demo-samples study-demo test lint format bench clean
 
 help:
 	@echo "make demo   sample, train, evaluate and look at a small model (5 to 10 minutes)"
@@ -28,14 +28,31 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 # The main job on sounding shapes, with the model that comes with the project.
-# A second run continues where it stands.
+# A second run continues where it stands. The training step takes a minute to
+# compile, mostly on one core: it trains while the samples are made.
 demo: $(STAMP)
+	@$(MAKE) --no-print-directory -j 2 demo-train demo-samples
+	@tail -n 3 $(DEMO)/train.log
+	$(BIN)/python main.py gallery $(DEMO) --onsets
+	@echo "Players, waveforms and spectrograms: $(DEMO)/index.html"
+
+demo-records:
 	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/videos --count 48
-	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/given --split eval --count 8
 	$(BIN)/python -m data_prep.videos_to_tfrecord --input $(DEMO)/videos \
 	  --output $(DEMO)/records --size 16 --sample_rate 2000
+
+demo-train: demo-records
+	@echo "Training beside the sampling, see $(DEMO)/train.log"
+	@$(BIN)/python main.py train $(SHAPES) --config.train.init_from=$(MODEL) \
+	  --workdir=$(DEMO)/run --config.data.source=tfrecord:$(DEMO)/records \
+	  --config.train.learning_rate=1e-4 --config.train.num_steps=10 \
+	  --config.train.log_every=5 > $(DEMO)/train.log 2>&1 || \
+	  { tail -n 20 $(DEMO)/train.log; exit 1; }
+
+demo-samples: demo-records
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/joint --num_samples=8
+	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/given --split eval --count 8
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/audio_to_video --num_samples=1 \
 	  --condition=audio --source=$(DEMO)/given --config.sample.steps=20 \
@@ -44,18 +61,12 @@ demo: $(STAMP)
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/video_to_audio --num_samples=1 \
 	  --condition=video --source=$(DEMO)/given
-	$(BIN)/python main.py train $(SHAPES) --config.train.init_from=$(MODEL) \
-	  --workdir=$(DEMO)/run --config.data.source=tfrecord:$(DEMO)/records \
-	  --config.train.learning_rate=1e-4 --config.train.num_steps=10 \
-	  --config.train.log_every=5
 	$(BIN)/python main.py evaluate $(SHAPES) --real=$(DEMO)/records \
 	  --fake=$(DEMO)/joint --metrics=fvd,fad_mel,av_gap --num_clips=16 \
 	  --output=$(DEMO)/report.json
 	@echo "Do picture and sound belong together? 1: as in the truth, 0: chance."
 	$(BIN)/python -m benchmarks.sync --samples $(DEMO)/joint \
 	  $(DEMO)/audio_to_video $(DEMO)/video_to_audio
-	$(BIN)/python main.py gallery $(DEMO) --onsets
-	@echo "Players, waveforms and spectrograms: $(DEMO)/index.html"
 
 # A study of sounding shapes: real ones, and two "systems" of other seeds.
 # The simulated raters know which is which; what is shown is the whole way.

@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
   data.frames = 16
   data.height = 64
   data.width = 64
+  # Pictures of another aspect ratio: "pad" (black bars), "crop" or "stretch";
+  # prepared data have it from --fit.
+  data.fit = "pad"
   # Video frames per second.
   data.fps = 10.0
   # Audio samples per second.
@@ -91,6 +94,7 @@ def get_config() -> ConfigDict:
   config.diffusion = diffusion = ConfigDict()
   # Noise schedule: "linear" or "cosine".
   diffusion.schedule = "linear"
+  # Steps from a clip to noise.
   diffusion.num_timesteps = 1000
   # What the network predicts: "eps" or "x_start".
   diffusion.prediction = "eps"
@@ -100,12 +104,13 @@ def get_config() -> ConfigDict:
   diffusion.timestep_sampler = "uniform"
 
   config.train = train = ConfigDict()
-  # Optimiser steps of the whole run, and clips per step over all hosts.
+  # Optimiser steps of the whole run.
   train.num_steps = 100_000
+  # Clips per step, over all hosts.
   train.batch_size = 128
   # Micro-batches whose gradients are averaged within a step.
   train.microbatches = 1
-  # AdamW.
+  # AdamW: step size, decay of the parameters, decay of the moments.
   train.learning_rate = 1e-4
   train.weight_decay = 0.0
   train.adam_b1 = 0.9

@@ -94,6 +94,10 @@ def task_key(
   # Threads change the speed alone.
   reading = dataclasses.replace(options.reading, threads=0)
   text = f"{VERSION} {dataclasses.replace(options, reading=reading)}"
+  if reading.fit != "pad":
+    text += f" fit {reading.fit}"
+  if reading.hwaccel:
+    text += f" hwaccel {reading.hwaccel}"
   if label is not None:
     text += f" label {label}"
   digest = hashlib.sha256(text.encode())

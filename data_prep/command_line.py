@@ -1,7 +1,8 @@
-"""What the programs share: numbers as arguments, text in one line."""
+"""What the programs share: flags, numbers as arguments, text in one line."""
 
 import argparse
 from collections.abc import Callable
+from typing import NoReturn
 
 # Bounds of frames per second, and of audio samples per second. Below, no
 # sample may be left of a short sound; above, a typing error would run for ever.
@@ -9,6 +10,15 @@ FPS = (0.01, 1000.0)
 SAMPLE_RATE = (1000, 192_000)
 
 _NAMES = {int: "a whole number", float: "a number"}
+
+
+class Parser(argparse.ArgumentParser):
+  """A parser that names a mistake in one line, without all flags."""
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the program."""
+    message = message.removeprefix("argument ")
+    self.exit(2, f"error: {one_line(message)}\nSee: {self.prog} --help\n")
 
 
 def bounded(

@@ -177,6 +177,8 @@ def assemble(
       "channels": options.channels,
       "missing_audio": options.missing_audio,
       "hdr": options.reading.hdr,
+      "fit": options.reading.fit,
+      "hwaccel": options.reading.hwaccel,
       "max_pixels": options.reading.max_pixels,
       "time_limit": options.reading.time_limit,
       **dataclasses.asdict(options.limits),

@@ -1,6 +1,8 @@
 """What of a video is empty: silence, still pictures, darkness."""
 
+import array
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,10 +33,10 @@ class Emptiness:
 
   def __init__(self) -> None:
     """Starts with no frame."""
-    self._still: list[bool] = []
-    self._black: list[bool] = []
-    self._silent: list[bool] = []
-    self._power: list[float] = []
+    # Packed: a day of video has a million frames.
+    self._still, self._black = bytearray(), bytearray()
+    self._silent = bytearray()
+    self._power = array.array("d")
     self._last: np.ndarray | None = None
 
   def add_picture(self, image: np.ndarray) -> None:
@@ -83,9 +85,9 @@ class Emptiness:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _means(values: list, length: int) -> np.ndarray:
+def _means(values: Sequence[float], length: int) -> np.ndarray:
   """Means of all runs of `length` values."""
-  sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, float))])
+  sums = np.concatenate([[0.0], np.cumsum(np.array(values, float))])
   means = (sums[length:] - sums[:-length]) / length
   # Sums of floats leave a rest where there is nothing.
   return np.where(means < 1e-12, 0.0, means)

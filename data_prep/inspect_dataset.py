@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.command_line import bounded, one_line
+from data_prep.command_line import Parser, bounded, one_line
 from data_prep.videos_to_tfrecord import summary
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
@@ -62,7 +62,9 @@ def describe(directory: str | os.PathLike) -> str:
 def contact_sheet(
   directory: str | os.PathLike, path: str | os.PathLike, *, clips: int = 12
 ) -> None:
-  """Draws clips spread evenly over the data set, two in a row.
+  """Draws clips spread over the data set, two in a row.
+
+  Every video is shown once before any is shown twice.
 
   Args:
     directory: the data set.
@@ -74,19 +76,21 @@ def contact_sheet(
   """
   from PIL import Image, ImageDraw
 
+  from mmdiff_jax.gallery import lettering
   from mmdiff_jax.gallery.picture import render_clip
 
   source = open_tfrecord(directory)
   listed = ClipList(source)
-  count = min(clips, len(listed))
+  indices = _spread(listed, min(clips, len(listed)))
+  count = len(indices)
   tiles = []
-  for index in np.linspace(0, len(listed) - 1, count).round().astype(int):
-    clip = listed[int(index)]
+  for index in indices:
+    clip = listed[index]
     picture = render_clip(
       clip.video(), clip.audio(), source.spec.sample_rate, _WIDTH
     )
     tile = Image.new("RGB", (_WIDTH, picture.height + _LABEL), _PAPER)
-    ImageDraw.Draw(tile).text((2, 2), one_line(clip.origin()), _INK)
+    lettering.write(ImageDraw.Draw(tile), (2, 2), one_line(clip.origin()), _INK)
     tile.paste(picture, (0, _LABEL))
     tiles.append(tile)
   cell = (_WIDTH + _GAP, tiles[0].height + _GAP)
@@ -102,6 +106,31 @@ def contact_sheet(
     sheet.save(temporary, format="png")
 
 
+def _spread(listed: ClipList, count: int) -> list[int]:
+  """Indices of so many clips, of as many videos as possible."""
+  groups: dict[str, list[int]] = {}
+  for index in range(len(listed)):
+    groups.setdefault(listed.place(index)[0], []).append(index)
+  videos = list(groups.values())
+  shares = [0] * len(videos)
+  left = count
+  while left:
+    open_ = [i for i, group in enumerate(videos) if shares[i] < len(group)]
+    for i in _middles(open_, min(left, len(open_))):
+      shares[i] += 1
+      left -= 1
+  return [
+    index
+    for group, share in zip(videos, shares, strict=True)
+    for index in _middles(group, share)
+  ]
+
+
+def _middles(items: Sequence[int], count: int) -> list[int]:
+  """The middle ones of `count` equal stretches of `items`."""
+  return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
 def _check_sheet(path: str) -> None:
   if os.path.isdir(path):
     raise ValueError(f"--output {path} is a folder; name a .png file.")
@@ -109,10 +138,17 @@ def _check_sheet(path: str) -> None:
     raise ValueError(f"--output must be a .png file, got {path}.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the program; returns its exit status: 1 if anything is wrong."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.inspect_dataset",
+def main(
+  arguments: Sequence[str] | None = None,
+  program: str = "python -m data_prep.inspect_dataset",
+) -> int:
+  """Runs the program, called by that name.
+
+  Returns:
+    Its exit status: 1 if anything is wrong.
+  """
+  parser = Parser(
+    prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -6,13 +6,12 @@ The folder goes through the ordinary preparation like any folder of videos;
 `truth.json` in it lists the impacts of each file.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
 from collections.abc import Collection, Iterable, Sequence
 
-from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
+from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.media_writer import write_mp4
 from mmdiff_jax.files import as_path, check_path, is_cloud
@@ -100,10 +99,13 @@ def _check_folder(
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(
+  argv: Sequence[str] | None = None,
+  program: str = "python -m data_prep.make_synthetic",
+) -> None:
   """Parses the command line and writes the folder."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.make_synthetic",
+  parser = Parser(
+    prog=program,
     description=__doc__.split("\n\n")[0],
   )
   add = parser.add_argument

@@ -118,7 +118,7 @@ def check_beam() -> None:
     import apache_beam  # noqa: F401
   except ImportError as error:
     raise ValueError(
-      "--runner=beam needs Apache Beam: pip install 'mmdiff-jax[beam]', or"
+      "--runner=beam needs Apache Beam: pip install apache-beam, or"
       " use --runner=processes."
     ) from error
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from data_prep.command_line import one_line
+from data_prep.command_line import Parser, one_line
 from mmdiff_jax.data.clips import FRAME_FORMATS, GIVEN_PREFIXES
 from mmdiff_jax.data.codec import Feature, decode_example
 from mmdiff_jax.data.manifest import Manifest
@@ -47,7 +47,7 @@ def build(
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ValueError(
-      "this program needs TFDS: pip install 'mmdiff-jax[tfds]'."
+      "this program needs TFDS: pip install tensorflow-datasets array_record."
     ) from error
   manifest = Manifest.load(input_dir)
   builder = _builder_class(name, os.fspath(input_dir), manifest)(
@@ -152,10 +152,13 @@ def _values(features: Mapping[str, Feature]) -> dict:
   return values
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the program; returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.tfds_builder",
+def main(
+  arguments: Sequence[str] | None = None,
+  program: str = "python -m data_prep.tfds_builder",
+) -> int:
+  """Runs the program, called by that name; returns its exit status."""
+  parser = Parser(
+    prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -1,28 +1,35 @@
-"""Prepares a folder of videos: TFRecord shards of clips and a dataset.json.
+"""Prepares videos: TFRecord shards of clips and a dataset.json.
 
   python -m data_prep.videos_to_tfrecord --input VIDEOS --output DIR
 
-Every video below VIDEOS is resampled to a regular grid of frames with the
-audio of the same time span. An interrupted run continues where it stopped
-when the same command is run again. Damaged or unsuitable files are left out
-and listed with the reason in dataset.json.
+VIDEOS is a folder or one file. Every video below it is resampled to a regular
+grid of frames with the audio of the same time span. An interrupted run
+continues where it stopped when the same command is run again. Damaged or
+unsuitable files are left out and listed with the reason in dataset.json.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data_prep import clip_task, data_set, runners
+from data_prep import clip_task, data_set, for_config, runners
 from data_prep.clip_task import ClipOptions, ClipTask
-from data_prep.command_line import FPS, SAMPLE_RATE, bounded, one_line
+from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from data_prep.emptiness import Limits
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.cli.config_file import load_config
 from mmdiff_jax.data.clips import FRAME_FORMATS
-from mmdiff_jax.data.container import HDR, ReadOptions
+from mmdiff_jax.data.container import (
+  FITS,
+  HDR,
+  ReadOptions,
+  check_hwaccel,
+)
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.media import CHANNELS
 from mmdiff_jax.data.media_files import find_media
@@ -47,10 +54,10 @@ def prepare(
   labels: str = "none",
   overwrite: bool = False,
 ) -> Manifest:
-  """Prepares all videos below a directory.
+  """Prepares all videos below a directory, or one video.
 
   Args:
-    source_dir: directory of videos, searched recursively.
+    source_dir: directory of videos, searched recursively, or a file.
     output_dir: directory of the data set, made if necessary.
     options: geometry, formats and rules.
     workers: processes; the result does not depend on it.
@@ -112,7 +119,12 @@ def _list_tasks(
   labels: str,
 ) -> tuple[list[ClipTask], list[tuple[str, str]], list[str]]:
   """The videos to prepare, those left out with the reason, the classes."""
-  files, left_out = find_media(source_dir)
+  if not is_cloud(source_dir) and pathlib.Path(source_dir).is_file():
+    file = os.fspath(source_dir)
+    files = [(os.path.basename(file), file)]
+    left_out: list[tuple[str, str]] = []
+  else:
+    files, left_out = find_media(source_dir)
   if not files:
     raise ValueError(
       f"no video below {source_dir}"
@@ -178,32 +190,43 @@ def _size(text: str) -> tuple[int, int]:
 
 # Options of each flag, for argparse.
 _FLAGS: dict[str, dict[str, Any]] = {
-  "--input": {"required": True, "metavar": "DIR", "help": "folder of videos"},
+  "--input": {
+    "required": True,
+    "metavar": "PATH",
+    "help": "folder of videos, or one",
+  },
   "--output": {
     "required": True,
     "metavar": "DIR",
     "help": "folder of the data set",
   },
+  "--for": {
+    "metavar": "CONFIG",
+    "help": "configuration to prepare for, a file or a name: what"
+    " of the five flags below is not given follows from it, and its network"
+    " must take the clips",
+  },
   "--fps": {
     "type": bounded(float, *FPS),
-    "default": 10.0,
     "help": "frames per second [10]",
   },
   "--size": {
     "type": _size,
-    "default": (64, 64),
     "metavar": "N|HxW",
     "help": "height and width of the frames in pixels [64]",
   },
   "--sample_rate": {
     "type": bounded(int, *SAMPLE_RATE),
-    "default": 16000,
     "help": "audio samples per second [16000]",
   },
   "--clip_frames": {
     "type": bounded(int, 1),
-    "default": 16,
     "help": "frames of a clip [16]",
+  },
+  "--fit": {
+    "choices": FITS,
+    "help": "pictures of another aspect ratio: pad with black bars, crop the"
+    " edges, or stretch [pad]",
   },
   "--labels": {
     "choices": LABELS,
@@ -259,6 +282,12 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "default": "map",
     "help": "videos of high dynamic range: map to BT.709, or skip [map]",
   },
+  "--hwaccel": {
+    "default": "",
+    "metavar": "NAME",
+    "help": "hardware that decodes, by FFmpeg's name (cuda, vaapi, qsv,"
+    " videotoolbox); what it cannot, the CPU decodes [none]",
+  },
   "--frame_format": {
     "choices": FRAME_FORMATS,
     "help": "storage of the frames [raw up to 64 pixels, else png]",
@@ -280,9 +309,9 @@ _FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m data_prep.videos_to_tfrecord",
+def _parse(arguments: Sequence[str] | None, program: str) -> argparse.Namespace:
+  parser = Parser(
+    prog=program,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -291,24 +320,57 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
+def _geometry(flags: argparse.Namespace) -> tuple[AVSpec, str]:
+  """Geometry and fit: flags go before --for, that before the defaults."""
+  height, width = flags.size or (None, None)
+  given = {
+    "frames": flags.clip_frames,
+    "height": height,
+    "width": width,
+    "fps": flags.fps,
+    "sample_rate": flags.sample_rate,
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  path = getattr(flags, "for")
+  if path is None:
+    spec = AVSpec(**given)
+    note = for_config.note(spec)
+    if note is not None:
+      print(note, file=sys.stderr)
+    return spec, flags.fit or "pad"
+  config = load_config(path, "--for")
+  spec = dataclasses.replace(AVSpec.from_config(config.data), **given)
+  for_config.check(config, spec)
+  return spec, flags.fit or config.data.get("fit", "pad")
+
+
 def _options(flags: argparse.Namespace) -> ClipOptions:
-  height, width = flags.size
+  spec, fit = _geometry(flags)
   frame_format = flags.frame_format
   if frame_format is None:
-    frame_format = "raw" if max(flags.size) <= _RAW_SIZE else "png"
+    small = max(spec.height, spec.width) <= _RAW_SIZE
+    frame_format = "raw" if small else "png"
   if flags.jpeg_quality is not None and frame_format != "jpeg":
     raise ValueError("--jpeg_quality goes with --frame_format=jpeg only.")
   quality = (flags.jpeg_quality or 95) if frame_format == "jpeg" else None
-  spec = AVSpec(flags.clip_frames, height, width, flags.fps, flags.sample_rate)
   # Frames are decoded by all cores where the videos are too few for that.
   threads = max(1, (os.cpu_count() or 1) // flags.workers)
+  if flags.hwaccel:
+    check_hwaccel(flags.hwaccel)
   return ClipOptions(
     spec,
     frame_format,
     quality,
     flags.channels,
     flags.missing_audio,
-    ReadOptions(flags.max_pixels, flags.time_limit, flags.hdr, threads),
+    ReadOptions(
+      flags.max_pixels,
+      flags.time_limit,
+      flags.hdr,
+      threads,
+      fit=fit,
+      hwaccel=flags.hwaccel,
+    ),
     Limits(flags.min_loudness, flags.max_silence, flags.max_frozen),
   )
 
@@ -349,9 +411,12 @@ def _empty(video: Video) -> str:
   return ", ".join(words)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the program; returns its exit status."""
-  flags = _parse(arguments)
+def main(
+  arguments: Sequence[str] | None = None,
+  program: str = "python -m data_prep.videos_to_tfrecord",
+) -> int:
+  """Runs the program, called by that name; returns its exit status."""
+  flags = _parse(arguments, program)
   try:
     check_path(flags.input, "--input")
     check_path(flags.output, "--output")

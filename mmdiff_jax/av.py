@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+# So many multiples around a sample rate are looked at for one that fits.
+_RATE_SPAN = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class AVSpec:
@@ -60,6 +63,29 @@ class AVSpec:
   def frames_to_samples(self, frames: int) -> int:
     """Index of the audio sample at which frame number `frames` begins."""
     return round(frames * self.sample_rate / self.fps)
+
+  def nearest_rates(self, multiple: int) -> list[int]:
+    """Sample rates below and above whose clips fit a network.
+
+    Args:
+      multiple: of which the number of audio samples must be one.
+
+    Returns:
+      The nearest ones (Hz), those that there are.
+    """
+    near = range(1, _RATE_SPAN * multiple)
+    sides = ([self.sample_rate + sign * d for d in near] for sign in (-1, 1))
+    found = (
+      next((rate for rate in side if self._fits(rate, multiple)), None)
+      for side in sides
+    )
+    return [rate for rate in found if rate is not None]
+
+  def _fits(self, rate: int, multiple: int) -> bool:
+    length = self.frames * rate / self.fps
+    # Frame rates such as 29.97 have no length without a rest.
+    exact = length == round(length) or self.fps != round(self.fps)
+    return rate > 0 and exact and round(length) % multiple == 0 < round(length)
 
 
 def uint8_to_unit(video: np.ndarray) -> np.ndarray:

@@ -54,8 +54,7 @@ def check_path(path: str | os.PathLike, flag: str = "") -> None:
     raise ValueError(f"{where}: names no bucket; give {match[0]}BUCKET/... .")
   if importlib.util.find_spec(package) is None:
     raise ValueError(
-      f"{where}: {match[0]} needs {package}: pip install "
-      f"'mmdiff-jax[{match[1]}]'."
+      f"{where}: {match[0]} needs {package}: pip install {package}."
     )
 
 

@@ -1,5 +1,6 @@
 """A headless Chromium for tests, driven over its debugging pipe."""
 
+import base64
 import fcntl
 import json
 import os
@@ -9,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
+
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
@@ -111,6 +114,22 @@ class Browser:
   def open(self, path: pathlib.Path) -> None:
     self.call("Page.navigate", url=path.resolve().as_uri())
     self.wait("document.readyState === 'complete'")
+
+  def set_size(self, width: int, height: int) -> None:
+    """The window's inner size in CSS pixels."""
+    self.call(
+      "Emulation.setDeviceMetricsOverride",
+      width=width,
+      height=height,
+      deviceScaleFactor=1,
+      mobile=False,
+    )
+
+  def screenshot(self, path: pathlib.Path) -> Image.Image:
+    """What the window shows, as a file and as a picture."""
+    answer = self.call("Page.captureScreenshot", format="png")
+    path.write_bytes(base64.b64decode(answer["data"]))
+    return Image.open(path)
 
   def evaluate(self, expression: str):
     """Value of a JavaScript expression (promises are awaited)."""

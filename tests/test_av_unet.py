@@ -1,7 +1,5 @@
 import functools
-import importlib
 import itertools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,6 @@ from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.models.plan import make_plan
 from tests import unet_golden as golden
 
-CONFIGS = sorted(
-  path.stem
-  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-  if path.stem != "__init__"
-)
 TINY = {
   "name": "av_unet",
   "model_channels": 32,
@@ -41,22 +34,22 @@ FLAT = TINY | {
 # Kernels and rematerialisation of the training passes that are compared; in
 # those of a CPU the order of the backward pass is imposed.
 PLAIN = ("plain", "none")
-OTHERS = (("cpu", "none"), ("cpu", "blocks"), ("cpu", "attention"))
+OTHERS = (("cpu", "blocks"), ("plain", "attention"))
 VIDEO, AUDIO = (1, 4, 4, 4, 3), (1, 64, 1)
 
 
 @pytest.fixture(scope="module")
-def tiny():
-  """Inputs and weights of a network with three shifted RS-MMA blocks."""
-  variables = golden.random_params(models.abstract_variables(TINY))
+def flat():
+  """Weights and inputs of a network with four RS-MMA blocks."""
+  variables = golden.random_params(models.abstract_variables(FLAT))
   inputs = golden.normal("video", VIDEO), golden.normal("audio", AUDIO)
   return variables, *inputs, np.array([300])
 
 
 @pytest.fixture(scope="module")
-def tiny_apply():
+def flat_apply():
   """`(variables, video, audio, t, shifts, window_key)` -> outputs, jitted."""
-  model = models.create_model(TINY)
+  model = models.create_model(FLAT)
 
   def apply(variables, video, audio, t, shifts=None, window=None):
     rngs = {} if window is None else {"window": window}
@@ -73,15 +66,14 @@ def golden_network(keys, **config):
 
 
 @pytest.mark.parametrize(
-  ("name", "keys"),
+  ("name", "keys", "kernels"),
   [
-    ("unet_tiny_noshift", "unet_tiny_keys.json"),
-    ("unet_tiny_shift", "unet_tiny_keys.json"),
-    ("unet_tiny_sigma_audioattn", "unet_tiny_sigma_audioattn_keys.json"),
-    ("unet_tiny_wrap", "unet_tiny_wrap_keys.json"),
+    ("unet_tiny_noshift", "unet_tiny_keys.json", "plain"),
+    ("unet_tiny_shift", "unet_tiny_keys.json", "plain"),
+    ("unet_tiny_sigma_audioattn", "unet_tiny_sigma_audioattn_keys.json", "cpu"),
+    ("unet_tiny_wrap", "unet_tiny_wrap_keys.json", "plain"),
   ],
 )
-@pytest.mark.parametrize("kernels", ["plain", "cpu"])
 def test_network_and_importer_match_golden_numbers(name, keys, kernels):
   case = golden.load_json(f"{name}.json")
   # Given shifts count whether or not the network would draw its own: two
@@ -139,14 +131,14 @@ def test_dilations_follow_the_schedule():
   )
 
 
-def test_window_stream_draws_one_shift_per_block(tiny, tiny_apply):
+def test_window_stream_draws_one_shift_per_block(flat, flat_apply):
   draws = {
-    shifts: np.asarray(tiny_apply(*tiny, jnp.array([*shifts]))[0])
+    shifts: np.asarray(flat_apply(*flat, jnp.array([*shifts]))[0])
     for shifts in itertools.product(range(3), [0], range(3), range(3))
   }
   seen = set()
   for seed in range(16):
-    out = np.asarray(tiny_apply(*tiny, None, jax.random.key(seed))[0])
+    out = np.asarray(flat_apply(*flat, None, jax.random.key(seed))[0])
     closest = min(draws, key=lambda s: np.abs(draws[s] - out).max())
     assert np.abs(draws[closest] - out).max() < 1e-5
     seen.add(closest)
@@ -155,20 +147,14 @@ def test_window_stream_draws_one_shift_per_block(tiny, tiny_apply):
   for place in (0, 2, 3):
     assert {shifts[place] for shifts in seen} == {0, 1, 2}
 
-  no_stream = np.asarray(tiny_apply(*tiny)[0])
+  no_stream = np.asarray(flat_apply(*flat)[0])
   np.testing.assert_allclose(no_stream, draws[0, 0, 0, 0], atol=1e-6)
 
 
-def test_shift_switched_off_ignores_the_window_stream(tiny, tiny_apply):
-  model = models.create_model(TINY | {"cross_attention_shift": False})
-  out = jax.jit(model.apply)(*tiny, rngs={"window": jax.random.key(3)})
-  np.testing.assert_allclose(out[0], tiny_apply(*tiny)[0], atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def flat(tiny):
-  """Weights of the one-level network, and the same inputs."""
-  return golden.random_params(models.abstract_variables(FLAT)), *tiny[1:]
+def test_shift_switched_off_ignores_the_window_stream(flat, flat_apply):
+  model = models.create_model(FLAT | {"cross_attention_shift": False})
+  out = jax.jit(model.apply)(*flat, rngs={"window": jax.random.key(3)})
+  np.testing.assert_allclose(out[0], flat_apply(*flat)[0], atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -249,19 +235,18 @@ def labelled(flat):
 
 
 def test_label_selects_a_row_that_is_added_to_the_time_embedding(
-  flat, labelled
+  flat, flat_apply, labelled
 ):
   run, variables = labelled
   params = dict(variables["params"])
   table = params.pop("label_embedding")["embedding"]
   assert table.shape == (4, 32)
-  plain = jax.jit(models.create_model(FLAT).apply)
   for label in range(4):
     # Without classes, the last bias of the time embedding does the same.
     time = params["time_embedding"]
     dense = time["dense_1"] | {"bias": time["dense_1"]["bias"] + table[label]}
     moved = params | {"time_embedding": time | {"dense_1": dense}}
-    out = plain({"params": moved}, *flat[1:])[0]
+    out = flat_apply({"params": moved}, *flat[1:])[0]
     np.testing.assert_allclose(run([label]), out, atol=1e-5)
   assert np.abs(run([0]) - run([1])).max() > 1e-3
 
@@ -277,24 +262,24 @@ def test_network_without_classes_has_no_table(flat):
   assert with_table - names == {"label_embedding"}
 
 
-def test_bfloat16_computes_and_parameters_are_float32(tiny, tiny_apply):
-  config = TINY | {"dtype": "bfloat16"}
+def test_bfloat16_computes_and_parameters_are_float32(flat, flat_apply):
+  config = FLAT | {"dtype": "bfloat16"}
   model = models.create_model(config)
-  variables, *inputs = tiny
+  variables, *inputs = flat
   abstract = models.abstract_variables(config)
   assert {x.dtype for x in jax.tree.leaves(abstract)} == {jnp.dtype("float32")}
 
   out = jax.jit(model.apply)(variables, *inputs)
-  exact = tiny_apply(variables, *inputs)
+  exact = flat_apply(variables, *inputs)
   for a, b in zip(out, exact, strict=True):
     assert a.dtype == jnp.float32
     assert np.abs(a - b).max() < 0.05 * np.abs(b).max()
 
 
 @pytest.mark.parametrize("kernels", ["plain", "cpu"])
-def test_softmax_and_norms_of_bfloat16_networks_are_float32(tiny, kernels):
-  config = TINY | {"dtype": "bfloat16", "kernels": kernels}
-  jaxpr = jax.make_jaxpr(models.create_model(config).apply)(*tiny)
+def test_softmax_and_norms_of_bfloat16_networks_are_float32(flat, kernels):
+  config = FLAT | {"dtype": "bfloat16", "kernels": kernels}
+  jaxpr = jax.make_jaxpr(models.create_model(config).apply)(*flat)
   types = {"conv_general_dilated": set(), "exp": set(), "rsqrt": set()}
   for eqn in _equations(jaxpr.jaxpr):
     if eqn.primitive.name in types:
@@ -313,109 +298,6 @@ def _equations(jaxpr):
         yield from _equations(inner)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_has_a_network_that_returns_its_clips(name):
-  config = importlib.import_module(f"configs.{name}").get_config()
-  data, model = config.data, models.create_model(config.model)
-  video = (2, data.frames, data.height, data.width, 3)
-  audio = (2, round(data.frames / data.fps * data.sample_rate), 1)
-  shapes, options = [video, audio], {}
-  if isinstance(model, models.SRUNet):
-    small = (2, *(size // config.sr.factor for size in video[2:4]), 3)
-    shapes = [(2, *video[2:])]
-    options = {"low_res": jax.ShapeDtypeStruct(small, "float32")}
-  inputs = [jax.ShapeDtypeStruct(s, "float32") for s in shapes]
-  t = jax.ShapeDtypeStruct((2,), "int32")
-  out, _ = jax.eval_shape(
-    model.init_with_output, jax.random.key(0), *inputs, t, **options
-  )
-  factor = 2 if model.learn_sigma else 1
-  assert [x.shape for x in jax.tree.leaves(out)] == [
-    (*shape[:-1], shape[-1] * factor) for shape in shapes
-  ]
-
-
-@pytest.mark.parametrize(
-  "change",
-  [
-    {"num_res_blocks": 2, "channel_mult": (1, 1, 2)},
-    {"num_head_channels": None},
-    {"video_attention_resolutions": (), "cross_attention_resolutions": ()}
-    | {"cross_attention_windows": ()},
-    {"audio_attention_resolutions": (1, 2), "middle_cross_attention": False},
-    {"cross_attention_resolutions": (2, 1), "cross_attention_windows": (4, 1)},
-    {"use_scale_shift_norm": False, "learn_sigma": True},
-    {"remat": "attention", "dropout": 0.0, "attention": "xla"},
-  ],
-)
-def test_sensible_combinations_build(change):
-  config = TINY | change
-  model = models.create_model(config)
-  levels = len(model.channel_mult) - 1
-  video, audio = (2, 4, 8, 8, 3), (2, 4**levels * 5, 1)
-  model.check_shapes(video, audio)
-  inputs = [jax.ShapeDtypeStruct(s, "float32") for s in (video, audio)]
-  t = jax.ShapeDtypeStruct((2,), "int32")
-  key = jax.random.key(0)
-  (video_out, audio_out), _ = jax.eval_shape(
-    lambda *args: model.init_with_output(key, *args), *inputs, t
-  )
-  factor = 2 if model.learn_sigma else 1
-  assert video_out.shape == (*video[:-1], 3 * factor)
-  assert audio_out.shape == (*audio[:-1], factor)
-
-
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    ({"name": "unet"}, "model.name='unet'.*av_unet"),
-    ({"chanel_mult": (1, 2)}, "chanel_mult.*channel_mult"),
-    ({"num_heads": 3}, "num_heads=3 does not divide the 64 channels"),
-    ({"num_head_channels": 48}, "num_head_channels=48 does not divide"),
-    ({"num_head_channels": 0}, "num_head_channels=0"),
-    ({"model_channels": 40}, "model_channels=40 must be a multiple of 32"),
-    ({"channel_mult": ()}, "channel_mult"),
-    ({"channel_mult": (1, 0)}, "channel_mult"),
-    ({"num_res_blocks": 0}, "num_res_blocks=0"),
-    ({"dropout": 1.0}, "dropout=1.0"),
-    ({"dtype": "float64"}, "dtype='float64'.*bfloat16"),
-    ({"remat": "all"}, "remat='all'.*blocks"),
-    ({"attention": "flash"}, "attention='flash'.*cudnn"),
-    ({"attention": "cudnn"}, "attention='cudnn' is impossible"),
-    (
-      {"attention": "cudnn", "dtype": "bfloat16", "kernels": "cpu"},
-      "attention='cudnn' is impossible.*model.kernels is 'cpu'",
-    ),
-    ({"kernels": "gpu"}, "kernels='gpu' is unknown.*'plain'"),
-    ({"num_classes": -1}, "num_classes=-1"),
-    ({"learn_sigma": "yes"}, "learn_sigma='yes'"),
-    ({"video_attention_resolutions": (3,)}, "video_attention_resolutions"),
-    ({"audio_attention_resolutions": (2, 2)}, "audio_attention_resolutions"),
-    ({"cross_attention_windows": (1, 2)}, "one window for each"),
-    ({"cross_attention_windows": (0,)}, "positive integers"),
-    ({"cross_attention_windows": (5,)}, "window longer than the clip of 4"),
-  ],
-)
-def test_senseless_configurations_are_refused(change, message):
-  with pytest.raises(ValueError, match=message):
-    models.create_model(TINY | change).check_shapes(VIDEO, AUDIO)
-
-
-@pytest.mark.parametrize(
-  ("video", "audio", "message"),
-  [
-    ((1, 4, 5, 4, 3), AUDIO, "5x4 pixels.*multiples of 2"),
-    (VIDEO, (1, 66, 1), "66 samples.*multiple of 4"),
-    (VIDEO, (1, 12, 1), "12 samples.*at least 16"),
-    (VIDEO, (2, 64, 1), "1 clips, audio 2"),
-    ((4, 4, 3), AUDIO, "expected"),
-  ],
-)
-def test_clips_that_do_not_fit_are_refused(video, audio, message):
-  with pytest.raises(ValueError, match=message):
-    models.create_model(TINY).check_shapes(video, audio)
-
-
 @pytest.mark.parametrize(
   ("kwargs", "message"),
   [
@@ -426,9 +308,9 @@ def test_clips_that_do_not_fit_are_refused(video, audio, message):
     ({"label": np.array([0])}, "num_classes=0.*takes no label"),
   ],
 )
-def test_calls_that_do_not_fit_are_refused(tiny, kwargs, message):
-  variables, video, audio, t = tiny
-  model = models.create_model(TINY)
+def test_calls_that_do_not_fit_are_refused(flat, kwargs, message):
+  variables, video, audio, t = flat
+  model = models.create_model(FLAT)
   arguments = {"t": t} | kwargs
   with pytest.raises(ValueError, match=message):
     model.apply(variables, video, audio, **arguments)

@@ -123,10 +123,20 @@ def test_prepared_shards_hold_the_clips_of_their_videos(tmp_path):
   ]
 
 
-def test_shards_of_another_geometry_are_refused(tmp_path):
+def test_shards_of_shorter_clips_are_refused(tmp_path):
   folder = write_dataset(tmp_path / "set", SPEC, [4])
-  with pytest.raises(ValueError, match="prepared with frames=4"):
+  with pytest.raises(ValueError, match=r"4 frames at 10 fps .* wants 0.8 s"):
     open_clips(folder, AVSpec(frames=8, fps=10.0, sample_rate=8000))
+
+
+def test_longer_clips_are_cut_into_several(tmp_path):
+  folder = write_dataset(tmp_path / "set", SPEC, [4, 13])
+  clips = open_clips(folder, AVSpec(2, 16, 16, 10.0, 8000))
+  # A start at frame 2 of the first video has no prepared clip.
+  starts = [(clip.source[-5], clip.start) for clip in clips.ids]
+  assert starts == [("0", 0), *(("1", n) for n in (0, 2, 4, 6, 8))]
+  assert clips.load(3)["video"][:, 0, 0, 1].tolist() == [4, 5]
+  assert len(clips.load(3)["audio"]) == 1600
 
 
 def test_digests_follow_the_content_and_the_geometry(tmp_path):

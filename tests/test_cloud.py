@@ -103,7 +103,7 @@ def test_a_scheme_without_its_package_names_the_command(monkeypatch):
       files.check_path(f"{scheme}://bucket/x", "--output")
     assert str(error.value) == (
       f"--output={scheme}://bucket/x: {scheme}:// needs {package}: "
-      f"pip install 'mmdiff-jax[{scheme}]'."
+      f"pip install {package}."
     )
   with pytest.raises(ValueError, match="names no bucket"):
     files.check_path("gs:///x")

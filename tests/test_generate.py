@@ -1,5 +1,6 @@
 """Sampling to files: reproducibility, conditions, long clips, the folder."""
 
+import dataclasses
 import json
 import shutil
 import wave
@@ -8,14 +9,17 @@ import jax
 import numpy as np
 import pytest
 
+from configs import default
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.data.media_files import listed_geometry
 from mmdiff_jax.sampling import generate
 from mmdiff_jax.sampling.given import Source, load_sources, make_jobs
 from mmdiff_jax.task import make_task
 from mmdiff_jax.world.clips import make_clip
 from tests.conftest import make_tiny_config
+from tests.toy import make_toy_config
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,17 @@ def run(config, tmp_path_factory):
     leaf + 0.05 * jax.random.normal(key, leaf.shape)
     for key, leaf in zip(keys, leaves, strict=True)
   )
+  checkpoint.save_params(workdir, params, config)
+  return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory):
+  """A checkpoint of a network that compiles fast."""
+  config, workdir = make_toy_config(), tmp_path_factory.mktemp("toy")
+  config.data.frames = 4
+  config.sample.update(sampler="ddim", steps=2, batch_size=2)
+  params = make_task(config).init(jax.random.key(0))
   checkpoint.save_params(workdir, params, config)
   return str(workdir)
 
@@ -167,6 +182,41 @@ def test_another_checkpoint_in_the_same_place_is_an_error(
   checkpoint.save_params(moved, params, config)
   with pytest.raises(ValueError, match=r"settings \(checkpoint_fingerprint: "):
     sample(config, str(moved), output)
+
+
+@pytest.mark.parametrize(
+  ("asked", "line"),
+  [
+    ({}, "ddim, 2 steps, batches of 2, guidance: none"),
+    ({"steps": 3}, "ddim, 3 steps, batches of 2"),
+    ({"sampler": "dpm_solver", "steps": 4}, "dpm_solver, 4 steps"),
+    ({"batch_size": 1, "eta": 1.0}, "ddim, 2 steps, batches of 1"),
+  ],
+)
+def test_the_sampler_is_the_checkpoints_own_but_for_what_is_asked_for(
+  toy_run, tmp_path, caplog, capfd, asked, line
+):
+  caplog.set_level("INFO", "mmdiff_jax")
+  # The default configuration says DDPM with a thousand steps.
+  result = sample(
+    default.get_config(), toy_run, tmp_path, num_samples=2, asked=asked
+  )
+  assert f"Sampler: {line}" in caplog.text
+  settings = json.loads((tmp_path / "samples.json").read_text())["settings"]
+  assert settings["sample"]["sampler"] == asked.get("sampler", "ddim")
+  assert settings["sample"]["steps"] == asked.get("steps", 2) == result["nfe"]
+  assert settings["sample"]["eta"] == asked.get("eta")
+  # The bar counts steps, of all batches.
+  steps = result["nfe"] * 2 // settings["batch_size"]
+  assert f"{steps}/{steps}" in capfd.readouterr().err
+
+
+def test_samples_say_their_geometry(toy_run, tmp_path):
+  config = make_toy_config()
+  sample(config, toy_run, tmp_path, num_samples=1, duration=0.9, overlap=0.2)
+  expected = dataclasses.asdict(AVSpec.from_config(config.data))
+  expected |= {"frames": 9, "fit": "pad"}
+  assert listed_geometry(tmp_path) == expected
 
 
 def test_overlap_counts_only_where_it_is_used(config, run, tmp_path):

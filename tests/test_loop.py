@@ -15,9 +15,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
-from mmdiff_jax import checkpoint, locks
+from mmdiff_jax import checkpoint, locks, memory
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.tfrecord import read_records
 from mmdiff_jax.training import divergence, loop, metrics
+from tests.prepared_fixtures import write_dataset
 from tests.toy import make_toy_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -273,6 +277,64 @@ def test_senseless_settings_are_one_clear_line(
   with pytest.raises(ValueError, match=message) as error:
     loop.train(tiny_config, tmp_path)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("source", "tfrecord:nowhere", "nowhere is no prepared data set"),
+    ("sample_rate", 1000, "sample_rate 2000 .config: 1000."),
+  ],
+)
+def test_what_is_wrong_with_the_data_is_known_before_anything_is_traced(
+  toy_config, tmp_path, monkeypatch, key, value, message
+):
+  spec = AVSpec.from_config(toy_config.data)
+  write_dataset(tmp_path / "set", spec, [spec.frames])
+  toy_config.data.source = f"tfrecord:{tmp_path / 'set'}"
+  toy_config.data[key] = value
+  monkeypatch.setattr(loop, "build_program", None)
+  with pytest.raises(ValueError, match=message):
+    loop.train(toy_config, tmp_path / "run")
+
+
+def test_a_changed_model_is_known_before_anything_is_traced(
+  uninterrupted, toy_config, monkeypatch
+):
+  toy_config.model.features = 64
+  monkeypatch.setattr(loop, "build_program", None)
+  with pytest.raises(ValueError, match="model.features was 128"):
+    loop.train(toy_config, uninterrupted[1])
+
+
+def test_a_step_that_does_not_fit_is_not_started(
+  toy_config, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(memory, "available_host_bytes", lambda: 1000)
+  with pytest.raises(memory.DoesNotFitError, match="step needs .*size .now 2"):
+    loop.train(toy_config, tmp_path / "run")
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
+  toy_config.train.num_steps = 1
+  assert loop.train(toy_config, tmp_path / "run", force=True).step == 1
+
+
+def test_previews_are_in_tensorboard(toy_config, tmp_path):
+  toy_config.train.update(
+    num_steps=1, preview_every=1, preview_samples=2, preview_steps=2
+  )
+  loop.train(toy_config, tmp_path)
+  (events,) = (tmp_path / "tensorboard").iterdir()
+  kinds = {
+    (value.tag, value.WhichOneof("value"))
+    for record in read_records(events)
+    for value in event_pb2.Event.FromString(record).summary.value
+  }
+  for i in range(2):
+    assert (f"preview/sample_{i:02d}", "image") in kinds
+    assert (f"sound/sample_{i:02d}", "audio") in kinds
+  tags = [tag for tag, _ in kinds]
+  assert len(tags) == len(set(tags))  # TensorBoard shows one kind of each.
+  assert any(tag == "_hparams_/session_start_info" for tag, _ in kinds)
 
 
 DEVICES = """

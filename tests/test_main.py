@@ -1,48 +1,104 @@
 """The command line: what it offers, and its errors in one line."""
 
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from mmdiff_jax.cli import main, program
+from mmdiff_jax.cli.commands import COMMANDS
+from mmdiff_jax.cli.flags import FLAGS
+from mmdiff_jax.sampling import generate
+from mmdiff_jax.sampling import upscale as upscaling
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def run(*arguments, program=("main.py",), **environment):
-  return subprocess.run(
-    [sys.executable, *program, *arguments],
+@pytest.fixture
+def run(monkeypatch, capsys):
+  """Runs a command in this process: returns status, stdout and stderr."""
+  # These two would outlive the test.
+  monkeypatch.setattr(program, "_set_up_logging", lambda: None)
+  monkeypatch.setattr(program, "_keep_compiled_programs", lambda folder: None)
+  monkeypatch.setattr(sys, "argv", ["main.py"])
+  monkeypatch.chdir(ROOT)
+
+  def run(*arguments):
+    status = main(arguments)
+    return status, *capsys.readouterr()
+
+  return run
+
+
+def test_main_py_is_the_program():
+  result = subprocess.run(
+    [sys.executable, "main.py", "--version"],
     cwd=ROOT,
-    env=os.environ | environment,
     capture_output=True,
     text=True,
-    timeout=120,
   )
+  assert (result.returncode, result.stderr) == (0, "")
+  assert result.stdout.startswith("mmdiff-jax ")
 
 
-def test_help_names_the_commands():
-  result = run("--help")
-  # absl exits with 1 after its help.
-  for command in ("train", "sample", "upscale", "evaluate", "gallery"):
-    assert f"main.py {command}" in result.stdout
+def test_help_names_the_commands(run):
+  status, out, _ = run("--help")
+  assert status == 0
+  for command in ("train", "sample", "upscale", "evaluate", "prepare"):
+    assert f"\n  {command} " in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_has_its_flags_and_no_others(run, name):
+  row = COMMANDS[name]
+  if row.own_parser:
+    with pytest.raises(SystemExit, match="0"):
+      run(name, "--help")
+    return
+  status, out, _ = run(name, "--help")
+  assert status == 0
+  shown = {
+    line.split("=")[0].split()[0][2:]
+    for line in out.split("keys that matter")[0].splitlines()
+    if line.startswith("  --")
+  }
+  common = {"traceback", *(["config"] if row.config else [])}
+  assert shown == set(row.flags) | common
+  assert f"main.py {name} " in out.split("example:")[1]
+  for key in row.keys:
+    assert f"--config.{key}=" in out
+  assert max(map(len, out.splitlines())) <= 80
+
+
+def test_every_flag_belongs_to_a_command():
+  owned = {flag for row in COMMANDS.values() for flag in row.flags}
+  assert set(FLAGS) - owned == {"config", "traceback"}
 
 
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
-    ("", "name a command: train"),
+    ("", "name a command first: synthetic"),
+    ("--workdir=x train", "name a command first"),
     ("trian", "Did you mean 'train'?"),
     ("train", "--workdir is required"),
     ("train more --workdir=x", "unexpected argument 'more'"),
-    ("train --config.train.batchsize=2", "batch_size"),
-    ("train --config=nowhere.py", "nowhere.py"),
-    ("train --config=README.md", "README.md, line"),
+    ("train --workdr=x", "unknown flag --workdr. Did you mean --workdir?"),
+    ("train -workdir=x", "flags begin with two dashes: --workdir=x."),
+    ("verify x --config=smoke", "verify reads no configuration; leave"),
+    ("verify x --config.seed=1", "verify reads no configuration; leave"),
+    ("train --workdir", "--workdir needs a value."),
+    ("train --workdir=x --distributed=1", "--distributed takes no value."),
     ("train --workdir=x --seeds=1", "--seeds is a flag of sample, not of"),
     ("evaluate --onsets", "--onsets is a flag of gallery, not of evaluate"),
     ("gallery x --num_samples=16", "--num_samples is a flag of sample"),
+    ("gallery", "gallery takes one directory"),
     ("upscale --checkpoint=x", "a flag of sample, export_checkpoint, not of"),
     ("sample --output=x", "--checkpoint is required"),
+    ("sample --num_samples=0", "give a whole number of at least 1, not '0'"),
+    ("sample --duration=long", "--duration: give a number, not 'long'."),
+    ("sample --condition=text", "give one of audio, video, continue, not"),
     ("sample --checkpoint=nowhere --output=x", "No checkpoint in"),
     ("sample --checkpoint=x --output=x --seeds=0,x", "--seeds=0,x: give"),
     ("sample --checkpoint=x --output=x --seeds=-1", "--seeds=-1: give"),
@@ -56,7 +112,10 @@ def test_help_names_the_commands():
       "--checkpoint=a/x",
     ),
     ("sample --checkpoint=x --output=main.py/x", "main.py is no folder"),
-    ("sample --distributed", "sample runs on one host"),
+    (
+      "sample --distributed",
+      "--distributed is a flag of train, evaluate, not of sample",
+    ),
     ("train --host=1", "--host goes with --distributed"),
     ("train --distributed --host=1", "--coordinator, --num_hosts is missing"),
     (
@@ -65,47 +124,35 @@ def test_help_names_the_commands():
     ),
   ],
 )
-def test_mistakes_are_one_line_and_a_non_zero_status(arguments, words):
-  result = run(*arguments.split())
-  assert result.returncode == 1
-  lines = result.stderr.strip().splitlines()
-  assert words in result.stderr
-  assert [line for line in lines if line.startswith("error: ")]
-  assert len(lines) <= 2, result.stderr
+def test_mistakes_are_one_line_and_a_non_zero_status(run, arguments, words):
+  status, out, err = run(*arguments.split())
+  assert (status, out) == (1, "")
+  first, *others = err.splitlines()
+  assert first.startswith("error: ") and words in first
+  assert all(line.startswith("See: python main.py") for line in others)
+  assert len(others) <= 1
   assert not (ROOT / "x").exists()
 
 
-def test_missing_pytorch_is_one_line(tmp_path):
-  (tmp_path / "torch.py").write_text("raise ImportError('not here')")
-  result = run(
-    "import_checkpoint",
-    "--source=README.md",
-    f"--workdir={tmp_path / 'run'}",
-    PYTHONPATH=str(tmp_path),
+def test_missing_pytorch_is_one_line(run, monkeypatch, tmp_path):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  status, _, err = run(
+    "import_checkpoint", "--source=README.md", f"--workdir={tmp_path / 'run'}"
   )
-  assert result.returncode == 1
-  assert result.stderr.startswith("error: Reading README.md needs PyTorch")
-  assert len(result.stderr.splitlines()) == 1
+  assert status == 1
+  assert err.startswith("error: Reading README.md needs PyTorch")
+  assert len(err.splitlines()) == 1
 
 
-STAND_IN = """
-import sys
-from absl import app
-import main
-from mmdiff_jax.sampling import generate
-from mmdiff_jax.sampling import upscale as upscaling
-def sample(config, *, checkpoint_path, output, seed, **options):
-  print(checkpoint_path, output, seed)
-  if checkpoint_path == "interrupt":
-    raise KeyboardInterrupt
-def upscale(config, **options):
-  raise KeyboardInterrupt
-generate.sample, upscaling.upscale = sample, upscale
-app.run(main._main, ["main.py", *sys.argv[1:]], main._parse_flags)
-"""
+def test_several_checkpoints_go_to_folders_that_tell_them_apart(
+  run, monkeypatch
+):
+  runs = []
 
+  def sample(config, *, checkpoint_path, output, seed, **options):
+    runs.append((checkpoint_path, output, seed))
 
-def test_several_checkpoints_go_to_folders_that_tell_them_apart():
+  monkeypatch.setattr(generate, "sample", sample)
   checkpoints = (
     "r/a",
     "r/b/checkpoints",
@@ -113,18 +160,16 @@ def test_several_checkpoints_go_to_folders_that_tell_them_apart():
     "r/b/checkpoints/60/",
     "r/c/checkpoint",
   )
-  result = run(
+  status, *_ = run(
     "sample",
     *(f"--checkpoint={checkpoint}" for checkpoint in checkpoints),
     "--output=x",
     "--seeds=3,4",
-    program=("-c", STAND_IN),
   )
-  assert result.returncode == 0, result.stderr
-  runs = [line.split() for line in result.stdout.splitlines()]
+  assert status == 0
   names = ("a", "b", "b-50", "b-60", "c")
   assert runs == [
-    [checkpoint, f"x/{name}-seed{seed}", str(seed)]
+    (checkpoint, f"x/{name}-seed{seed}", seed)
     for checkpoint, name in zip(checkpoints, names, strict=True)
     for seed in (3, 4)
   ]
@@ -134,13 +179,24 @@ def test_several_checkpoints_go_to_folders_that_tell_them_apart():
   ("arguments", "message"),
   [
     (
-      "sample --checkpoint=interrupt --output=x",
+      "sample --checkpoint=a --output=x",
       "Interrupted: the same command continues.\n",
     ),
     ("upscale --sr_checkpoint=a --source=b --output=x", "Interrupted.\n"),
   ],
 )
-def test_an_interrupted_command_says_whether_it_continues(arguments, message):
-  result = run(*arguments.split(), program=("-c", STAND_IN))
-  assert result.returncode == 130
-  assert result.stderr == message
+def test_an_interrupted_command_says_whether_it_continues(
+  run, monkeypatch, capsys, arguments, message
+):
+  def interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+  def leave(status):
+    raise SystemExit(status)
+
+  monkeypatch.setattr(generate, "sample", interrupt)
+  monkeypatch.setattr(upscaling, "upscale", interrupt)
+  monkeypatch.setattr(program.os, "_exit", leave)
+  with pytest.raises(SystemExit, match="130"):
+    run(*arguments.split())
+  assert capsys.readouterr().err == message

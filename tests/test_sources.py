@@ -175,19 +175,46 @@ def test_decoded_videos_are_kept_up_to_a_number_of_bytes(tmp_path, monkeypatch):
   for name in "abc":
     grey_video(tmp_path / f"{name}.mp4", 8)
   decoded = []
-  original = media.read_media
+  original = media_source._read
 
-  def counting(path, **options):
+  def counting(path, *options):
     decoded.append(str(path)[-5])
-    return original(path, **options)
+    return original(path, *options)
 
-  monkeypatch.setattr(media, "read_media", counting)
+  monkeypatch.setattr(media_source, "_read", counting)
   one = 8 * 16 * 16 * 3 + 4 * 8 * 800
   monkeypatch.setattr(media_source, "_CACHE_BYTES", 2 * one)
   source = open_source(tmp_path, SourceOptions(SPEC))
   for name in "abbacab":
     source.clip(f"{name}.mp4", 2).video()
   assert "".join(decoded) == "abcb"
+
+
+@pytest.mark.parametrize("streams", [("video", "audio"), ("audio",)])
+def test_a_long_file_lies_on_the_disk_and_reads_the_same(
+  tmp_path, monkeypatch, streams
+):
+  grey_video(tmp_path / "a.mp4", 11)
+  clips = []
+  for limit in (2**26, 1000):
+    monkeypatch.setattr(media_source, "_SPOOL_BYTES", limit)
+    source = open_source(tmp_path, SourceOptions(SPEC, streams))
+    content = source._decode("a.mp4")
+    arrays = [a for a in (content.video, content.audio) if a is not None]
+    assert len(arrays) == len(streams)
+    assert all(isinstance(a, np.memmap) == (limit == 1000) for a in arrays)
+    clips.append(arrays)
+  for one, other in zip(*clips, strict=True):
+    np.testing.assert_array_equal(one, other)
+  whole = media.read_media(
+    tmp_path / "a.mp4",
+    fps=SPEC.fps,
+    size=(SPEC.height, SPEC.width),
+    sample_rate=SPEC.sample_rate,
+  )
+  if len(streams) == 2:
+    np.testing.assert_array_equal(clips[1][0], whole.video)
+    np.testing.assert_array_equal(clips[1][1], whole.audio)
 
 
 def test_a_video_that_ends_before_its_header_says_is_named(

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.data import media
-from mmdiff_jax.study import loudness
+from mmdiff_jax.files import file_sha256
+from mmdiff_jax.study import loudness, texts
+from mmdiff_jax.study.build import _choose
 from mmdiff_jax.study.folder import load_study, load_truth
 from mmdiff_jax.study.settings import load_settings
 from tests.media_fixtures import click_track, flash_frames, write
-from tests.study_fixtures import build_small
+from tests.study_fixtures import build_small, small_settings
 
 
 @pytest.fixture(scope="module")
@@ -105,24 +107,31 @@ def test_streams_headers_sizes_and_dates_are_the_same_for_all(study):
   paths = [study.clip_path(clip) for clip in study.clips]
   assert len({stream_facts(path) for path in paths}) == 1
   assert len({(p.stat().st_size, p.stat().st_mtime) for p in paths}) == 1
-  heads = {
-    tuple(b for b in boxes(p) if b[0] in ("ftyp", "moov")) for p in paths
-  }
-  assert len(heads) == 1
-  assert {name for path in paths for name, _ in boxes(path)} == {
-    "ftyp", "moov", "mdat", "free",
-  }  # fmt: skip
+  (layout,) = {tuple(boxes(path)) for path in paths}
+  assert [name for name, _ in layout if name != "free"] == [
+    "ftyp", "moov", "mdat",
+  ]  # fmt: skip
 
 
 def test_a_classifier_of_names_sizes_and_order_is_at_chance(study):
   truth = load_truth(study)
   clips = [c for c in study.clips if truth[c]["trap"] is None]
+  shown = {clip: [] for clip in study.clips}
+  for slot in study.slots:
+    for place, trial in enumerate(slot.trials):
+      for side, clip in enumerate(trial.clips):
+        shown[clip].append((place, side))
+  # Training items are shown first to all, whatever they are.
+  training = {
+    clip for clip in clips for place, _ in shown[clip] if place < 2
+  } | {clip for clip in clips if not shown[clip]}
+  clips = [c for c in clips if c not in training]
   real = np.array([truth[c]["system"] == "real" for c in clips])
   stats = [study.clip_path(c).stat() for c in clips]
   features = np.array([
     [int(c[i : i + 3], 16) for i in range(0, 24, 3)]
-    + [s.st_size, s.st_mtime, place]
-    for place, (c, s) in enumerate(zip(sorted(clips), stats, strict=True))
+    + [s.st_size, s.st_mtime, place, *np.mean(shown[c], 0), len(shown[c])]
+    for place, (c, s) in enumerate(zip(clips, stats, strict=True))
   ])  # fmt: skip
   features = features - features.mean(0)
   features = features / np.where(features.std(0) > 0, features.std(0), 1.0)
@@ -227,7 +236,8 @@ def test_different_sources_become_alike(tmp_path):
     ("tasks: {turing: {votes: 0, per_rater: 3}}", "must be positive"),
     ("tasks: {guess: {votes: 1, per_rater: 3}}", "tasks must be some of"),
     ("repeats: 1.5", "shares"),
-    ("languages: [fr]", "languages must be some of"),
+    ("languages: []", "languages must name"),
+    ("match: size", "match must be one of"),
     ("clip: {colour: red}", "colour"),
   ],
 )
@@ -250,3 +260,61 @@ def test_the_papers_preset():
 
 def test_json_is_plain(study):
   assert json.loads((study.path / "study.json").read_text())["seconds"] == 0.8
+
+
+@pytest.mark.parametrize("match", ["name", "order", "none"])
+def test_clips_are_drawn_by_the_seed_and_training_takes_what_is_left(match):
+  systems = ("real", "ours")
+  prefix = {s: f"{s}/" if match == "none" else "" for s in systems}
+  files = {}
+  for system in systems:
+    for i in range(30):
+      versions = files.setdefault(f"{prefix[system]}{i:02d}", {})
+      versions[system] = f"{system} {i}"
+  settings = small_settings(match=match, clips_per_system=20, training=4)
+  drawn = []
+  for seed in (0, 0, 1):
+    rng = np.random.default_rng(seed)
+    training, rated = _choose(files, systems, settings, rng)
+    assert [next(iter(v)) for v in training.values()] == [*systems, *systems]
+    assert not training.keys() & rated.keys()
+    for system in systems:
+      assert sum(system in versions for versions in rated.values()) == 20
+    drawn.append(sorted(rated))
+  assert drawn[0] == drawn[1] != drawn[2]
+  # Not the first of a folder, which are often of one kind.
+  assert drawn[0] != sorted(files)[: len(drawn[0])]
+
+
+def test_training_takes_counted_clips_only_where_there_are_no_others(caplog):
+  files = {f"{i:02d}": {"real": "a", "ours": "b"} for i in range(20)}
+  settings = small_settings(clips_per_system=20, training=3)
+  rng = np.random.default_rng(0)
+  training, rated = _choose(files, ("real", "ours"), settings, rng)
+  assert (len(training), len(rated)) == (3, 17)
+  assert "give 23 of each" in caplog.text
+
+
+def test_a_language_is_its_files(tmp_path):
+  own = tmp_path / "own"
+  own.mkdir()
+  for name in texts.names(["opinion"]):
+    words = (texts.GIVEN / f"{name}_en.txt").read_text()
+    (own / f"{name}_fr.txt").write_text(words.replace("English", "Français"))
+  target = tmp_path / "texts"
+  copies = texts.copy_texts(own, target, ["fr"], ["opinion"])
+  assert [c.name for c in copies] == [
+    "labels_fr.txt", "consent_fr.txt", "instructions_opinion_fr.txt",
+  ]  # fmt: skip
+  assert texts.labels(target, "fr")["name"] == "Français"
+  with pytest.raises(ValueError, match=r"there is no .*instructions_turing_fr"):
+    texts.copy_texts(own, target, ["fr"], ["turing"])
+  labels = own / "labels_fr.txt"
+  labels.write_text(labels.read_text().replace("begin:", "start:"))
+  with pytest.raises(ValueError, match="lacks begin"):
+    texts.copy_texts(own, target, ["fr"], ["opinion"])
+
+
+def test_the_texts_of_a_study_are_part_of_its_record(study):
+  found = {p.name: file_sha256(p) for p in (study.path / "texts").iterdir()}
+  assert study.texts == found and len(found) == 3 * 5

@@ -1,5 +1,6 @@
 """Simulated raters answer a study; the report finds what was put in."""
 
+import csv
 import dataclasses
 import html.parser
 import json
@@ -12,10 +13,11 @@ import pytest
 
 from mmdiff_jax.study import simulate
 from mmdiff_jax.study.exclusion import judge
+from mmdiff_jax.study.export import export, votes_rows
 from mmdiff_jax.study.folder import ANSWERS, Slot, load_study, write_study
 from mmdiff_jax.study.report import report
 from mmdiff_jax.study.settings import TaskSettings
-from mmdiff_jax.study.store import Store, export_votes, votes_csv
+from mmdiff_jax.study.store import Store
 from mmdiff_jax.study.tables import Table
 from mmdiff_jax.study.votes import load_votes
 from tests.study_fixtures import build_small
@@ -55,7 +57,7 @@ def test_systems_are_ranked_as_they_are(answered):
 def test_the_reports_rates_are_those_of_the_export(answered):
   study, _, results = answered
   store = Store(study.path / ANSWERS)
-  rows = export_votes(store)
+  rows = votes_rows(store)
   store.close()
   left_out = {
     r["rater"] for r in results["Real or generated?"]["raters"] if r["reasons"]
@@ -104,7 +106,10 @@ def test_the_page_is_whole_and_alone(answered):
   assert "http" not in text and "<script" not in text
   markdown = page.with_name("report.md").read_text()
   latex = page.with_name("report.tex").read_text()
-  assert markdown.count("\n## ") == latex.count(r"\toprule") == 10
+  # One heading more, of the paragraph on the method.
+  assert markdown.count("\n## ") - 1 == latex.count(r"\toprule") == 10
+  assert "36 people agreed to take part" in text and "36 people" in markdown
+  assert "failed traps at most 0.5" in text
 
 
 def test_latex_and_markdown_escape():
@@ -162,15 +167,24 @@ def test_planted_cheaters_are_found_and_honest_raters_kept(planted):
   assert np.mean(caught["honest"]) <= 0.1
 
 
-def test_exports_hold_every_answer(answered):
+def test_exports_hold_every_answer_and_the_truth_when_asked(answered, tmp_path):
   study, _, _ = answered
   store = Store(study.path / ANSWERS)
   votes = store.events(kind="vote")
-  lines = votes_csv(store).splitlines()
   store.close()
-  expected = sum(len(event.data["answers"]) for event in votes)
-  assert len(lines) == 1 + expected
   assert len(votes) == sum(len(slot.trials) for slot in study.slots)
+  expected = sum(len(event.data["answers"]) for event in votes)
+  assert export(study.path, tmp_path / "a.csv") == expected
+  assert export(study.path, tmp_path / "b.json", truth=True) == expected
+  with open(tmp_path / "a.csv", newline="") as file:
+    plain = list(csv.DictReader(file))
+  full = json.loads((tmp_path / "b.json").read_text())
+  truth = json.loads((study.path / "truth.json").read_text())["clips"]
+  for row, more in zip(plain, full, strict=True):
+    assert row == {key: str(more[key]) for key in row}
+    shown = [truth[clip] for clip in more["clips"].split()]
+    assert more["systems"] == "|".join(clip["system"] for clip in shown)
+    assert bool(more["trap"]) == (more["kind"] == "trap")
 
 
 def test_simulated_answers_are_never_mixed_with_others(answered):
@@ -195,6 +209,7 @@ def run(*arguments):
     ("build --real=x --fake=a=y --output=z --preset=w", "no such preset"),
     ("serve nowhere", "holds no study.json"),
     ("report nowhere", "holds no study.json"),
+    ("export nowhere --output=x.csv", "holds no study.json"),
     ("plan --raters 1", "at least 2"),
     ("simulate nowhere", "holds no study.json"),
   ],

@@ -1,11 +1,14 @@
 """The server: what it refuses, what it never forgets, what it tells nobody."""
 
+import concurrent.futures
+import http.server
 import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -189,6 +192,40 @@ def test_nothing_can_be_changed_or_deleted(place, tmp_path):
       )
 
 
+def test_votes_that_come_at_once_are_all_written_but_each_once(tmp_path):
+  store = Store(tmp_path / "crowd.db")
+  for number in range(8):
+    name = f"rater {number}"
+    store.add_rater(name, name, "en", 0.0, [9] * 8, 1.0)
+  events = [
+    Event(0.0, f"rater {number}", "vote", trial, {})
+    for trial in range(9)
+    for number in range(8)
+  ]
+  # Every vote twice, by 16 threads.
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    accepted = list(pool.map(store.append, events + events))
+  assert sum(accepted) == 72
+  store.close()
+  again = Store(tmp_path / "crowd.db")
+  found = {(e.rater, e.trial) for e in again.events()}
+  again.close()
+  assert found == {(e.rater, e.trial) for e in events}
+
+
+def test_a_disk_that_fails_acknowledges_nothing(tmp_path):
+  store = Store(tmp_path / "full.db")
+  store.add_rater("somebody", "", "en", 0.0, [9], 1.0)
+  store._writer.execute("PRAGMA max_page_count = 1")  # Full from here on.
+  big = {"note": "x" * 100_000}
+  with pytest.raises(sqlite3.OperationalError, match="full"):
+    store.append(Event(0.0, "somebody", "vote", 0, big))
+  store._writer.execute("PRAGMA max_page_count = 100000")
+  assert store.votes_of("somebody") == 0
+  assert store.append(Event(0.0, "somebody", "vote", 0, big))
+  store.close()
+
+
 @pytest.fixture
 def client(study, tmp_path):
   store = Store(tmp_path / "web.db")
@@ -302,18 +339,103 @@ def test_below_a_proxys_path(study, tmp_path):
   store.close()
 
 
+class Proxy(http.server.BaseHTTPRequestHandler):
+  """Passes on what is below /some/study, without that path."""
+
+  protocol_version = "HTTP/1.1"
+  behind = 0
+
+  def pass_on(self):
+    below = self.path.removeprefix("/some/study")
+    assert below != self.path, self.path
+    body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    headers = dict(self.headers) | {
+      "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https",
+      "X-Forwarded-Prefix": "/some/study",
+    }  # fmt: skip
+    answer = httpx.request(
+      self.command, f"http://127.0.0.1:{self.behind}{below}", headers=headers,
+      content=body,
+    )  # fmt: skip
+    self.send_response(answer.status_code)
+    for name, value in answer.headers.items():
+      self.send_header(name, value)
+    self.end_headers()
+    self.wfile.write(answer.content)
+
+  do_GET = do_POST = pass_on
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture
+def proxied(study):
+  """The address of the study behind a reverse proxy."""
+  (study.path / "answers.db").unlink(missing_ok=True)
+  port = free_port()
+  process = serving(study.path, port, "--root_path=/some/study")
+  handler = type("Handler", (Proxy,), {"behind": port})
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  yield f"http://127.0.0.1:{server.server_port}/some/study/"
+  server.shutdown()
+  server.server_close()
+  process.kill()
+  process.wait()
+
+
+def test_a_vote_through_a_reverse_proxy_leaves_no_address(proxied, study):
+  with httpx.Client(base_url=proxied, follow_redirects=True) as client:
+    page = client.get("")
+    # All that the page names is found below the proxy's path.
+    (base,) = re.findall(r'<base href="([^"]*)"', page.text)
+    (style,) = re.findall(r'href="(static/[^"]*)"', page.text)
+    root = proxied.removesuffix("/some/study/")
+    assert client.get(f"{root}{base}{style}").status_code == 200
+    form = {"language": "en", "consent": "yes"}
+    session = client.post("start", data=form)
+    assert session.status_code == 200
+    assert str(session.url).startswith(f"{proxied}s/")
+    token = str(session.url).rpartition("/")[2]
+    client.headers["X-Token"] = token
+    store = Store(study.path / "answers.db")
+    count = Conduct(study, store).number_of_tones(token)
+    store.close()
+    assert client.get(f"tones/{token}/3.wav").content == tones_wav(count)
+    assert client.post("api/tones", json={"count": count}).json()["right"]
+    state = client.get("api/state").json()
+    clip = client.get(
+      f"clips/{state['clips'][0]}.mp4", headers={"Range": "bytes=0-9"}
+    )
+    assert (clip.status_code, len(clip.content)) == (206, 10)
+    client.post("api/play", json={"trial": 0, "side": 0})
+    time.sleep(study.seconds)
+    body = {
+      "trial": 0, "clips": state["clips"], "fault": False,
+      "answers": answers(state["task"]),
+    }  # fmt: skip
+    assert client.post("api/vote", json=body).json()["trial"] == 1
+    secret = (study.path / "admin_token").read_text().strip()
+    assert "1 of" in client.get(f"admin/{secret}").text
+  stored = b"".join(p.read_bytes() for p in study.path.glob("answers.db*"))
+  assert b"203.0.113.7" not in stored and b"127.0.0.1" not in stored
+
+
 def free_port():
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     return probe.getsockname()[1]
 
 
-def serving(path, port):
+def serving(path, port, *flags):
   process = subprocess.Popen(
-    [sys.executable, "main.py", "study", "serve", str(path), f"--port={port}"],
-    cwd=ROOT,
-    stderr=subprocess.DEVNULL,
-  )
+    [
+      sys.executable, "main.py", "study", "serve", str(path), f"--port={port}",
+      *flags,
+    ],
+    cwd=ROOT, stderr=subprocess.DEVNULL,
+  )  # fmt: skip
   for _ in range(600):
     try:
       httpx.get(f"http://127.0.0.1:{port}/static/study.css")

@@ -50,8 +50,7 @@ def test_without_clusters_the_error_is_the_means():
     )
     errors.append(error[0])
   assert freedom == 29
-  # Not less; a little more, since a cluster's part is never negative.
-  assert 0.98 < np.mean(errors) / (1 / 30) < 1.2
+  assert np.mean(errors) * 30 == pytest.approx(1, abs=0.06)
 
 
 def test_a_rate_of_nothing_has_an_interval():

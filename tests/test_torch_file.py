@@ -164,7 +164,7 @@ def test_what_is_no_state_dict_is_refused(
 
 def test_missing_torch_names_the_extra(weight_file, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
-  with pytest.raises(ImportError, match=r"mmdiff-jax\[torch\]"):
+  with pytest.raises(ImportError, match=r"pip install torch"):
     load_torch_file(weight_file)
 
 

@@ -1,6 +1,8 @@
 """Optimiser, metrics and train step, on a network of a few parameters."""
 
 import dataclasses
+import io
+import wave
 
 import flax.linen as nn
 import jax
@@ -8,10 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from configs import default
 from mmdiff_jax import models, sharding
+from mmdiff_jax.data.tfrecord import read_records
 from mmdiff_jax.diffusion import create_timestep_sampler
+from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.task import make_task
 from mmdiff_jax.training import divergence, metrics
 from mmdiff_jax.training.optimizer import (
@@ -261,3 +268,42 @@ def test_log_is_cut_back_to_the_step_that_is_resumed(tmp_path):
   assert [(r["step"], r["loss"]) for r in records] == [
     (1, 0.5), (2, 1.0), (3, 9.0)
   ]  # fmt: skip
+
+
+def events(folder):
+  """All values of TensorBoard's files, `(step, value)` by tag."""
+  found = {}
+  for path in sorted((folder / "tensorboard").iterdir()):
+    for record in read_records(path):
+      event = event_pb2.Event.FromString(record)
+      for value in event.summary.value:
+        found.setdefault(value.tag, []).append((event.step, value))
+  return found
+
+
+def test_tensorboard_has_settings_pictures_and_sounds(tmp_path):
+  picture = np.zeros((6, 9, 3), np.uint8)
+  picture[:, :4] = (250, 10, 90)
+  sound = np.sin(np.arange(800) / 9)[:, None] / 2
+  writer = metrics.MetricWriter(tmp_path, first_step=0)
+  writer.write_settings({"train.steps": 3, "model.mult": (1, 2), "none": None})
+  writer.write(5, {"heldout_loss": 0.25})
+  writer.show(7, Shown({}, {"preview/a": picture}, {"preview/b": sound}, 2000))
+  writer.close()
+  found = events(tmp_path)
+  ((step, value),) = found["preview/a"]
+  image = Image.open(io.BytesIO(value.image.encoded_image_string))
+  np.testing.assert_array_equal(np.asarray(image), picture)
+  assert step == 7
+  ((step, value),) = found["preview/b"]
+  with wave.open(io.BytesIO(value.audio.encoded_audio_string)) as file:
+    heard = np.frombuffer(file.readframes(800), np.int16) / 32768
+    assert file.getframerate() == 2000
+  np.testing.assert_allclose(heard, sound[:, 0], atol=1e-4)
+  assert [s for s, _ in found["heldout_loss"]] == [5]
+  ((_, value),) = found["_hparams_/session_start_info"]
+  content = value.metadata.plugin_data.content
+  told = HParamsPluginData.FromString(content).session_start_info.hparams
+  assert told["train.steps"].number_value == 3
+  assert told["model.mult"].string_value == "(1, 2)"
+  assert set(told) == {"train.steps", "model.mult"}

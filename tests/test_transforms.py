@@ -21,6 +21,27 @@ def test_fit_uses_the_shape_on_display():
   assert np.flatnonzero(out.any(axis=(1, 2))).tolist() == list(range(10, 30))
 
 
+def test_crop_fills_the_frame_with_the_middle_of_the_picture():
+  image = np.zeros((30, 60, 3), np.uint8)
+  image[:, :15], image[:, 15:45], image[:, 45:] = 50, 100, 200
+  out = transforms.fit_frame(image, 30, 30, fit="crop")
+  assert out.shape == (30, 30, 3) and (out == 100).all()
+  out = transforms.fit_frame(image.transpose(1, 0, 2), 30, 30, fit="crop")
+  assert (out == 100).all()
+  # Pixels twice as wide: it is the middle quarter that fills the frame.
+  out = transforms.fit_frame(image, 30, 30, fit="crop", pixel_aspect=2.0)
+  assert (out == 100).all()
+
+
+def test_stretch_shows_all_of_the_picture_without_bars():
+  ramp = np.repeat(np.arange(60, dtype=np.uint8)[None, :, None], 30, 0)
+  out = transforms.fit_frame(ramp.repeat(3, 2), 30, 30, fit="stretch")
+  # Column j is the mean of the columns 2j and 2j + 1.
+  np.testing.assert_allclose(
+    out[7, 1:-1, 0], 2 * np.arange(30)[1:-1] + 0.5, atol=0.5
+  )
+
+
 def test_fit_of_the_right_size_changes_nothing():
   image = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
   np.testing.assert_array_equal(transforms.fit_frame(image, 8, 9), image)

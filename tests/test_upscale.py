@@ -274,7 +274,7 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
   audio = 0.5 * np.sin(2 * np.pi * time * [440, 660]).astype(np.float32)
   source = tmp_path / "ball.mp4"
   media_writer.write_mp4(source, video, audio, fps=5.0, sample_rate=8000)
-  path = upscale(
+  [path] = upscale(
     default.get_config(),
     sr_checkpoint=run,
     source=str(source),
@@ -296,7 +296,7 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
 def test_file_without_sound_stays_without(run, tmp_path):
   source = tmp_path / "mute.mp4"
   media_writer.write_mp4(source, np.zeros((5, 4, 4, 3), np.uint8), fps=10)
-  path = upscale(
+  [path] = upscale(
     default.get_config(),
     sr_checkpoint=run,
     source=str(source),
@@ -304,6 +304,36 @@ def test_file_without_sound_stays_without(run, tmp_path):
     seed=0,
   )
   assert streams(path).keys() == {"video"}
+
+
+def test_a_folder_gives_what_its_files_give_alone(run, tmp_path, caplog):
+  folder = tmp_path / "in"
+  generator = np.random.default_rng(0)
+  for name in ("a.mp4", "below/b.mp4"):
+    frames = generator.integers(0, 256, (5, 4, 4, 3), np.uint8)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    media_writer.write_mp4(folder / name, frames, fps=10)
+  (folder / "bad.mp4").write_bytes(b"no video")
+
+  def up(source, output):
+    return upscale(
+      default.get_config(),
+      sr_checkpoint=run,
+      source=str(source),
+      output=str(tmp_path / output),
+      seed=0,
+    )
+
+  paths = up(folder, "all")
+  all_ = tmp_path / "all"
+  assert paths == [all_ / "a_16.mp4", all_ / "below/b_16.mp4"]
+  assert "Left out: " in caplog.text and "bad.mp4" in caplog.text
+  [alone] = up(folder / "below/b.mp4", "one")
+  assert alone == tmp_path / "one/b_16.mp4"
+  assert alone.read_bytes() == paths[1].read_bytes()
+  (folder / "a.mp4").rename(folder / "bad.mov")
+  with pytest.raises(ValueError, match=r"bad\.m.* and bad\.m.* the same name"):
+    up(folder, "twice")
 
 
 def test_class_conditional_checkpoint_becomes_an_initialisation(

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from data_prep import data_set, runners, videos_to_tfrecord
+from data_prep import data_set, make_synthetic, runners, videos_to_tfrecord
 from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip
 from mmdiff_jax import locks
 from mmdiff_jax.av import AVSpec
@@ -20,10 +20,12 @@ from mmdiff_jax.data import media
 from mmdiff_jax.data.codec import decode_example
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.data.sources import ClipList
+from mmdiff_jax.data.pipeline import create_loader
+from mmdiff_jax.data.sources import ClipList, SourceOptions, open_source
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.data.tfrecord import index_path, read_records
 from mmdiff_jax.evaluation.clip_sets import open_clips
+from tests.conftest import make_tiny_config
 from tests.media_fixtures import click_track, flash_frames, write
 
 RATE = 8000
@@ -483,6 +485,17 @@ def test_missing_audio_can_skip_or_stop(videos, tmp_path, capsys):
   assert not (tmp_path / "error" / "dataset.json").exists()
 
 
+def test_one_file_is_prepared_as_in_a_folder(tmp_path, capsys):
+  videos = tmp_path / "in"
+  make_synthetic.write_folder(videos, [3], AVSpec(8, 16, 16, 10.0, 4000))
+  [path] = videos.glob("*.mp4")
+  geometry = ("--size=16", "--sample_rate=4000", "--clip_frames=4")
+  assert run(videos, tmp_path / "folder", *geometry) == 0
+  assert run(path, tmp_path / "file", *geometry) == 0
+  [a], [b] = ((tmp_path / n).glob("*.tfrecord") for n in ("folder", "file"))
+  assert a.read_bytes() == b.read_bytes()
+
+
 def test_nothing_usable_is_an_error(tmp_path, capsys):
   folder = tmp_path / "in"
   assert run(folder, tmp_path / "out") == 1
@@ -589,7 +602,7 @@ def test_a_crashing_decoder_costs_one_file(videos, tmp_path):
 def test_beam_is_optional(videos, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "apache_beam", None)
   assert run(videos, tmp_path, "--runner=beam") == 1
-  assert "pip install 'mmdiff-jax[beam]'" in capsys.readouterr().err
+  assert "pip install apache-beam" in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
 
@@ -598,6 +611,100 @@ def test_beam_makes_the_same_bytes(videos, prepared, tmp_path):
   flags = ["--missing_audio=silence", "--shards=3", "--runner=beam"]
   assert run(videos, tmp_path / "data", *flags) == 0
   assert_same_files(prepared, tmp_path / "data")
+
+
+def two_halves(path, bright=200):
+  """A second of a 64x32 video, dark at left and right, bright in the middle."""
+  frames = np.full((10, 32, 64, 3), 40, np.uint8)
+  frames[:, :, 16:48] = bright
+  sound = click_track(1.0, RATE)
+  write(path, frames, audio=sound, audio_rate=RATE)
+
+
+# Mean of the whole frame, of its top rows, and of its left columns.
+@pytest.mark.parametrize(
+  ("fit", "whole", "top", "left"),
+  [("pad", 60, 0, 40), ("crop", 200, 200, 200), ("stretch", 120, 120, 40)],
+)
+def test_fit_is_recorded_and_raw_media_are_treated_alike(
+  tmp_path, fit, whole, top, left
+):
+  (tmp_path / "videos").mkdir()
+  two_halves(tmp_path / "videos" / "a.mp4")
+  assert run(tmp_path / "videos", tmp_path / "data", f"--fit={fit}") == 0
+  source = open_tfrecord(tmp_path / "data")
+  assert source.fit == fit
+  prepared = ClipList(source)[2].video().astype(float)
+  assert prepared.shape == (4, 16, 16, 3)
+  assert prepared.mean() == pytest.approx(whole, abs=6)
+  assert prepared[:, :3].mean() == pytest.approx(top, abs=6)
+  assert prepared[:, 5:11, :3].mean() == pytest.approx(left, abs=6)
+  raw = open_source(
+    tmp_path / "videos", SourceOptions(source.spec, ("video",), fit=fit)
+  )
+  np.testing.assert_array_equal(ClipList(raw)[2].video(), prepared)
+
+
+def test_training_wants_the_fit_of_the_data(tmp_path):
+  (tmp_path / "videos").mkdir()
+  two_halves(tmp_path / "videos" / "a.mp4")
+  assert run(tmp_path / "videos", tmp_path / "data", "--fit=crop") == 0
+  config = make_tiny_config()
+  config.data.update(
+    source=f"tfrecord:{tmp_path / 'data'}",
+    frames=4,
+    height=16,
+    width=16,
+    sample_rate=RATE,
+  )
+  with pytest.raises(ValueError, match=r"fit crop \(config: pad\).* --fit"):
+    create_loader(config.data, batch_size=1, seed=0)
+  config.data.fit = "crop"
+  batch = next(create_loader(config.data, batch_size=1, seed=0))
+  assert batch["video"].mean() > 150
+
+
+CONFIG = """
+from configs import default
+
+def get_config():
+  config = default.get_config()
+  config.data.update(frames=4, height=16, width=24, sample_rate=RATE)
+  config.data.fit = "crop"
+  config.model.cross_attention_windows = (1, 2, 4)
+  return config
+"""
+
+
+def test_geometry_follows_from_a_configuration(tmp_path, capsys):
+  (tmp_path / "videos").mkdir()
+  two_halves(tmp_path / "videos" / "a.mp4")
+  config = tmp_path / "own.py"
+  places = [f"--input={tmp_path / 'videos'}", f"--output={tmp_path / 'data'}"]
+  flags = [*places, "--workers=1", f"--for={config}"]
+  config.write_text(CONFIG.replace("RATE", "8000"))
+  assert videos_to_tfrecord.main([*flags, "--size=16"]) == 0
+  source = open_tfrecord(tmp_path / "data")
+  assert source.spec == AVSpec(4, 16, 16, 10.0, 8000)  # The flag goes before.
+  assert source.fit == "crop"
+  # 4 frames at 10 fps: 0.4 s; 64 divides 0.4 * 8160, not 0.4 * 8010.
+  config.write_text(CONFIG.replace("RATE", "8010"))
+  assert videos_to_tfrecord.main(flags) == 1
+  error = capsys.readouterr().err
+  assert "data.sample_rate=8010" in error and "8000 and 8160" in error
+  config.write_text("get_config = 3")
+  assert videos_to_tfrecord.main(flags) == 1
+  assert "--for=" in capsys.readouterr().err
+  assert videos_to_tfrecord.main([*places, "--for=landscap"]) == 1
+  assert "there is no such file; give" in capsys.readouterr().err
+
+
+def test_a_rate_that_the_usual_networks_refuse_is_noted(tmp_path, capsys):
+  (tmp_path / "videos").mkdir()
+  two_halves(tmp_path / "videos" / "a.mp4")
+  assert run(tmp_path / "videos", tmp_path / "data", "--sample_rate=8010") == 0
+  note = capsys.readouterr().err
+  assert "3204 audio samples" in note and "8000 and 8160" in note
 
 
 def test_help_names_every_flag(capsys):

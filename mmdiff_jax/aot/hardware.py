@@ -84,7 +84,7 @@ def open_devices(topology: str, slices: int = 1) -> list[Any]:
   except ImportError as error:
     raise ImportError(
       f"--topology={topology} needs libtpu, XLA's compiler for TPUs: "
-      "pip install 'mmdiff-jax[tpu]'."
+      "pip install 'jax[tpu]'."
     ) from error
   from jax.experimental import topologies
 

@@ -48,8 +48,7 @@ def load_torch_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     import torch
   except ImportError as error:
     raise ImportError(
-      f"Reading {path.name} needs PyTorch (CPU is enough): "
-      'pip install "mmdiff-jax[torch]".'
+      f"Reading {path.name} needs PyTorch (CPU is enough): pip install torch."
     ) from error
   _check_archive(path)
   try:

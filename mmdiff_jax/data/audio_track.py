@@ -69,6 +69,12 @@ class AudioTrack:
       self._decoded += len(block)
     return self.start + self._decoded / self.sample_rate
 
+  def blocks(self) -> Iterator[np.ndarray]:
+    """Yields the whole track, float32 `[n, C]` at a time, and uses it up."""
+    assert not self._before, "the beginning is forgotten"
+    yield from self._held
+    yield from self._blocks
+
   def cut(self, origin: float, begin: int, end: int) -> np.ndarray:
     """Samples `begin` to `end` after time `origin`; zero where there are none.
 

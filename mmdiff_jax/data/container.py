@@ -7,6 +7,9 @@ import stat
 import time
 
 HDR = ("map", "skip")
+# What becomes of a picture of another aspect ratio: black bars, edges cut off,
+# or another shape.
+FITS = ("pad", "crop", "stretch")
 
 _KINDS = (
   (stat.S_ISDIR, "is a directory"),
@@ -26,12 +29,24 @@ class ReadOptions:
     time_limit: seconds after which a file is given up.
     hdr: "map" pictures of high dynamic range to BT.709, or "skip" the file.
     threads: of the decoder; 0 takes one per core.
+    fit: one of `FITS`.
+    hwaccel: kind of hardware that decodes pictures of the kinds it knows, as
+      FFmpeg calls it ("cuda"); "" decodes all by the CPU.
   """
 
   max_pixels: int = 2**26
   time_limit: float = 3600.0
   hdr: str = "map"
   threads: int = 0
+  # These are not in `repr`, by which earlier data sets know their options.
+  fit: str = dataclasses.field(default="pad", repr=False)
+  hwaccel: str = dataclasses.field(default="", repr=False)
+
+  def __post_init__(self):
+    if self.fit not in FITS:
+      raise ValueError(
+        f"fit={self.fit!r} is unknown; allowed are {', '.join(FITS)}."
+      )
 
 
 class MediaError(ValueError):
@@ -78,10 +93,39 @@ def irregular(path: str | os.PathLike) -> str | None:
   return None if status.st_size else "the file is empty"
 
 
-@contextlib.contextmanager
-def opened(path: str | os.PathLike):
-  """Opens a local file and turns FFmpeg's errors into MediaError."""
+def check_hwaccel(name: str) -> None:
+  """Raises ValueError where such hardware cannot decode here."""
   import av
+  from av.codec.hwaccel import HWAccel, hwdevices_available
+
+  known = hwdevices_available()
+  if name not in known:
+    raise ValueError(
+      f"--hwaccel={name}: this FFmpeg knows {', '.join(known) or 'none'}; leave"
+      " it out to decode by the CPU."
+    )
+  av.logging.set_level(None)
+  try:
+    # What decodes anything decodes H.264.
+    HWAccel(name).create(av.Codec("h264", "r"))
+  except (av.error.FFmpegError, NotImplementedError) as error:
+    reason = getattr(error, "strerror", None) or "it decodes no H.264"
+    raise ValueError(
+      f"--hwaccel={name}: this machine has none that can be used ({reason});"
+      " leave it out to decode by the CPU."
+    ) from error
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike, hwaccel: str = ""):
+  """Opens a local file and turns FFmpeg's errors into MediaError.
+
+  Args:
+    path: of the file.
+    hwaccel: see `ReadOptions`.
+  """
+  import av
+  from av.codec.hwaccel import HWAccel
 
   path = os.fspath(path)
   problem = irregular(path)
@@ -97,6 +141,7 @@ def opened(path: str | os.PathLike):
       os.path.abspath(path),
       metadata_errors="replace",
       options={"protocol_whitelist": "file"},
+      hwaccel=HWAccel(hwaccel) if hwaccel else None,
     ) as container:
       yield container
   except av.error.FFmpegError as error:

@@ -214,9 +214,8 @@ class Manifest:
     path = as_path(directory) / MANIFEST
     if not path.is_file():
       raise ValueError(
-        f"{path} does not exist: {directory} is no prepared data set. Prepare"
-        " one with: python -m data_prep.videos_to_tfrecord --input VIDEOS"
-        f" --output {directory}"
+        f"{path} does not exist: {directory} is no prepared data set. Make one"
+        f" by the command: prepare --input VIDEOS --output {directory}"
       )
     return cls.from_json(path.read_bytes(), str(path))
 

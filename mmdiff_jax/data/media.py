@@ -7,6 +7,7 @@ padding) or zero-padded to the time span of the frames.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 
@@ -21,7 +22,7 @@ from mmdiff_jax.data.container import (
 )
 from mmdiff_jax.data.hdr import NAMES as HDR_NAMES
 from mmdiff_jax.data.media_frames import TimedFrames
-from mmdiff_jax.data.media_picture import geometry, render
+from mmdiff_jax.data.media_picture import Renderer, geometry
 from mmdiff_jax.data.media_streams import choose_streams
 from mmdiff_jax.data.media_writer import (
   AAC_RATES,
@@ -88,8 +89,8 @@ def read_media(
 ) -> Media:
   """Reads a video file with its sound.
 
-  Rotation, pixel aspect ratio and interlacing are resolved; frames keep their
-  aspect ratio (bicubic, black bars).
+  Rotation, pixel aspect ratio and interlacing are resolved; what becomes of
+  another aspect ratio than that of `size` is a choice of the options (`fit`).
 
   Args:
     path: any file that FFmpeg reads.
@@ -97,7 +98,7 @@ def read_media(
     size: height and width (or one number for both); None keeps the file's.
     sample_rate: audio rate to resample to (Hz); None keeps the file's.
     channels: "mean" of all channels or "first" channel; "all" keeps up to two.
-    options: bounds of reading.
+    options: bounds and choices of reading.
 
   Raises:
     MediaError: if the file is missing, damaged, or has no video.
@@ -130,8 +131,7 @@ def read_audio(
   track = read_track(path, sample_rate, channels, options)
   if track is None:
     raise MediaError(path, "has no audio")
-  length = round((track.end() - track.start) * track.sample_rate)
-  return track.cut(track.start, 0, length), track.sample_rate
+  return np.concatenate(list(track.blocks())), track.sample_rate
 
 
 class FrameReader:
@@ -164,6 +164,7 @@ class FrameReader:
         raise ValueError(f"size must be positive height, width; got {size}.")
     self.path, self.fps, self._size, self._track = path, fps or 0.0, size, track
     self._options = options or ReadOptions()
+    self._renderer = Renderer()
     self.origin = 0.0
     self.native_size = (0, 0)
     self.repairs: list[str] = []
@@ -178,17 +179,17 @@ class FrameReader:
     if streams.video is None:
       raise MediaError(self.path, "has no video")
     self.repairs += streams.notes
-    with opened(self.path) as container:
+    with opened(self.path, self._options.hwaccel) as container:
       frames = TimedFrames(self.path, container, streams, self._options)
       self.fps = self.fps or float(frames.rate)
       index, current, end = 0, None, 0.0
       for time, frame in frames:
         if current is None:
           self._set_origin(time)
+          frames.show_on(self._grid)
         else:
           # Grid points before this frame's time still show the last one.
-          grid = (time - _TIME_TOLERANCE - self.origin) * self.fps
-          due = max(index, int(np.ceil(grid)))
+          due = max(index, self._grid(time))
           yield from self._repeat(current, frames.aspect, due - index)
           index = due
         duration = frame.duration * frame.time_base if frame.duration else 0
@@ -205,6 +206,10 @@ class FrameReader:
           self.path, f"lasts {end - self.origin:.3f} s: less than one frame"
         )
       yield from self._repeat(current, frames.aspect, total - index)
+
+  def _grid(self, time: float) -> int:
+    """Number of the first grid point that a frame of that time may show."""
+    return math.ceil((time - _TIME_TOLERANCE - self.origin) * self.fps)
 
   def _set_origin(self, start: float) -> None:
     self.origin = start
@@ -224,7 +229,7 @@ class FrameReader:
     self.native_size = shape.size
     self._size = self._size or shape.size
     self._note_hdr(frame)
-    image = render(frame, shape, *self._size)
+    image = self._renderer.render(frame, shape, *self._size, self._options.fit)
     for _ in range(count):
       yield image
 

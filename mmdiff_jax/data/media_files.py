@@ -6,11 +6,19 @@ conditioning all ask here.
 
 import codecs
 import collections
+import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from mmdiff_jax.data.container import MediaError, irregular, opened
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.container import (
+  MediaError,
+  ReadOptions,
+  irregular,
+  opened,
+)
 from mmdiff_jax.data.media_streams import has_film
 from mmdiff_jax.files import as_path, is_cloud, list_files
 
@@ -29,6 +37,7 @@ _HEAD = 4096
 # Formats of single pictures and of text art, by FFmpeg's names.
 _NO_FILM = ("image2", "ico", "tty", "bin", "xbin", "adf", "idf", "txd")
 
+_T = TypeVar("_T")
 # (name, path), and (name, why it was left out).
 Found = list[tuple[str, str]]
 
@@ -181,21 +190,58 @@ def read_listing(folder: str | os.PathLike) -> set[str] | None:
   Raises:
     ValueError: if there is a `samples.json` that lists no samples.
   """
+  return _read(folder, lambda content: _files(content["samples"]))
+
+
+def _files(samples: list[dict]) -> set[str]:
+  files = {sample["file"] for sample in samples}
+  if not all(isinstance(file, str) for file in files):
+    raise TypeError("a file's name is no text")
+  return files
+
+
+def listed_geometry(folder: str | os.PathLike) -> dict[str, Any] | None:
+  """Geometry of the samples that a folder lists, and how it was fitted.
+
+  Returns:
+    The fields of `AVSpec`, and "fit"; None without a listing, or with one of
+    an earlier version, which says nothing of it.
+
+  Raises:
+    ValueError: as `read_listing`.
+  """
+  return _read(
+    folder, lambda content: _geometry(content["settings"].get("geometry"))
+  )
+
+
+def _geometry(content: dict[str, Any] | None) -> dict[str, Any] | None:
+  if content is None:
+    return None
+  known = dict(content)
+  spec = AVSpec(**{k: v for k, v in known.items() if k != "fit"})
+  return dataclasses.asdict(spec) | {"fit": ReadOptions(fit=known["fit"]).fit}
+
+
+def _read(folder: str | os.PathLike, take: Callable[[Any], _T]) -> _T | None:
+  """What `take` finds in a folder's listing; None without one."""
   path = as_path(folder) / _LISTING
   if not path.is_file():
     return None
   try:
-    files = {
-      sample["file"] for sample in json.loads(path.read_text())["samples"]
-    }
-    if not all(isinstance(file, str) for file in files):
-      raise TypeError("a file's name is no text")
-  except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    return take(json.loads(path.read_text()))
+  except (
+    AttributeError,
+    OSError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RecursionError,
+  ) as error:
     raise ValueError(
       f"{path} is no listing of samples ({type(error).__name__}: {error}); "
       "sample again, or remove it to take all videos of the folder."
     ) from error
-  return files
 
 
 def _samples(folder: str | os.PathLike) -> set[str] | None:

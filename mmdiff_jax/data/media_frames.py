@@ -2,11 +2,12 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 from mmdiff_jax.data.container import Deadline, MediaError, ReadOptions
+from mmdiff_jax.data.media_skip import Skipper
 from mmdiff_jax.data.media_streams import Packets, Streams
 
 # A picture may stand that long where the file does not tell its duration;
@@ -50,6 +51,16 @@ class TimedFrames:
     self._check_size(stream.width, stream.height)
     context = stream.codec_context
     context.thread_type, context.thread_count = "AUTO", options.threads
+    self._skipper = Skipper(context)
+
+  def show_on(self, grid: Callable[[float], int]) -> None:
+    """Says which of the pictures that follow are needed.
+
+    Args:
+      grid: time (seconds) -> number of the first point of a time grid at or
+        after it. Of the pictures before a point the last one is needed.
+    """
+    self._skipper.grid = grid
 
   def __iter__(self) -> Iterator[tuple[float, Any]]:
     """Yields (seconds, frame)."""
@@ -62,6 +73,8 @@ class TimedFrames:
       held = list(itertools.islice(frames, _TIMING_FRAMES))
       shown = [frame.pts for frame in held if frame.pts is not None]
       by_dts = any(b <= a for a, b in itertools.pairwise(shown))
+    if by_dts:
+      self._skipper.stop()
     last, odd = None, 0
     for frame in itertools.chain(held, frames):
       time = self._time(frame, by_dts, last)
@@ -116,7 +129,7 @@ class TimedFrames:
     # joint of two files the end of the first one looks damaged.
     joint, since = _JOINT + 1, None
     restarts, shown = 0, 0.0
-    for packet, piece in packets:
+    for packet, piece in self._skipper.watch(packets):
       self._deadline.check()
       joint += 1
       if piece > restarts:
@@ -128,6 +141,8 @@ class TimedFrames:
       try:
         frames = packet.decode()
       except av.error.PermissionError:
+        if self._stream.codec_context.name != "theora":
+          raise
         # FFmpeg's Theora decoder does not know every coding of blocks; it says
         # so by -1, and goes on with the next frame.
         self._refused += 1
@@ -138,6 +153,9 @@ class TimedFrames:
       for frame in frames:
         shown = float(frame.time or 0.0)
         self._check_size(frame.width, frame.height)
+        if frame.interlaced_frame:
+          # The two fields of a picture may come in packets of their own.
+          self._skipper.stop()
         yield frame
     if since is not None:
       raise MediaError(self._path, f"damaged after {shown:.2f} s of video")

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from mmdiff_jax.data.hdr import TRANSFERS, tone_map
-from mmdiff_jax.data.transforms import fit_frame
+from mmdiff_jax.data.transforms import fit_frame, inner_size
 
 # AVColorSpace: unspecified; swscale's ITU709.
 _UNSPECIFIED, _SWS_ITU709 = 2, 1
@@ -74,53 +75,69 @@ def geometry(frame, aspect: float) -> Geometry:
   return Geometry(turn, aspect, size)
 
 
-def render(frame, shape: Geometry, height: int, width: int) -> np.ndarray:
-  """Returns a frame as RGB, upright, fitted into `height` x `width`.
+class Renderer:
+  """Makes frames into pictures; swscale's filters are made once per file."""
 
-  Returns:
-    uint8 `[height, width, 3]`: bicubic, the aspect ratio kept, black bars.
-  """
-  transfer = TRANSFERS.get(frame.color_trc)
-  aspect = shape.pixel_aspect
-  if frame.interlaced_frame and frame.height > 1:
-    # One field: both would show two instants at once.
-    image = _rgb(frame, frame.height, frame.width, transfer)[::2]
-    aspect = aspect * 2 if shape.turn.transposed else aspect / 2
-  else:
-    rows, columns = _scaled(frame, shape, height, width)
-    image = _rgb(frame, rows, columns, transfer)
-    # The scaled picture has the shape of the display.
-    if image.shape[:2] != (frame.height, frame.width):
-      aspect = 1.0
-  return fit_frame(shape.turn.apply(image), height, width, pixel_aspect=aspect)
+  def __init__(self) -> None:
+    """Waits for the first frame."""
+    self._reformatter: Any = None
+
+  def render(
+    self, frame, shape: Geometry, height: int, width: int, fit: str = "pad"
+  ) -> np.ndarray:
+    """Returns a frame as RGB, upright, fitted into `height` x `width`.
+
+    Returns:
+      uint8 `[height, width, 3]`: bicubic; see `fit_frame` for `fit`.
+    """
+    transfer = TRANSFERS.get(frame.color_trc)
+    aspect = shape.pixel_aspect
+    if frame.interlaced_frame and frame.height > 1:
+      # One field: both would show two instants at once.
+      image = self._rgb(frame, frame.height, frame.width, transfer)[::2]
+      aspect = aspect * 2 if shape.turn.transposed else aspect / 2
+    else:
+      rows, columns = _scaled(frame, shape, height, width, fit)
+      image = self._rgb(frame, rows, columns, transfer)
+      # The scaled picture has the shape of the display.
+      if image.shape[:2] != (frame.height, frame.width):
+        aspect = 1.0
+    return fit_frame(
+      shape.turn.apply(image), height, width, pixel_aspect=aspect, fit=fit
+    )
+
+  def _rgb(
+    self, frame, height: int, width: int, transfer: Callable | None
+  ) -> np.ndarray:
+    """Converts and scales a stored frame to uint8 RGB."""
+    from av.video.reformatter import VideoReformatter
+
+    if self._reformatter is None:
+      self._reformatter = VideoReformatter()
+    # Untagged high definition is BT.709 by convention; swscale assumes BT.601.
+    high = frame.height > 576 or frame.width >= 1280
+    untagged = frame.colorspace == _UNSPECIFIED and high
+    converted = self._reformatter.reformat(
+      frame,
+      width=width,
+      height=height,
+      format="rgb24" if transfer is None else "rgb48le",
+      src_colorspace=_SWS_ITU709 if untagged else None,
+      interpolation=_SWS_FLAGS,
+      threads=1,
+    )
+    image = converted.to_ndarray()
+    return image if transfer is None else tone_map(image, transfer)
 
 
-def _scaled(frame, shape: Geometry, height: int, width: int) -> tuple[int, int]:
+def _scaled(
+  frame, shape: Geometry, height: int, width: int, fit: str
+) -> tuple[int, int]:
   """Size to which a stored frame is scaled while its colours are converted."""
-  rows, columns = shape.size
-  scale = min(height / rows, width / columns)
-  inner = (max(1, round(rows * scale)), max(1, round(columns * scale)))
+  inner = inner_size(*shape.size, height, width, fit)
   if shape.turn.transposed:
     inner = (inner[1], inner[0])
   # swscale filters well where it shrinks; the rest is left to `fit_frame`.
   if inner[0] > frame.height or inner[1] > frame.width:
     return frame.height, frame.width
   return inner
-
-
-def _rgb(
-  frame, height: int, width: int, transfer: Callable | None
-) -> np.ndarray:
-  """Converts and scales a stored frame to uint8 RGB."""
-  # Untagged high definition is BT.709 by convention; swscale assumes BT.601.
-  high = frame.height > 576 or frame.width >= 1280
-  untagged = frame.colorspace == _UNSPECIFIED and high
-  converted = frame.reformat(
-    width=width,
-    height=height,
-    format="rgb24" if transfer is None else "rgb48le",
-    src_colorspace=_SWS_ITU709 if untagged else None,
-    interpolation=_SWS_FLAGS,
-  )
-  image = converted.to_ndarray()
-  return image if transfer is None else tone_map(image, transfer)

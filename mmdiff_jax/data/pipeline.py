@@ -98,7 +98,11 @@ def _open_clips(
   """The clips of one side of the split; without one, all on both sides."""
   fraction = data.holdout_fraction
   options = SourceOptions(
-    AVSpec.from_config(data), streams, data.tfds_dir, data.synthetic_clips
+    AVSpec.from_config(data),
+    streams,
+    data.tfds_dir,
+    data.synthetic_clips,
+    data.get("fit", "pad"),
   )
   source = open_source(data.source, options)
   split = "all" if fraction == 0 else "train" if train else "heldout"

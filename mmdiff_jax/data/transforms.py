@@ -5,10 +5,34 @@ import io
 import numpy as np
 
 
+def inner_size(
+  rows: float, columns: float, height: int, width: int, fit: str
+) -> tuple[int, int]:
+  """Size to which a picture is scaled on its way to `height` x `width`.
+
+  Args:
+    rows: of the picture on display.
+    columns: of the picture on display.
+    height: wanted.
+    width: wanted.
+    fit: "pad" (within the wanted size), "crop" (around it) or "stretch".
+  """
+  if fit == "stretch":
+    return height, width
+  choose = max if fit == "crop" else min
+  scale = choose(height / rows, width / columns)
+  return max(1, round(rows * scale)), max(1, round(columns * scale))
+
+
 def fit_frame(
-  image: np.ndarray, height: int, width: int, *, pixel_aspect: float = 1.0
+  image: np.ndarray,
+  height: int,
+  width: int,
+  *,
+  pixel_aspect: float = 1.0,
+  fit: str = "pad",
 ) -> np.ndarray:
-  """Fits an image into `height` x `width`: bicubic, black bars, centred.
+  """Fits an image into `height` x `width`, bicubic and centred.
 
   Args:
     image: uint8 `[h, w, 3]`.
@@ -16,6 +40,8 @@ def fit_frame(
     width: columns of the result.
     pixel_aspect: width of a pixel of `image` over its height; the shape on
       display is what keeps its ratio.
+    fit: what becomes of another aspect ratio: "pad" adds black bars, "crop"
+      cuts the edges off, "stretch" changes the shape.
 
   Returns:
     uint8 `[height, width, 3]`.
@@ -23,21 +49,28 @@ def fit_frame(
   rows, columns = image.shape[0], image.shape[1] * pixel_aspect
   if pixel_aspect == 1.0 and (rows, columns) == (height, width):
     return np.ascontiguousarray(image)
-  scale = min(height / rows, width / columns)
-  inner = (max(1, round(rows * scale)), max(1, round(columns * scale)))
+  inner = inner_size(rows, columns, height, width, fit)
   resized = resize_bicubic(image, *inner)
   if inner == (height, width):
     return resized
+  if fit == "crop":
+    top, left = (inner[0] - height) // 2, (inner[1] - width) // 2
+    part = resized[top : top + height, left : left + width]
+    return np.ascontiguousarray(part)
   out = np.zeros((height, width, 3), np.uint8)
   top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
   out[top : top + inner[0], left : left + inner[1]] = resized
   return out
 
 
-def fit_video(video: np.ndarray, height: int, width: int) -> np.ndarray:
+def fit_video(
+  video: np.ndarray, height: int, width: int, fit: str = "pad"
+) -> np.ndarray:
   """`fit_frame` of every frame, `[F, h, w, 3]` -> `[F, height, width, 3]`."""
   if video.shape[1:3] != (height, width):
-    video = np.stack([fit_frame(frame, height, width) for frame in video])
+    video = np.stack(
+      [fit_frame(frame, height, width, fit=fit) for frame in video]
+    )
   return np.ascontiguousarray(video)
 
 

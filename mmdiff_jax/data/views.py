@@ -23,7 +23,7 @@ def _clip_view(
 ) -> Transform:
   """Whole clips, flipped at random in training."""
   del sr
-  _check_spec(source, AVSpec.from_config(data))
+  _check_spec(source, AVSpec.from_config(data), data.get("fit", "pad"))
   probability = data.flip_probability if train else 0.0
 
   def to_clip(clip: Clip, rng: np.random.Generator) -> Element:
@@ -130,18 +130,16 @@ class Degradation:
     return image
 
 
-def _check_spec(source: Source, wanted: AVSpec) -> None:
+def _check_spec(source: Source, wanted: AVSpec, fit: str) -> None:
   """Compares what is there with what the config asks for."""
   names = {"frames": "--clip_frames", "height": "--size", "width": "--size"}
-  differing = [
-    field.name
-    for field in dataclasses.fields(AVSpec)
-    if getattr(source.spec, field.name) != getattr(wanted, field.name)
-  ]
+  # Sources that are not prepared take both from the config.
+  has = dataclasses.asdict(source.spec) | {"fit": getattr(source, "fit", fit)}
+  asked = dataclasses.asdict(wanted) | {"fit": fit}
+  differing = [name for name in asked if has[name] != asked[name]]
   if differing:
     pairs = ", ".join(
-      f"{name} {getattr(source.spec, name)} (config: {getattr(wanted, name)})"
-      for name in differing
+      f"{name} {has[name]} (config: {asked[name]})" for name in differing
     )
     flags = sorted({names.get(name, f"--{name}") for name in differing})
     raise ValueError(

@@ -9,7 +9,6 @@ import hashlib
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import transforms
 from mmdiff_jax.data.container import MediaError
 from mmdiff_jax.data.sources import (
   ClipList,
@@ -18,6 +17,7 @@ from mmdiff_jax.data.sources import (
   SourceOptions,
   open_source,
 )
+from mmdiff_jax.evaluation.geometry import Geometry, frames_needed, resample
 
 
 def printable(name: str) -> str:
@@ -52,30 +52,32 @@ class ClipSet:
   def __init__(
     self,
     source: Source,
-    spec: AVSpec,
+    geometry: Geometry,
     split: str = "all",
     holdout_fraction: float = 0.0,
   ):
     """Lists the clips; see `ClipList` for the split.
 
     Raises:
-      ValueError: if the source does not fit the spec, or there is no clip.
+      ValueError: if the source's clips are too short, or there is no clip.
     """
-    for field in ("frames", "fps", "sample_rate"):
-      has, wanted = getattr(source.spec, field), getattr(spec, field)
-      if has != wanted:
-        raise ValueError(
-          f"{source.name} was prepared with {field}={has:g}, the evaluation "
-          f"wants {wanted:g}; prepare it so."
-        )
+    spec, has = geometry.spec, source.spec
+    step = frames_needed(has, spec)
+    if step > has.frames:
+      raise ValueError(
+        f"{source.name} was prepared as clips of {has.frames} frames at "
+        f"{has.fps:g} fps ({has.duration:g} s), the evaluation wants "
+        f"{spec.duration:g} s; prepare longer ones, or ask for less: "
+        "--config.data.frames."
+      )
     self.name, self.spec, self.split = printable(source.name), spec, split
-    self._source = source
+    self._source, self._geometry = source, geometry
     self.skipped = [(printable(v), why) for v, why in source.skipped] + [
-      (printable(video), f"{frames} of the {spec.frames} frames of a clip")
+      (printable(video), f"{frames} of the {has.frames} frames of a clip")
       for video, frames in source.videos.items()
-      if frames < spec.frames
+      if frames < has.frames
     ]
-    clips = ClipList(source, spec.frames, split, holdout_fraction)
+    clips = ClipList(source, step, split, holdout_fraction)
     self.ids = [ClipId(*clips.place(i)) for i in range(len(clips))]
     self.available = len(self.ids)
     if not self.ids:
@@ -125,6 +127,8 @@ class ClipSet:
     clip, spec = self.ids[index], self.spec
     content = self._source.digest(clip.source, clip.start)
     text = f"{content} {clip.start} {spec}"
+    if self._geometry.fit != "pad":
+      text += f" {self._geometry.fit}"
     return hashlib.sha256(text.encode()).hexdigest()
 
   def load(self, index: int, audio: bool = True) -> dict[str, np.ndarray]:
@@ -141,7 +145,7 @@ class ClipSet:
     Raises:
       ValueError: if the clip is damaged, or lacks audio that is needed.
     """
-    place, spec = self.ids[index], self.spec
+    place, has = self.ids[index], self._source.spec
     clip = self._source.clip(place.source, place.start)
     sound = clip.audio()
     if sound is None:
@@ -151,16 +155,15 @@ class ClipSet:
           "has no audio; ask for video metrics alone (--metrics=fvd,kvd), or "
           "leave it out",
         )
-      sound = np.zeros(spec.audio_shape, np.float32)
-    return {
-      "video": transforms.fit_video(clip.video(), spec.height, spec.width),
-      "audio": np.asarray(sound, np.float32).reshape(-1),
-    }
+      sound = np.zeros(has.audio_shape, np.float32)
+    sound = np.asarray(sound, np.float32).reshape(-1)
+    video, sound = resample(clip.video(), sound, has, self._geometry)
+    return {"video": video, "audio": sound}
 
 
 def open_clips(
   name: Name,
-  spec: AVSpec,
+  geometry: Geometry | AVSpec,
   *,
   split: str = "all",
   holdout_fraction: float = 0.0,
@@ -171,14 +174,19 @@ def open_clips(
 
   Args:
     name: of the source, or arrays; see `sources.open_source`.
-    spec: geometry of the clips.
+    geometry: of the clips.
     split: which videos; see `ClipList`.
     holdout_fraction: share of the videos that training holds out.
     tfds_dir: see `SourceOptions`.
     synthetic_clips: see `SourceOptions`.
 
   Raises:
-    ValueError: if there is no such thing, or it does not fit the spec.
+    ValueError: if there is no such thing, or its clips are too short.
   """
-  options = SourceOptions(spec, ("video",), tfds_dir, synthetic_clips)
-  return ClipSet(open_source(name, options), spec, split, holdout_fraction)
+  if isinstance(geometry, AVSpec):
+    geometry = Geometry(geometry)
+  options = SourceOptions(
+    geometry.spec, ("video",), tfds_dir, synthetic_clips, geometry.fit
+  )
+  source = open_source(name, options)
+  return ClipSet(source, geometry, split, holdout_fraction)

@@ -79,7 +79,7 @@ def compare(
   steps = _steps(list(fakes)) if curve else None
   if steps is not None:
     fakes = {name: fakes[name] for name in steps}
-  session = Session(Settings(**settings))
+  session = Session(Settings(**settings), {"real": real, **fakes})
   real_clips = session.open_real(real)
   clips = {name: session.open_fake(fake) for name, fake in fakes.items()}
   reference = session.embed(real_clips, session.needed, "real")

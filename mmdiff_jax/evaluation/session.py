@@ -2,10 +2,11 @@
 
 import dataclasses
 import importlib.metadata
+import logging
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +18,14 @@ from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.clip_sets import ClipSet, open_clips
 from mmdiff_jax.evaluation.features import FeatureStore, default_cache_dir
+from mmdiff_jax.evaluation.geometry import find_geometry
 from mmdiff_jax.evaluation.usable import leave_out_bad
 from mmdiff_jax.evaluation.weights import Embedder, Weights
 from mmdiff_jax.files import as_path, check_file
 from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = ("mmdiff-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "av")
 
@@ -39,7 +43,10 @@ class Settings:
       user's cache folder.
     seed: of the choice of clips, the shuffles and the error bars.
     num_clips: clips of each side, chosen at random where there are more.
-    spec: geometry at which both sides are read; None means the paper's.
+    spec: geometry at which all sides are read; None means that they say it
+      themselves, see `geometry.find_geometry`.
+    asked: fields of `AVSpec`, and "fit", to read them at instead of what they
+      say.
     split: which of the real videos to compare with: "train", "heldout" or
       "all"; None means those held out, or all where none are.
     holdout_fraction: share of the real videos that training held out.
@@ -60,6 +67,7 @@ class Settings:
   seed: int = 0
   num_clips: int = metric_table.PAPER_CLIPS
   spec: AVSpec | None = None
+  asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   split: str | None = None
   holdout_fraction: float = 0.0
   tfds_dir: str = ""
@@ -90,7 +98,7 @@ class Session:
 
   Attributes:
     settings: as given.
-    spec: geometry of all clips.
+    geometry: of all clips.
     chosen: metrics to compute.
     notes: what the report says of weights.
     needed: names of the features that they read.
@@ -98,10 +106,26 @@ class Session:
     embed: computes features.
   """
 
-  def __init__(self, settings: Settings, memorisation: bool = False):
-    """Looks for weights; loads those of the networks that are needed."""
+  def __init__(
+    self,
+    settings: Settings,
+    sides: Mapping[str, Name],
+    memorisation: bool = False,
+  ):
+    """Looks for weights; loads those of the networks that are needed.
+
+    Args:
+      settings: of the evaluation.
+      sides: all sets of clips by name, the real one first.
+      memorisation: whether copies of training clips will be looked for.
+    """
     self.settings = settings
-    self.spec = settings.spec or AVSpec()
+    asked = dict(settings.asked)
+    if settings.spec is not None:
+      asked = dataclasses.asdict(settings.spec) | asked
+    self.geometry = find_geometry(sides, asked, settings.tfds_dir)
+    for note in self.geometry.notes:
+      _log.info("%s", note)
     weights = Weights(settings.weights_dir)
     self.chosen, self.notes = weights.choose_metrics(
       settings.metrics, self.spec
@@ -120,6 +144,11 @@ class Session:
       networks,
       extractors.Setting(settings.protocol, self.spec.sample_rate),
     )
+
+  @property
+  def spec(self) -> AVSpec:
+    """Shape and rates of all clips."""
+    return self.geometry.spec
 
   def open_real(self, real: Name) -> ClipSet:
     """The real clips to compare with."""
@@ -142,7 +171,7 @@ class Session:
       read_listing(name)  # A damaged one is an error here.
     clips = open_clips(
       name,
-      self.spec,
+      self.geometry,
       split=split,
       holdout_fraction=settings.holdout_fraction,
       tfds_dir=settings.tfds_dir,
@@ -164,6 +193,8 @@ class Session:
       "protocol": settings.protocol,
       "seed": settings.seed,
       "spec": vars(self.spec) | {"duration": self.spec.duration},
+      "fit": self.geometry.fit,
+      "resampled": list(self.geometry.notes),
       "notes": self.notes,
       "holdout_fraction": settings.holdout_fraction,
       "weights": {k: n.info for k, n in self.embed.networks.items()},

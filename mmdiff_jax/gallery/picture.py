@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WIDTH = 1024
 _MAX_FRAMES = 16
+# CSS pixels of a row of frames on a page, and of one of its frames at most.
+_SHOWN, _THUMBNAIL = 512, 128
 _WAVE_HEIGHT, _MEL_HEIGHT, _GAP = 72, 128, 4
 _BACKGROUND, _WAVE, _AXIS = (16, 16, 20), (120, 190, 255), (60, 60, 70)
 SEEN, HEARD = (64, 224, 208), (255, 190, 60)
@@ -39,6 +41,8 @@ def render_clip(
   width: int = WIDTH,
   events: tuple[np.ndarray, np.ndarray] | None = None,
   duration: float | None = None,
+  slots: int | None = None,
+  scale: int = 1,
 ) -> "Image.Image":
   """Draws a clip; each stream may be absent.
 
@@ -49,6 +53,8 @@ def render_clip(
     width: of the picture in pixels.
     events: times in seconds to mark on the frames and on the sound.
     duration: of the clip in seconds; needed with events.
+    slots: how many frames are shown; by default up to 16.
+    scale: of the heights of waveform and spectrogram.
 
   Raises:
     ValueError: if both streams are absent, or a rate.
@@ -57,13 +63,14 @@ def render_clip(
 
   rows, kinds = [], []
   if video is not None:
-    rows.append(frames_strip(video, width))
+    rows.append(frames_strip(video, width, slots))
     kinds.append(0)
   if audio is not None and len(audio):
-    rows.append(waveform(audio, width))
+    rows.append(waveform(audio, width, scale * _WAVE_HEIGHT))
     if sample_rate is None:
       raise ValueError("render_clip needs the sample_rate of the audio.")
-    rows.append(mel_spectrogram(audio, sample_rate, width))
+    height = scale * _MEL_HEIGHT
+    rows.append(mel_spectrogram(audio, sample_rate, width, height))
     kinds += [1, 1]
   if not rows:
     raise ValueError("render_clip needs video or audio, got neither.")
@@ -77,25 +84,49 @@ def render_clip(
   return Image.fromarray(np.concatenate(stacked))
 
 
-def strip_share(video: np.ndarray | None, has_audio: bool) -> float:
-  """Part of the picture's height that the frames take (0 to 1)."""
+def strip_slots(video: np.ndarray | None) -> int:
+  """How many frames stand side by side in `strip_width` pixels."""
+  if video is None:
+    return 1
+  return max(1, min(len(video), _MAX_FRAMES, _SHOWN // _thumbnail(video)))
+
+
+def strip_width(video: np.ndarray | None) -> int:
+  """Width of a row of frames at a whole multiple of their size.
+
+  Frames beyond 128 pixels have a whole part of their size.
+  """
+  if video is None:
+    return _SHOWN
+  row = strip_slots(video) * _thumbnail(video)
+  return row * max(1, _SHOWN // row)
+
+
+def _thumbnail(video: np.ndarray) -> int:
+  width = video.shape[2]
+  return max(1, width // -(-width // _THUMBNAIL))
+
+
+def strip_share(video: np.ndarray | None, picture: "Image.Image") -> float:
+  """Part of the height of a clip's picture that the frames take (0 to 1)."""
   if video is None:
     return 0.0
-  strip = _slot_height(video, WIDTH)
-  return strip / (strip + has_audio * (2 * _GAP + _WAVE_HEIGHT + _MEL_HEIGHT))
+  slots = strip_slots(video)
+  return _slot_height(video, picture.width, slots) / picture.height
 
 
-def _slot_height(video: np.ndarray, width: int) -> int:
-  slots = min(len(video), _MAX_FRAMES)
+def _slot_height(video: np.ndarray, width: int, slots: int) -> int:
   return max(1, round(width / slots * video.shape[1] / video.shape[2]))
 
 
-def frames_strip(video: np.ndarray, width: int = WIDTH) -> np.ndarray:
+def frames_strip(
+  video: np.ndarray, width: int = WIDTH, slots: int | None = None
+) -> np.ndarray:
   """Frames side by side, each over its time span: `[h, width, 3]` uint8."""
   from PIL import Image
 
-  slots = min(len(video), _MAX_FRAMES)
-  height = _slot_height(video, width)
+  slots = slots or min(len(video), _MAX_FRAMES)
+  height = _slot_height(video, width, slots)
   edges = np.linspace(0, width, slots + 1).round().astype(int)
   shown = ((np.arange(slots) + 0.5) * len(video) / slots).astype(int)
   strip = np.zeros((height, width, 3), np.uint8)

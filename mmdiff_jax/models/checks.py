@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdiff_jax.av import AVSpec
 from mmdiff_jax.models import attention, ops
 from mmdiff_jax.models.group_norm import GROUPS
 
@@ -177,8 +178,31 @@ def check_size(model: Any, height: int, width: int) -> None:
     raise ValueError(
       f"Frames of {height}x{width} pixels cannot be halved "
       f"{len(model.channel_mult) - 1} times: height and width must be "
-      f"multiples of {factor} (2^(levels-1) of model.channel_mult)."
+      f"multiples of {factor} (2^(levels-1) of model.channel_mult), such as "
+      f"{_nearest(height, factor)}x{_nearest(width, factor)}."
     )
+
+
+def _nearest(value: int, multiple: int) -> int:
+  return max(1, round(value / multiple)) * multiple
+
+
+def check_rate(model: Any, spec: AVSpec) -> None:
+  """Checks that the audio of a clip survives the down-sampling, by 4 a level.
+
+  Raises:
+    ValueError: naming the nearest sample rates that work.
+  """
+  multiple = 4 ** (len(model.channel_mult) - 1)
+  if spec.audio_length % multiple == 0:
+    return
+  rates = " and ".join(map(str, spec.nearest_rates(multiple)))
+  raise ValueError(
+    f"data.sample_rate={spec.sample_rate}: a clip of {spec.frames} frames at "
+    f"{spec.fps:g} fps has {spec.audio_length} audio samples, which must be a "
+    f"multiple of {multiple} (4^(levels-1) of model.channel_mult). The nearest "
+    f"rates that work: {rates or 'none'}; or take other frames or fewer levels."
+  )
 
 
 def check_clip(

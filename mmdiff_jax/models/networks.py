@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.models import attention
+from mmdiff_jax.models import attention, checks
 from mmdiff_jax.models.av_unet import AVUNet
 from mmdiff_jax.models.initial import init_in_one_draw
 from mmdiff_jax.models.sr_unet import SRUNet
@@ -174,6 +174,7 @@ class JointNetwork(_UNet):
   def inputs(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
     """Clips of the geometry of `config.data`."""
     spec = AVSpec.from_config(config.data)
+    checks.check_rate(self.module, spec)
     return self._inputs(spec.video_shape, spec.audio_shape)
 
   def smallest_inputs(self) -> tuple[Leaves, Leaves]:

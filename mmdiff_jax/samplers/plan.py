@@ -7,6 +7,7 @@ which differentiates through whole steps, nests the calls within their step.
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,6 +46,29 @@ class Plan(NamedTuple):
   num_steps: int
   calls: Callable[[int, int], list[Call]]
   final: Call | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+  """The steps of one run, ready to be made.
+
+  Attributes:
+    count: their number.
+    nfe: network calls of all of them.
+    ends: of the table, the rows that end a step of the solver.
+    table: what each of them needs, stacked.
+    start: the state before the first one.
+    make: makes one; also returns what a trajectory keeps.
+    finish: what becomes of x after the last one.
+  """
+
+  count: int
+  nfe: int
+  ends: np.ndarray
+  table: Call
+  start: State
+  make: Callable[[State, Call], tuple[State, Tree]]
+  finish: Callable[[Tree], Tree]
 
 
 class PlannedSampler(abc.ABC):
@@ -110,9 +134,79 @@ class PlannedSampler(abc.ABC):
     Raises:
       ValueError: if the condition or the rng does not fit x_init.
     """
+    steps = self._steps(
+      denoise_fn, schedule, x_init, rng, condition, noise_fn=noise_fn
+    )
+    (x, _), trajectory = jax.lax.scan(steps.make, steps.start, steps.table)
+    x = steps.finish(x)
+    if self.keep_trajectory:
+      ends = steps.ends
+      return x, steps.nfe, jax.tree.map(lambda leaf: leaf[ends], trajectory)
+    return x, steps.nfe
+
+  def start(self, x_init: Tree) -> State:
+    """The state before the first step, for `part`."""
+    return x_init, self.init(x_init)
+
+  def count(
+    self, schedule: Schedule, condition: Condition | None
+  ) -> tuple[int, int]:
+    """Numbers of steps, as `part` counts them, and of network calls."""
+    plan = self.plan(self.respace(schedule))
+    steps = plan_steps(plan, condition.resampling if condition else None)
+    calls = sum(map(len, steps))
+    guided = condition is not None and condition.method == "gradient"
+    return len(steps) if guided else calls, calls
+
+  def part(
+    self,
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    state: State,
+    rng: Rng,
+    condition: Condition | None,
+    first: jax.Array,
+    stop: jax.Array,
+  ) -> State:
+    """Makes some of the steps of a run.
+
+    Part after part from `start` on is the same as a run in one piece, and one
+    compiled program makes any of them.
+
+    Args:
+      denoise_fn: as for a run.
+      schedule: as for a run.
+      state: of the part before, or `start`.
+      rng: as for a run.
+      condition: as for a run.
+      first: number of the first step, which may be traced.
+      stop: number of the step after the last one; after the run's last one x
+        is the result.
+    """
+    steps = self._steps(denoise_fn, schedule, state[0], rng, condition)
+
+    def body(index: jax.Array, state: State) -> State:
+      call = jax.tree.map(lambda leaf: leaf[index], steps.table)
+      return steps.make(state, call)[0]
+
+    x, memory = jax.lax.fori_loop(first, stop, body, state)
+    x = jax.lax.cond(stop == steps.count, steps.finish, lambda x: x, x)
+    return x, memory
+
+  def _steps(
+    self,
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    x_init: Tree,
+    rng: Rng,
+    condition: Condition | None,
+    *,
+    noise_fn: NoiseFn | None = None,
+  ) -> Steps:
+    """Lists the steps of a run."""
     problem, x_init = Problem.create(denoise_fn, x_init, rng, condition)
     schedule = self.respace(schedule)
-    steps = plan_steps(self.plan(schedule), problem)
+    steps = plan_steps(self.plan(schedule), problem.resampling)
     nfe = sum(map(len, steps))
     ends = np.cumsum([len(calls) for calls in steps]) - 1
     guidance = problem.guidance
@@ -145,23 +239,26 @@ class PlannedSampler(abc.ABC):
         state = advance(one_call, state, calls)
       return state, state[0] if self.keep_trajectory else None
 
-    table = stack_calls(steps, jax.tree.leaves(x_init)[0].dtype)
-    (x, _), trajectory = jax.lax.scan(
-      one_step, (x_init, self.init(x_init)), table
+    return Steps(
+      count=len(steps),
+      nfe=nfe,
+      ends=ends,
+      table=stack_calls(steps, jax.tree.leaves(x_init)[0].dtype),
+      start=self.start(x_init),
+      make=one_step,
+      finish=problem.finish,
     )
-    x = problem.finish(x)
-    if self.keep_trajectory:
-      return x, nfe, jax.tree.map(lambda leaf: leaf[ends], trajectory)
-    return x, nfe
 
 
-def plan_steps(plan: Plan, problem: Problem) -> list[list[Call]]:
+def plan_steps(
+  plan: Plan, resampling: tuple[int, int] | None
+) -> list[list[Call]]:
   """Lists the calls of every step, with resampling's repeats, numbered.
 
   Resampling runs each stretch of `resample_jump` steps `resample_repeats`
   times and noises x back to the stretch's start in between.
   """
-  repeats, jump = problem.resampling or (1, plan.num_steps)
+  repeats, jump = resampling or (1, plan.num_steps)
   steps: list[list[Call]] = []
   depth = 0
   for start in range(0, plan.num_steps, jump):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from mmdiff_jax.av import AVSpec, unit_to_uint8
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling.extend import extend
 from mmdiff_jax.sampling.given import Job
-from mmdiff_jax.sampling.sample_fn import make_sample_fn
+from mmdiff_jax.sampling.stepwise import WatchedSampler
 from mmdiff_jax.task import Task
 
 # What an option of `Condition` is called in `config.sample`, where it differs.
@@ -84,6 +84,12 @@ class Lengths:
       )
     return cls(total, frames)
 
+  def pieces(self, frames: int) -> int:
+    """Pieces of `frames` frames that make up a sample."""
+    if self.overlap is None or self.total == frames:
+      return 1
+    return 1 + -(-(self.total - frames) // (frames - self.overlap))
+
   def known(self, condition: str) -> int:
     """Frames of what a condition gives."""
     if condition == "continue" and self.overlap is not None:
@@ -110,6 +116,7 @@ class ClipSampler:
     mesh: Mesh,
     seed: int,
     cond: Mapping[str, Any] | None = None,
+    force: bool = False,
   ):
     """Prepares the sampler.
 
@@ -121,6 +128,7 @@ class ClipSampler:
       mesh: devices that share a batch.
       seed: of all samples.
       cond: given inputs of the network, the same for all samples.
+      force: see `WatchedSampler`.
 
     Raises:
       ValueError: for options of sampler or conditioning that do not fit
@@ -134,7 +142,7 @@ class ClipSampler:
     self._batch_size = settings.batch_size
     self._options = condition_options(settings)
     self._split = sharding.batch_sharded(mesh)
-    self._sample = make_sample_fn(task, settings, mesh)
+    self._sample = WatchedSampler(task, settings, mesh, force)
     self._params = params
     self._rng = jax.random.key(seed)
     self._cond = {
@@ -147,12 +155,30 @@ class ClipSampler:
       for name, value in (cond or {}).items()
     }
 
-  def __call__(self, jobs: Sequence[Job]) -> tuple[np.ndarray, np.ndarray]:
+  def count_steps(self, given: bool) -> int | None:
+    """Steps of the sampler per batch; None where it chooses them itself.
+
+    Args:
+      given: whether a source gives something.
+    """
+    condition = Condition({}, **self._options)
+    first = self._sample.count(condition if given else None)
+    others = self._sample.count(condition)
+    if first is None or others is None:
+      return None
+    return first + (self._lengths.pieces(self._spec.frames) - 1) * others
+
+  def __call__(
+    self,
+    jobs: Sequence[Job],
+    watch: Callable[[int], Any] = lambda steps: None,
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Samples a batch.
 
     Args:
       jobs: at most `config.sample.batch_size`, all with the same kind of
         source or all without.
+      watch: is told of the sampler's steps as they are made.
 
     Returns:
       uint8 video `[N, F, H, W, 3]` and float32 audio `[N, L, 1]` in [-1, 1];
@@ -171,9 +197,9 @@ class ClipSampler:
       rng = jax.random.fold_in(self._rng, number)
       condition = self._condition(given, start, before)
       x, nfe = self._sample(
-        self._params, rng, indices, condition, cond=self._cond
+        self._params, rng, indices, condition, self._cond, watch
       )
-      evaluations += int(np.max(jax.device_get(nfe)))
+      evaluations += nfe
       return jax.device_get(x)
 
     pieces: Iterable[dict[str, np.ndarray]]

@@ -1,5 +1,6 @@
 """From checkpoints to media files: sampling, conditioning, the cascade."""
 
+import dataclasses
 import hashlib
 import logging
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax import checkpoint, samplers, sharding
 from mmdiff_jax.checksums import CHECKSUMS
 from mmdiff_jax.files import check_directory, file_size, list_files
 from mmdiff_jax.locks import locked
@@ -25,7 +26,10 @@ from mmdiff_jax.sampling.clip_sampler import (
 )
 from mmdiff_jax.sampling.folder import SampleFolder, check_formats
 from mmdiff_jax.sampling.given import Job, Source, load_sources, make_jobs
-from mmdiff_jax.sampling.sample_fn import make_configured_sampler
+from mmdiff_jax.sampling.sample_fn import (
+  inherit_sampler,
+  make_configured_sampler,
+)
 from mmdiff_jax.sampling.upscale import Upscaler, load_sampling_params
 from mmdiff_jax.task import Task, make_task
 
@@ -56,6 +60,8 @@ def sample(
   overlap: float | None = None,
   cond: Mapping[str, Any] | None = None,
   sr_checkpoint: str | None = None,
+  asked: Mapping[str, Any] | None = None,
+  force: bool = False,
 ) -> dict[str, Any]:
   """Generates samples and writes them to `output`.
 
@@ -79,6 +85,9 @@ def sample(
     cond: given inputs of the network by name, such as `{"label": 3}`; what is
       left out is not given.
     sr_checkpoint: a super-resolution checkpoint to upsample with.
+    asked: keys of `config.sample` that go before the checkpoint's own sampler;
+      None takes the section as it is.
+    force: start programs that seem too large for the memory, too.
 
   Returns:
     The statistics that `samples.json` records.
@@ -90,53 +99,70 @@ def sample(
     FileNotFoundError: for a missing checkpoint.
     NotADirectoryError: if `output` is a file.
     locks.InUseError: if another process writes to `output`.
+    memory.DoesNotFitError: if the sampler needs more memory than there is.
   """
   check_directory(output)
   check_formats(formats)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   directory = checkpoint.find_checkpoint(checkpoint_path)
-  task = _load_task(directory, mesh)
+  run, task = _load_task(directory, mesh)
   lengths = Lengths.of(task.spec, condition, duration, overlap)
-  _check_effect(config.sample, condition is None and duration is None)
-  _check_cond(task, config.sample, cond or {})
-  make_configured_sampler(task, config.sample)  # Fails before the work.
+  nothing_known = condition is None and duration is None
+  settings = config.sample
+  if asked is not None:
+    settings = _own_sampler(run.sample, settings, asked, nothing_known, cond)
+  _check_effect(settings, nothing_known)
+  _check_cond(task, settings, cond or {})
+  make_configured_sampler(task, settings)  # Fails before the work.
+  fit = run.data.get("fit", "pad")
   jobs = make_jobs(
-    num_samples, _open_sources(condition, source, task, lengths, config.data)
+    num_samples,
+    _open_sources(condition, source, task, lengths, config.data, fit),
   )
   upscaler = None
-  settings = {
+  made_by = {
     "checkpoint_fingerprint": _fingerprint(directory),
     "seed": seed,
     "condition": condition,
     "frames": lengths.total,
     "overlap_frames": lengths.overlap,
-    "sample": _without_batch_size(config.sample),
+    "sample": _without_batch_size(settings),
   }
   if cond:
-    settings["cond"] = {k: np.asarray(v).tolist() for k, v in cond.items()}
+    made_by["cond"] = {k: np.asarray(v).tolist() for k, v in cond.items()}
   # The samples do not depend on these.
   information = {
     "checkpoint": str(directory),
-    "batch_size": config.sample.batch_size,
+    "batch_size": settings.batch_size,
+    # By which the evaluation reads them.
+    "geometry": dataclasses.asdict(
+      dataclasses.replace(task.spec, frames=lengths.total)
+    )
+    | {"fit": fit},
   }
   if sr_checkpoint:
     sr_directory = checkpoint.find_checkpoint(sr_checkpoint)
     upscaler = Upscaler(sr_directory, config, mesh, seed)
     upscaler.check_size(task.spec.height, task.spec.width)
-    settings |= {
+    made_by |= {
       "sr_checkpoint_fingerprint": _fingerprint(sr_directory),
       "sr_share_noise": config.sr.share_noise,
       "sr_sample": checkpoint.config_to_json(config.sr.sample),
     }
     information["sr_checkpoint"] = str(sr_directory)
   with locked(output):
-    folder = SampleFolder(output, task.spec, formats, settings, information)
+    folder = SampleFolder(output, task.spec, formats, made_by, information)
     todo = [job for job in jobs if not folder.done(job.name, _identity(job))]
     if len(todo) < len(jobs):
       _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
     params = load_sampling_params(task, directory, mesh)
-    clips = ClipSampler(task, config.sample, lengths, params, mesh, seed, cond)
-    return _generate(todo, config.sample.batch_size, clips, folder, upscaler)
+    clips = ClipSampler(
+      task, settings, lengths, params, mesh, seed, cond, force
+    )
+    if todo:
+      _log.info("%s", _describe(settings, clips, condition))
+      _log.info("Compiling it (the first time takes a minute or two).")
+    return _generate(todo, settings.batch_size, clips, folder, upscaler)
 
 
 def _generate(
@@ -148,23 +174,75 @@ def _generate(
 ) -> dict[str, Any]:
   """Makes and writes samples batch by batch; returns the run's statistics."""
   clock = _Clock()
-  with progress_bar(len(jobs), "sample") as progress:
+  steps = clips.count_steps(bool(jobs) and jobs[0].source is not None)
+  total, done = -(-len(jobs) // batch_size), 0
+  # Where a sampler chooses its steps, batches are all there is to count.
+  bar = progress_bar(total * (steps or 1), "step" if steps else "batch")
+  with bar as progress:
     for batch in _batches(jobs, batch_size):
-      video, audio = clips(batch)
+      progress.set_postfix_str(f"{done} of {len(jobs)} samples", refresh=False)
+      if steps:
+        video, audio = clips(batch, progress.update)
+      else:
+        video, audio = clips(batch)
+        progress.update()
       _write(folder, batch, video, audio, upscaler)
       clock.count(clips.nfe)
-      progress.update(len(batch))
-      progress.set_postfix_str(
-        f"{clock.steps_per_second:.2f} steps/s", refresh=False
-      )
+      done += len(batch)
       folder.write_index(clock.statistics(clips.nfe, upscaler))
   if jobs:
     folder.write_grid()
   return clock.statistics(clips.nfe, upscaler)
 
 
-def _load_task(directory: pathlib.Path, mesh: Mesh) -> Task:
-  """The task of a checkpoint, if it makes clips."""
+def _own_sampler(
+  trained: ConfigDict,
+  settings: ConfigDict,
+  asked: Mapping[str, Any],
+  nothing_known: bool,
+  cond: Mapping[str, Any] | None,
+) -> ConfigDict:
+  """The section `sample` of a checkpoint under what is asked for.
+
+  What the checkpoint says of conditions and guidance counts where there is
+  something that it applies to.
+  """
+  merged = settings.copy_and_resolve_references()
+  names = ["batch_size"]
+  names += [] if nothing_known else list(_NOTHING_KNOWN)
+  names += ["cfg_scale"] if cond else []
+  with merged.unlocked():
+    merged.update(inherit_sampler(trained, asked))
+    merged.update(
+      {name: trained[name] for name in names if name in trained}
+      | {k: v for k, v in asked.items() if k not in samplers.OPTIONS}
+    )
+  return merged
+
+
+def _describe(
+  settings: ConfigDict, clips: ClipSampler, condition: str | None
+) -> str:
+  """Sampler, steps, batch and guidance in a line."""
+  name = " ".join(filter(None, [settings.sampler, settings.method]))
+  if settings.order:
+    name += f" of order {settings.order}"
+  steps = clips.count_steps(condition is not None)
+  guidance = []
+  if settings.cfg_scale is not None:
+    guidance.append(f"classifier-free, scale {settings.cfg_scale:g}")
+  if settings.condition_method != "replacement":
+    guidance.append(settings.condition_method)
+    if settings.guidance_scale is not None:
+      guidance[-1] += f", scale {settings.guidance_scale:g}"
+  return (
+    f"Sampler: {name}, {steps or 'as many as needed'} steps, batches of "
+    f"{settings.batch_size}, guidance: {'; '.join(guidance) or 'none'}."
+  )
+
+
+def _load_task(directory: pathlib.Path, mesh: Mesh) -> tuple[ConfigDict, Task]:
+  """Configuration and task of a checkpoint, if it makes clips."""
   run = checkpoint.load_config(directory)
   task = make_task(run, mesh)
   if task.x.keys() != {"video", "audio"}:
@@ -173,7 +251,7 @@ def _load_task(directory: pathlib.Path, mesh: Mesh) -> Task:
       f"{', '.join(task.x)}; give a model of video and audio here, and one of "
       "super-resolution as --sr_checkpoint."
     )
-  return task
+  return run, task
 
 
 def _open_sources(
@@ -182,6 +260,7 @@ def _open_sources(
   task: Task,
   lengths: Lengths,
   data: ConfigDict,
+  fit: str,
 ) -> list[Source] | None:
   """What is given, read and checked."""
   if condition is None:
@@ -197,6 +276,7 @@ def _open_sources(
     lengths.known(condition),
     tfds_dir=data.tfds_dir,
     synthetic_clips=data.synthetic_clips,
+    fit=fit,
   )
 
 

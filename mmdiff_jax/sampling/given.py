@@ -91,11 +91,12 @@ def load_sources(
   *,
   tfds_dir: str = "",
   synthetic_clips: int = 4096,
+  fit: str = "pad",
 ) -> list[Source]:
   """Reads the beginning of every video of a source as conditions.
 
   Documented repairs: frames are resampled to the model's rate and fitted to
-  its size (bicubic, black bars), sound is resampled and mixed to mono, what
+  its size (bicubic), sound is resampled and mixed to mono, what
   is longer than needed is cut at its end. Of several videos, those that
   cannot be used are left out with a warning.
 
@@ -106,6 +107,7 @@ def load_sources(
     known_frames: length of what is given, in frames.
     tfds_dir: see `data.sources.SourceOptions`.
     synthetic_clips: see `data.sources.SourceOptions`.
+    fit: as the model's data were fitted; see `container.FITS`.
 
   Returns:
     Sources, sorted by name.
@@ -119,6 +121,7 @@ def load_sources(
     CONDITIONS[condition],
     tfds_dir,
     synthetic_clips,
+    fit,
   )
   videos = data_sources.open_source(source, options)
   _check_rates(videos, spec, known_frames)
@@ -127,7 +130,9 @@ def load_sources(
   for video in sorted(videos.videos):
     try:
       name = _unique_name(video, names)
-      loaded.append(_load(condition, videos, video, name, spec, known_frames))
+      loaded.append(
+        _load(condition, videos, video, name, spec, known_frames, fit)
+      )
     except ValueError as error:
       if len(videos.videos) == 1:
         raise
@@ -173,12 +178,13 @@ def _load(
   name: str,
   spec: AVSpec,
   frames: int,
+  fit: str,
 ) -> Source:
   clip = videos.clip(video, 0)
   known = {}
   if "video" in CONDITIONS[condition]:
     pictures = clip.video()[:frames]
-    pictures = transforms.fit_video(pictures, spec.height, spec.width)
+    pictures = transforms.fit_video(pictures, spec.height, spec.width, fit)
     known["video"] = uint8_to_unit(pictures)
   if "audio" in CONDITIONS[condition]:
     sound = clip.audio()

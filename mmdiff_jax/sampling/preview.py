@@ -1,7 +1,7 @@
 """Samples of the averaged model, written while training."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,10 +14,11 @@ from mmdiff_jax import samplers, sharding
 from mmdiff_jax.av import unit_to_uint8
 from mmdiff_jax.data import media_writer
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
+from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.sampling.sr_preview import make_image_preview
 from mmdiff_jax.task import Task
 
-Preview = Callable[[Any, int], Mapping[str, float]]
+Preview = Callable[[Any, int], Shown]
 
 
 def make_preview(
@@ -27,8 +28,7 @@ def make_preview(
 
   The samples come from fixed seeds, so that the previews of a run show the
   same clips growing. Files land in `directory/<step>/`. The preview returns
-  the scalars that it measures: those of `make_image_preview` for images, none
-  for clips, which have no truth to compare with.
+  what it shows; of clips, which have no truth to compare with, no scalars.
 
   Args:
     task: what is sampled.
@@ -60,12 +60,12 @@ def _make_clip_preview(
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)
   spec = task.spec
 
-  def preview(params: Any, step: int) -> Mapping[str, float]:
+  def preview(params: Any, step: int) -> Shown:
     indices = jax.device_put(jnp.arange(count), sharding.batch_sharded(mesh))
     x, _ = sample(params, rng, indices)
     x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
     if jax.process_index() != 0:
-      return {}
+      return Shown()
     folder = directory / f"{step:08d}"
     video = unit_to_uint8(x["video"])
     audio = np.clip(x["audio"], -1.0, 1.0)
@@ -80,6 +80,19 @@ def _make_clip_preview(
     media_writer.write_gif_grid(
       folder / "grid.gif", video[:wanted], fps=spec.fps
     )
-    return {}
+    # Late: only previews need what draws them.
+    from mmdiff_jax.gallery.picture import render_clip
+
+    # TensorBoard shows one kind of value by a name.
+    return Shown(
+      pictures={
+        f"preview/sample_{i:02d}": np.asarray(
+          render_clip(video[i], audio[i], spec.sample_rate)
+        )
+        for i in range(wanted)
+      },
+      sounds={f"sound/sample_{i:02d}": audio[i] for i in range(wanted)},
+      sample_rate=spec.sample_rate,
+    )
 
   return preview

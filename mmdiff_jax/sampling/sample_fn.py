@@ -1,11 +1,14 @@
 """A task and a sampler as one jitted function of seeds."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import samplers, sharding
-from mmdiff_jax.samplers.base import Sampler
+from mmdiff_jax.samplers.base import DenoiseFn, Sampler
 from mmdiff_jax.task import Task
 
 # A jitted function, which can be traced and lowered too.
@@ -28,6 +31,39 @@ def make_configured_sampler(task: Task, settings: ConfigDict) -> Sampler:
   # Not only when the first samples are asked for: fails for impossible steps.
   sampler.respace(task.schedule)
   return sampler
+
+
+def inherit_sampler(
+  trained: ConfigDict, asked: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The sampler of a checkpoint under what is asked for.
+
+  With another sampler the checkpoint's options go: they belong to its own.
+
+  Args:
+    trained: the section `sample` of the checkpoint's configuration.
+    asked: keys like those of `trained`; None unsets an option.
+
+  Returns:
+    "sampler" and all options of samplers, None where they are not set.
+  """
+  name = asked.get("sampler") or trained.sampler
+  same = name == trained.sampler
+  options = {
+    option: asked.get(option, trained.get(option) if same else None)
+    for option in samplers.OPTIONS
+  }
+  return {"sampler": name} | options
+
+
+def denoiser(
+  task: Task, settings: ConfigDict, mesh: Mesh, params: Any, cond: Any
+) -> DenoiseFn:
+  """The network as samplers call it, guided where the settings say so."""
+  params = sharding.gathered(mesh, params)
+  if settings.cfg_scale is None:
+    return task.denoise_fn(params, cond)
+  return task.guided_denoise_fn(params, cond or {}, settings.cfg_scale)
 
 
 def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
@@ -55,18 +91,13 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
   sampler = make_configured_sampler(task, settings)
   shapes = {name: leaf.shape for name, leaf in task.x.items()}
   split = sharding.batch_sharded(mesh)
-  scale = settings.cfg_scale
 
   def sample(params, rng, indices, condition=None, cond=None):
-    params = sharding.gathered(mesh, params)
     rngs = samplers.make_rng(rng, indices)
     x_init = jax.lax.with_sharding_constraint(
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split
     )
-    if scale is None:
-      denoise_fn = task.denoise_fn(params, cond)
-    else:
-      denoise_fn = task.guided_denoise_fn(params, cond or {}, scale)
+    denoise_fn = denoiser(task, settings, mesh, params, cond)
     return sampler(denoise_fn, task.schedule, x_init, rngs, condition)
 
   return jax.jit(sample)

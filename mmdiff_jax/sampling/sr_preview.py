@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from mmdiff_jax import sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import image_quality, media_writer, transforms
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
+from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.task import Task
 
 
@@ -24,7 +25,7 @@ def make_image_preview(
   config: ConfigDict,
   mesh: Mesh,
   directory: pathlib.Path,
-) -> Callable[[Any, int], Mapping[str, float]]:
+) -> Callable[[Any, int], Shown]:
   """Returns `preview(params, step)`, which upsamples held-out images.
 
   The images are `config.train.preview_samples` crops of the held-out videos
@@ -40,8 +41,8 @@ def make_image_preview(
     directory: receives a folder per preview.
 
   Returns:
-    A function to the scalars `psnr` (dB) and `sharpness` (of the truth's), and
-    the same of bicubic upsampling with the suffix `_bicubic`.
+    A function to the pictures and the scalars `psnr` (dB) and `sharpness` (of
+    the truth's), and the same of bicubic upsampling with suffix `_bicubic`.
   """
   wanted = config.train.preview_samples
   count = -(-wanted // mesh.size) * mesh.size
@@ -52,7 +53,7 @@ def make_image_preview(
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)
   split = sharding.batch_sharded(mesh)
 
-  def preview(params: Any, step: int) -> Mapping[str, float]:
+  def preview(params: Any, step: int) -> Shown:
     x, _ = sample(
       params,
       rng,
@@ -61,12 +62,17 @@ def make_image_preview(
     )
     x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
     ours = unit_to_uint8(x["image"])
+    pictures = {
+      f"preview/sample_{i:02d}": side_by_side(
+        low[i], bicubic[i], ours[i], truth[i]
+      )
+      for i in range(wanted)
+    }
     if jax.process_index() == 0:
       folder = directory / f"{step:08d}"
-      for i in range(wanted):
-        panels = side_by_side(low[i], bicubic[i], ours[i], truth[i])
-        media_writer.write_png(folder / f"sample_{i:02d}.png", panels)
-    return {
+      for name, panels in pictures.items():
+        media_writer.write_png(folder / f"{name.split('/')[1]}.png", panels)
+    scalars = {
       name + suffix: measure(images[:wanted], truth[:wanted])
       for name, measure in (
         ("psnr", image_quality.psnr),
@@ -74,6 +80,7 @@ def make_image_preview(
       )
       for suffix, images in (("", ours), ("_bicubic", bicubic))
     }
+    return Shown(scalars, pictures)
 
   return preview
 

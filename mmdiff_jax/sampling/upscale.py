@@ -11,13 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, samplers, sharding
+from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.files import as_path, check_directory, local_copy
 from mmdiff_jax.leftovers import remove_leftovers
 from mmdiff_jax.sampling.sample_fn import (
   SampleFn,
+  inherit_sampler,
   make_configured_sampler,
   make_sample_fn,
 )
@@ -206,22 +208,14 @@ def _merge_sampler(trained: ConfigDict, run: ConfigDict) -> ConfigDict:
         f"config.sr.sample.{name}={run[name]} has no effect on single frames; "
         "leave it out."
       )
-  same = run.sampler in (None, trained.sampler)
-  merged = ConfigDict(
-    {"sampler": run.sampler or trained.sampler, "cfg_scale": None}
-  )
-  for name in samplers.OPTIONS:
-    value = run[name]
-    if value is None and same:
-      value = trained.get(name)
-    merged[name] = value
-  return merged
+  asked = {name: value for name, value in run.items() if value is not None}
+  return ConfigDict(inherit_sampler(trained, asked) | {"cfg_scale": None})
 
 
 def upscale(
   config: ConfigDict, *, sr_checkpoint: str, source: str, output: str, seed: int
-) -> pathlib.Path:
-  """Upsamples a video file and keeps its sound.
+) -> list[pathlib.Path]:
+  """Upsamples a video file, or all of a folder, and keeps their sound.
 
   Frames are taken at the file's own size. Frame rate and sound stay those of
   the file (the sound is encoded anew; more than two channels become one).
@@ -229,22 +223,67 @@ def upscale(
   Args:
     config: its sections `sr` and `mesh` apply.
     sr_checkpoint: a super-resolution checkpoint.
-    source: a video file.
-    output: folder that receives `<name>_<height>.mp4`.
-    seed: of the noise.
+    source: a video file, or a folder that is searched with those below it.
+      There, what cannot be upsampled is left out with a warning.
+    output: folder that receives `<name>_<height>.mp4` of each, in folders as
+      those of `source`.
+    seed: of the noise, which is the same for every file: alone or in a
+      folder, a video comes out the same.
 
   Returns:
-    The path of the mp4.
+    The paths of the mp4 files.
 
   Raises:
     ValueError: if the file cannot be read, or has frames of a size that the
-      network cannot take.
+      network cannot take; for a folder, if that is so of all its files, or
+      two of them would be written to one place.
     NotADirectoryError: if `output` is a file.
   """
   check_directory(output)
+  videos = _find_videos(source)
   remove_leftovers(output)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
+  if videos is None:
+    stem = pathlib.Path(source).stem
+    return [_upscale_file(upscaler, source, as_path(output) / stem)]
+  paths = []
+  for name, path in videos.items():
+    try:
+      target = as_path(output) / name.rpartition(".")[0]
+      paths.append(_upscale_file(upscaler, path, target))
+    except ValueError as error:
+      _log.warning("Left out: %s", error)
+  if not paths:
+    raise ValueError(f"--source={source}: none of its videos can be upsampled.")
+  return paths
+
+
+def _find_videos(source: str) -> dict[str, str] | None:
+  """The videos of a folder by name, or None if it is a file."""
+  if not as_path(source).is_dir():
+    return None
+  named, left_out = find_media(source)
+  for name, reason in left_out:
+    _log.warning("Left out: %s: %s.", name, reason)
+  if not named:
+    raise ValueError(f"--source={source}: no video below it.")
+  taken: dict[str, str] = {}
+  for name, _ in named:
+    stem = name.rpartition(".")[0]
+    if stem in taken:
+      raise ValueError(
+        f"--source={source}: {taken[stem]} and {name} would have the same name "
+        "as mp4; rename one of them."
+      )
+    taken[stem] = name
+  return dict(named)
+
+
+def _upscale_file(
+  upscaler: Upscaler, source: str, target: pathlib.Path
+) -> pathlib.Path:
+  """Writes the large video to `target`, to whose name its height is added."""
   with local_copy(source) as file:
     clip = media.read_media(file, channels="all")
   audio = clip.audio
@@ -252,8 +291,7 @@ def upscale(
     _log.warning("%s: %d channels become one.", source, audio.shape[1])
     audio = audio.mean(axis=1, keepdims=True)
   large = upscaler(clip.video, 0)
-  name = f"{pathlib.Path(source).stem}_{large.shape[1]}.mp4"
-  path = as_path(output) / name
+  path = target.parent / f"{target.name}_{large.shape[1]}.mp4"
   media_writer.write_mp4(
     path, large, audio, fps=clip.fps, sample_rate=clip.sample_rate
   )

@@ -59,9 +59,12 @@ def two_way(
     variances.append(_variance(sums, statistic, draws, rng))
     clusters.append(len(number))
   by_rater, by_source, by_vote = variances
-  # A cluster's own part cannot be negative; estimates of it can.
-  variance = by_vote + np.maximum(by_rater - by_vote, 0)
-  variance = variance + np.maximum(by_source - by_vote, 0)
+  # A part may well be negative (versions of a source that rise and fall
+  # together make differences surer); estimates of few clusters can leave
+  # nothing at all, which the least of the three prevents.
+  variance = np.maximum(
+    by_rater + by_source - by_vote, np.minimum.reduce(variances)
+  )
   return value, np.sqrt(variance), max(1, min(clusters) - 1)
 
 

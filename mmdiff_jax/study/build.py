@@ -6,19 +6,27 @@ import os
 import pathlib
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.files import check_directory, file_sha256, write_json
+from mmdiff_jax.files import (
+  check_directory,
+  check_local,
+  file_sha256,
+  write_json,
+)
 from mmdiff_jax.locks import locked
-from mmdiff_jax.study import design, encode, traps
+from mmdiff_jax.progress import progress_bar
+from mmdiff_jax.study import design, encode, texts, traps
 from mmdiff_jax.study.design import Stimulus
 from mmdiff_jax.study.folder import (
   CLIPS,
   STUDY,
+  TEXTS,
   TOKEN,
   TRUTH,
   Slot,
@@ -33,7 +41,10 @@ REAL = "real"
 _TRAPS_PER_KIND = 4
 # Where a study is made, and what moves out of it once all of it is there.
 _BUILDING = ".building"
-_PARTS = (CLIPS, TRUTH, TOKEN, STUDY)
+_PARTS = (CLIPS, TEXTS, TRUTH, TOKEN, STUDY)
+
+# Path by system, by source.
+Files = dict[str, dict[str, str]]
 
 
 def build(
@@ -51,9 +62,10 @@ def build(
     settings: see `load_settings`.
 
   Raises:
-    ValueError: if names, counts or clips do not allow the study.
+    ValueError: if names, counts, texts or clips do not allow the study.
     OSError: if `output` cannot be written to, or another process does.
   """
+  check_local(output, "--output")
   output = pathlib.Path(output)
   check_directory(output)
   if not fake or REAL in fake or any("|" in name for name in fake):
@@ -61,12 +73,13 @@ def build(
       "--fake=NAME=DIR is needed at least once, by a name other than "
       f"{REAL!r} and without '|'; got {list(fake)}."
     )
-  files = _sources({REAL: real, **fake}, settings)
+  folders = {REAL: real, **fake}
+  files = _sources(folders, settings)
   with locked(output):
     _clear(output)
     building = output / _BUILDING
     try:
-      study = _build(files, building, settings)
+      study = _build(files, tuple(folders), building, settings)
     except BaseException:
       shutil.rmtree(building, ignore_errors=True)
       raise
@@ -74,9 +87,6 @@ def build(
       os.replace(building / part, output / part)
     building.rmdir()
   return dataclasses.replace(study, path=output)
-
-
-Files = dict[str, dict[str, str]]
 
 
 def _clear(output: pathlib.Path) -> None:
@@ -87,7 +97,8 @@ def _clear(output: pathlib.Path) -> None:
     raise ValueError(f"{output} holds a study already; choose another folder.")
   if (building / STUDY).exists():
     # It was moving its parts out.
-    shutil.rmtree(output / CLIPS, ignore_errors=True)
+    for part in (CLIPS, TEXTS):
+      shutil.rmtree(output / part, ignore_errors=True)
     for part in (TRUTH, TOKEN):
       (output / part).unlink(missing_ok=True)
   shutil.rmtree(building, ignore_errors=True)
@@ -98,26 +109,34 @@ def _clear(output: pathlib.Path) -> None:
       )
 
 
-def _build(files: Files, output: pathlib.Path, settings: Settings) -> Study:
+def _build(
+  files: Files,
+  systems: tuple[str, ...],
+  output: pathlib.Path,
+  settings: Settings,
+) -> Study:
   """Makes a study of files, as `build` does, in an empty folder."""
   rng = np.random.default_rng(settings.seed)
-  training, files = _set_apart(files, settings, rng)
-  everything = [p for versions in (*training.values(), *files.values())
-                for p in versions.values()]  # fmt: skip
-  geometry = encode.common_geometry(everything, settings.clip)
-  _LOGGER.info(
-    "%d clips of %d x %d, %.3g frames/s, %d Hz, %.2f s",
-    len(everything), geometry.height, geometry.width, geometry.fps,
-    geometry.sample_rate, geometry.seconds,
+  practice, files = _choose(files, systems, settings, rng)
+  # Everything that can fail on the settings does so before the long part.
+  copies = texts.copy_texts(
+    pathlib.Path(settings.texts) if settings.texts else texts.GIVEN,
+    output / TEXTS, settings.languages, settings.tasks,
   )  # fmt: skip
-  maker = _ClipMaker(output / CLIPS, geometry)
-  regular = maker.encode(files)
-  practice = maker.encode(training)[: settings.training]
-  faulty = maker.spoil(regular, files, rng)
-  size = encode.make_equally_large(sorted((output / CLIPS).glob("*.mp4")))
-  _LOGGER.info("every file has %d bytes", size)
-  slots = _slots(regular, practice, faulty, settings, rng)
-  write_json(output / TRUTH, {"clips": maker.truth})
+  clips = _Clips()
+  regular = [
+    clips.add(system, source, path)
+    for source, versions in files.items()
+    for system, path in versions.items()
+  ]
+  training = [
+    [clips.add(system, source, path) for system, path in versions.items()]
+    for source, versions in practice.items()
+  ]
+  faulty = clips.spoil(regular, rng)
+  slots = _slots(regular, training, faulty, settings, rng)
+  geometry = clips.encode(output / CLIPS, settings)
+  write_json(output / TRUTH, {"clips": clips.truth})
   token = output / TOKEN
   token.write_text(secrets.token_urlsafe(24) + "\n")
   token.chmod(0o600)
@@ -128,8 +147,9 @@ def _build(files: Files, output: pathlib.Path, settings: Settings) -> Study:
     size=(geometry.height, geometry.width),
     clips={
       clip: file_sha256(output / CLIPS / f"{clip}.mp4")
-      for clip in sorted(maker.truth)
+      for clip in sorted(clips.truth)
     },
+    texts={copy.name: file_sha256(copy) for copy in copies},
     slots=tuple(slots),
     truth_sha256=file_sha256(output / TRUTH),
   )
@@ -140,19 +160,21 @@ def _build(files: Files, output: pathlib.Path, settings: Settings) -> Study:
 def _sources(
   folders: Mapping[str, str | os.PathLike], settings: Settings
 ) -> Files:
-  """Path by system, by source."""
+  """All clips there are."""
   sources: Files = {}
-  wanted = settings.clips_per_system
+  least = settings.clips_per_system or 1
   for system, folder in folders.items():
     found = find_media(folder)[0]
-    if len(found) < (wanted or 1):
+    if len(found) < least:
       raise ValueError(
-        f"{folder} holds {len(found)} clips of {system!r}, at least "
-        f"{wanted or 1} are needed; add clips or lower clips_per_system."
+        f"{folder} holds {len(found)} clips of {system!r}, at least {least} "
+        "are needed; add clips or lower clips_per_system."
       )
-    for index, (name, path) in enumerate(found[:wanted]):
+    for index, (name, path) in enumerate(found):
       stem = name.rpartition(".")[0]
-      source = stem if settings.match == "name" else f"{index:06d}"
+      source = {
+        "name": stem, "order": f"{index:06d}", "none": f"{system}/{stem}",
+      }[settings.match]  # fmt: skip
       if system in sources.setdefault(source, {}):
         raise ValueError(
           f"{folder}: two clips are called {stem!r}; rename one."
@@ -161,90 +183,129 @@ def _sources(
   return sources
 
 
-def _set_apart(
-  files: Files, settings: Settings, rng: np.random.Generator
+def _choose(
+  files: Files,
+  systems: tuple[str, ...],
+  settings: Settings,
+  rng: np.random.Generator,
 ) -> tuple[Files, Files]:
-  """(sources of the training items, all others)."""
-  names = sorted(files)
+  """(sources of the training items, those that are rated), drawn by the seed.
+
+  The first version of a training source is the one shown alone; over the
+  items, the systems take turns. Training takes clips that are not counted
+  while there are some.
+  """
+  names = [sorted(files)[i] for i in rng.permutation(len(files))]
+  # What several systems have comes first: there they are compared alike.
+  names.sort(key=lambda name: -len(files[name]))
+  wanted = settings.clips_per_system
+  counts = Counter(system for name in names for system in files[name])
+  spare = {s: counts[s] - wanted if wanted else 0 for s in systems}
   if len(names) <= settings.training:
     raise ValueError(
       f"{len(names)} sources are too few for {settings.training} training "
       "items beside them; lower `training` or add clips."
     )
-  taken = [names[i] for i in rng.permutation(len(names))[: settings.training]]
-  return (
-    {n: files[n] for n in taken},
-    {n: v for n, v in files.items() if n not in taken},
-  )
+  training: Files = {}
+  for number in range(settings.training):
+    system = systems[number % len(systems)]
+    left = [n for n in names if n not in training]
+    having = [n for n in left if system in files[n]] or left
+    free = [n for n in having if all(spare[s] > 0 for s in files[n])]
+    name = (free or having)[0]
+    for other in files[name]:
+      spare[other] -= 1
+    shown = {s: p for s, p in files[name].items() if s == system}
+    training[name] = shown | files[name]
+  if wanted and min(spare.values()) < 0:
+    _LOGGER.warning(
+      "%d clips of a system are for training only; give %d of each to have "
+      "%d rated.", -min(spare.values()), wanted + settings.training, wanted,
+    )  # fmt: skip
+  rated: Files = {}
+  taken: Counter[str] = Counter()
+  for name in names:
+    versions = {
+      system: path
+      for system, path in files[name].items()
+      if name not in training and (not wanted or taken[system] < wanted)
+    }
+    taken.update(versions.keys())
+    if versions:
+      rated[name] = versions
+  return training, rated
 
 
-class _ClipMaker:
-  """Encodes clips under random names and keeps the truth."""
+class _Clips:
+  """Clips to be written, under random names, and what they are."""
 
-  def __init__(self, folder: pathlib.Path, geometry: encode.Geometry):
+  def __init__(self) -> None:
     self.truth: dict[str, dict[str, Any]] = {}
-    self._folder, self._geometry = folder, geometry
+    # The file of the picture, and the one of the sound.
+    self._files: dict[str, tuple[str, str]] = {}
 
-  def _write(self, video, audio, **truth) -> str:
+  def add(
+    self, system: str, source: str, path: str, sound: str = "", **trap: str
+  ) -> Stimulus:
+    """Plans a clip."""
     # Not from the seed: who knows the code could tell the clips by it.
     clip = secrets.token_hex(12)
-    path = self._folder / f"{clip}.mp4"
-    encode.write_clip(path, video, audio, self._geometry)
-    self.truth[clip] = truth
-    return clip
-
-  def encode(self, files: Files) -> list[Stimulus]:
-    """Writes all versions of all sources."""
-    stimuli = []
-    for source, versions in files.items():
-      for system, path in versions.items():
-        video, audio = encode.read_clip(path, self._geometry)
-        clip = self._write(
-          video,
-          audio,
-          system=system,
-          source=source,
-          file=os.path.basename(path),
-          sha256=file_sha256(path),
-          trap=None,
-        )
-        stimuli.append(Stimulus((clip,), system, source))
-    return stimuli
+    self._files[clip] = path, sound or path
+    self.truth[clip] = {
+      "system": system,
+      "source": source,
+      "file": os.path.basename(path),
+      "sha256": file_sha256(path),
+      "trap": None,
+    } | trap
+    return Stimulus((clip,), system, source)
 
   def spoil(
-    self,
-    stimuli: list[Stimulus],
-    files: Files,
-    rng: np.random.Generator,
+    self, stimuli: list[Stimulus], rng: np.random.Generator
   ) -> list[Stimulus]:
-    """Writes traps: of each kind some, made of clips drawn from `stimuli`."""
+    """Plans traps: of each kind some, made of clips drawn from `stimuli`."""
     faulty = []
     order = rng.permutation(len(stimuli))
     for number in range(min(_TRAPS_PER_KIND * len(traps.KINDS), len(order))):
-      base, kind = stimuli[order[number]], traps.KINDS[number % 3]
+      base = stimuli[order[number]]
       others = [s for s in stimuli if s.source != base.source]
-      if not others:
-        continue
-      other = others[int(rng.integers(len(others)))]
-      video, audio = self._read(base, files)
-      clip = self._write(
-        *traps.spoil(kind, video, audio, self._read(other, files)[1]),
-        system=base.system,
-        source=base.source,
-        trap=kind,
-        of=base.clips[0],
-      )
-      faulty.append(dataclasses.replace(base, clips=(clip,)))
+      if others:
+        kind = traps.KINDS[number % len(traps.KINDS)]
+        other = others[int(rng.integers(len(others)))]
+        paths = [self._files[s.clips[0]][0] for s in (base, other)]
+        faulty.append(
+          self.add(
+            base.system, base.source, *paths, trap=kind, of=base.clips[0]
+          )
+        )
     return faulty
 
-  def _read(self, stimulus: Stimulus, files: Files):
-    path = files[stimulus.source][stimulus.system]
-    return encode.read_clip(path, self._geometry)
+  def encode(self, folder: pathlib.Path, settings: Settings):
+    """Writes the clips; returns what they share."""
+    paths = {path for pair in self._files.values() for path in pair}
+    geometry = encode.common_geometry(sorted(paths), settings.clip)
+    _LOGGER.info(
+      "%d clips of %d x %d, %.3g frames/s, %d Hz, %.2f s",
+      len(self._files), geometry.height, geometry.width, geometry.fps,
+      geometry.sample_rate, geometry.seconds,
+    )  # fmt: skip
+    with progress_bar(len(self._files), "clip") as bar:
+      # By their names: nothing else may tell when a clip was written.
+      for clip, (picture, sound) in sorted(self._files.items()):
+        video, audio = encode.read_clip(picture, geometry)
+        if trap := self.truth[clip]["trap"]:
+          other = encode.read_clip(sound, geometry)[1]
+          video, audio = traps.spoil(trap, video, audio, other)
+        encode.write_clip(folder / f"{clip}.mp4", video, audio, geometry)
+        bar.update()
+    size = encode.make_equally_large(sorted(folder.glob("*.mp4")))
+    _LOGGER.info("every file has %d bytes", size)
+    return geometry
 
 
 def _slots(
   regular: list[Stimulus],
-  practice: list[Stimulus],
+  training: list[list[Stimulus]],
   faulty: list[Stimulus],
   settings: Settings,
   rng: np.random.Generator,
@@ -253,7 +314,8 @@ def _slots(
   by_task = []
   intact = {(s.system, s.source): s.clips for s in regular}
   for task, counts in settings.tasks.items():
-    stimuli, training, faults = regular, practice, faulty
+    stimuli, faults = regular, faulty
+    practice = [versions[0] for versions in training]
     if task == "preference":
       stimuli = design.pairs_of(regular)
       if not stimuli:
@@ -261,12 +323,13 @@ def _slots(
           "preference compares versions of one source, but no source has two; "
           "match: order pairs the k-th files."
         )
-      training = design.pairs_of(practice) or stimuli[:1] * bool(practice)
+      pairs = [design.pairs_of(versions) for versions in training]
+      practice = [some[i % len(some)] for i, some in enumerate(pairs) if some]
       faults = [_trap_pair(s, intact, rng) for s in faulty]
     plan = design.blocks(stimuli, counts.votes, counts.per_rater, rng)
     by_task.append([
       Slot(task, tuple(design.slot_trials(
-        design.ordered(block, row), training, faults,
+        design.ordered(block, row), practice, faults,
         settings.repeats, settings.traps, rng,
       )))
       for row, block in enumerate(plan)
@@ -286,4 +349,4 @@ def _trap_pair(
   clips = faulty.clips + intact[faulty.system, faulty.source]
   if rng.random() < 0.5:
     clips = clips[::-1]
-  return dataclasses.replace(faulty, clips=clips)
+  return Stimulus(clips, faulty.system, faulty.source)

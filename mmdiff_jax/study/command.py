@@ -1,4 +1,4 @@
-"""The command line: main.py study build | serve | report | plan | simulate."""
+"""The commands: study build | serve | report | export | plan | simulate."""
 
 import argparse
 import pathlib
@@ -6,17 +6,18 @@ import sqlite3
 from collections.abc import Sequence
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], program: str = "main.py study") -> None:
   """Runs a sub-command.
 
   Args:
     arguments: what follows `study` on the command line.
+    program: how it is called, with `study`.
 
   Raises:
     ValueError: for the caller's mistakes.
     OSError: if a study cannot be read or written.
   """
-  options = _parser().parse_args(arguments)
+  options = _parser(program).parse_args(arguments)
   try:
     options.run(options)
   except sqlite3.Error as error:
@@ -26,9 +27,9 @@ def run(arguments: Sequence[str]) -> None:
     ) from error
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="main.py study", description="Human studies of clips with sound."
+    prog=program, description="Human studies of clips with sound."
   )
   commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -60,6 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     "--draws", type=int, default=1000, help="of the bootstrap"
   )
   report.set_defaults(run=_report)
+
+  export = commands.add_parser("export", help="write all answers to a file")
+  export.add_argument("study", help="folder that build made")
+  export.add_argument(
+    "--output", required=True, help="a .csv or .json file, one row per score"
+  )
+  export.add_argument(
+    "--truth", action="store_true",
+    help="with what each clip was: for when nobody answers any more",
+  )  # fmt: skip
+  export.set_defaults(run=_export)
 
   plan = commands.add_parser("plan", help="how many raters and clips?")
   plan.add_argument(
@@ -107,7 +119,8 @@ def _serve(options: argparse.Namespace) -> None:
     from mmdiff_jax.study.server import serve
   except ModuleNotFoundError as error:
     raise ValueError(
-      f"Serving needs {error.name}: pip install 'mmdiff-jax[web]'"
+      f"Serving needs {error.name}: pip install fastapi jinja2 krippendorff "
+      "python-multipart pyyaml uvicorn."
     ) from error
   serve(options.study, options.host, options.port, options.root_path)
 
@@ -117,6 +130,13 @@ def _report(options: argparse.Namespace) -> None:
 
   output = options.output or pathlib.Path(options.study) / "report"
   print(report(options.study, output, options.draws))
+
+
+def _export(options: argparse.Namespace) -> None:
+  from mmdiff_jax.study.export import export
+
+  number = export(options.study, options.output, options.truth)
+  print(f"{options.output}: {number} rows")
 
 
 def _plan(options: argparse.Namespace) -> None:

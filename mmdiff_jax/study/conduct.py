@@ -37,6 +37,9 @@ class Conduct:
   ):
     self.study, self.store, self._clock = study, store, clock
     self._lengths = [len(slot.trials) for slot in study.slots]
+    # Facts that no later event can change.
+    self._raters: dict[str, Rater] = {}
+    self._hearing: set[str] = set()
 
   def start(self, language: str) -> str:
     """Takes a new rater in; returns the token to come back by."""
@@ -57,10 +60,13 @@ class Conduct:
 
   def rater(self, token: str) -> Rater:
     """The rater of a token."""
-    rater = self.store.rater(_digest(token))
-    if rater is None:
-      raise Refused(404, "This link belongs to nobody.")
-    return rater
+    digest = _digest(token)
+    if digest not in self._raters:
+      rater = self.store.rater(digest)
+      if rater is None:
+        raise Refused(404, "This link belongs to nobody.")
+      self._raters[digest] = rater
+    return self._raters[digest]
 
   def slot(self, rater: Rater) -> Slot:
     """The place that a rater has."""
@@ -70,11 +76,10 @@ class Conduct:
     """What the page should show now, and what it may load ahead."""
     rater = self.rater(token)
     slot = self.slot(rater)
-    heard = self._tones(rater)
     state: dict[str, Any] = {"task": slot.task, "total": len(slot.trials)}
     state["trial"] = trial = self.store.votes_of(rater.rater)
-    if "passed" not in heard:
-      left = _ATTEMPTS - len(heard)
+    if not self._hears(rater):
+      left = _ATTEMPTS - len(self._tones(rater))
       return state | {"phase": "tones" if left else "deaf", "attempts": left}
     if trial == len(slot.trials):
       return state | {"phase": "done"}
@@ -165,7 +170,7 @@ class Conduct:
 
   def _current(self, token: str, trial: int):
     rater = self.rater(token)
-    if "passed" not in self._tones(rater):
+    if not self._hears(rater):
       raise Refused(409, "First comes the check of the headphones.")
     trials, current = self.slot(rater).trials, self.store.votes_of(rater.rater)
     if not 0 <= trial < len(trials):
@@ -188,6 +193,13 @@ class Conduct:
   def _tones(self, rater: Rater) -> list[str]:
     events = self.store.events(rater.rater, "tones")
     return [event.data["outcome"] for event in events]
+
+  def _hears(self, rater: Rater) -> bool:
+    if rater.rater not in self._hearing:
+      if "passed" not in self._tones(rater):
+        return False
+      self._hearing.add(rater.rater)
+    return True
 
   def _append(self, rater: Rater, kind: str, trial: int, data: dict) -> bool:
     return self.store.append(

@@ -2,8 +2,8 @@
 
 All have one size, frame rate, length, loudness and encoding. Groups of
 pictures have a fixed length and no B-frames, so that the index at the front
-of every file has the same number of entries; a `free` box at the end makes
-the files equally large.
+of every file has the same number of entries; zeros at the end of the media
+data make the files, and all their boxes, equally large.
 """
 
 import dataclasses
@@ -198,13 +198,25 @@ def write_clip(
 
 
 def make_equally_large(paths: Iterable[pathlib.Path]) -> int:
-  """Pads mp4 files to one size and date them alike; returns the size."""
+  """Pads mp4 files to one size and dates them alike; returns the size.
+
+  Their last box must be the media data, which grow by zeros that no frame
+  refers to.
+  """
   paths = list(paths)
   largest = max(path.stat().st_size for path in paths)
-  size = -(-(largest + 8) // _PAGE) * _PAGE
+  size = -(-largest // _PAGE) * _PAGE
   for path in paths:
-    rest = size - path.stat().st_size
-    with open(path, "ab") as file:
-      file.write(rest.to_bytes(4, "big") + b"free" + bytes(rest - 8))
+    with open(path, "r+b") as file:
+      place = box = 0
+      while place + box < path.stat().st_size:
+        place += box
+        file.seek(place)
+        box = int.from_bytes(file.read(4), "big")
+        name = file.read(4)
+      assert name == b"mdat" and box > 8, f"{path} ends with {name!r}"
+      file.seek(place)
+      file.write((size - place).to_bytes(4, "big"))
+      file.truncate(size)
     os.utime(path, (_MODIFIED, _MODIFIED))
   return size

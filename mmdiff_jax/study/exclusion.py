@@ -8,6 +8,26 @@ from mmdiff_jax.study.settings import SCALES, Exclusion
 from mmdiff_jax.study.traps import SPOILS
 from mmdiff_jax.study.votes import Votes
 
+# What breaking the rule of each fact is called, in the order of the facts.
+_REASONS = {
+  "completed": "too few answers",
+  "failed_traps": "traps missed",
+  "same_answer": "always the same answer",
+  "repeat_gap": "unlike oneself",
+  "seconds": "faster than one can judge",
+  "false_faults": "faults seen everywhere",
+}
+
+
+def limits(rules: Exclusion) -> str:
+  """The rules in words: "completed at least 0.9, failed traps ..."."""
+  words = {"min": "at least", "max": "at most"}
+  stated = []
+  for name, limit in dataclasses.asdict(rules).items():
+    bound, _, fact = name.partition("_")
+    stated.append(f"{fact.replace('_', ' ')} {words[bound]} {limit:g}")
+  return ", ".join(stated)
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -33,17 +53,18 @@ def judge(
   verdicts = []
   for rater in np.unique(votes.rater):
     facts = _facts(votes.where(votes.rater == rater), lengths[rater])
-    broken = {
-      "too few answers": facts["completed"] < rules.min_completed,
-      "traps missed": facts["failed_traps"] > rules.max_failed_traps,
-      "always the same answer": facts["same_answer"] > rules.max_same_answer,
-      "unlike oneself": facts["repeat_gap"] > rules.max_repeat_gap,
-      "faster than one can judge": facts["seconds"] < rules.min_seconds,
-      "faults seen everywhere": facts["false_faults"] > rules.max_false_faults,
-    }
-    reasons = tuple(reason for reason, is_so in broken.items() if is_so)
+    reasons = tuple(
+      reason for fact, reason in _REASONS.items()
+      if _breaks(facts[fact], fact, rules)
+    )  # fmt: skip
     verdicts.append(Verdict(str(rater), facts, reasons))
   return verdicts
+
+
+def _breaks(value: float, fact: str, rules: Exclusion) -> bool:
+  least = getattr(rules, f"min_{fact}", -np.inf)
+  most = getattr(rules, f"max_{fact}", np.inf)
+  return value < least or value > most
 
 
 def _facts(own: Votes, length: int) -> dict[str, float]:

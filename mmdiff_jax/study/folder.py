@@ -3,6 +3,7 @@
 study.json   settings, design, hashes: what the server reads
 truth.json   which clip is what: never read by the server
 clips/       ID.mp4
+texts/       what raters read
 admin_token  of the page of counts and exports
 answers.db   what raters did
 """
@@ -17,7 +18,7 @@ from mmdiff_jax.files import file_sha256, write_json
 from mmdiff_jax.study.design import Trial
 from mmdiff_jax.study.settings import Settings, settings_from
 
-STUDY, TRUTH, CLIPS = "study.json", "truth.json", "clips"
+STUDY, TRUTH, CLIPS, TEXTS = "study.json", "truth.json", "clips", "texts"
 TOKEN, ANSWERS = "admin_token", "answers.db"
 
 
@@ -39,6 +40,7 @@ class Study:
     seconds: length of every clip.
     size: height and width of every clip.
     clips: sha256 of each clip by its id.
+    texts: sha256 of each text by its file's name.
     slots: the raters' places.
     truth_sha256: of truth.json, so that it cannot be changed unnoticed.
   """
@@ -48,6 +50,7 @@ class Study:
   seconds: float
   size: tuple[int, int]
   clips: dict[str, str]
+  texts: dict[str, str]
   slots: tuple[Slot, ...]
   truth_sha256: str
 
@@ -76,7 +79,7 @@ def load_study(path: str | os.PathLike) -> Study:
     values = json.loads((path / STUDY).read_text())
   except FileNotFoundError as error:
     raise ValueError(
-      f"{path} holds no {STUDY}; make it by: main.py study build"
+      f"{path} holds no {STUDY}; make it by `study build`"
     ) from error
   values["settings"] = settings_from(values["settings"])
   values["size"] = tuple(values["size"])

@@ -1,14 +1,29 @@
-"""The report's plots, as inline SVG."""
+"""The report's plots, as inline SVG.
+
+Horizontal places are percentages, and names stand above what they name: so
+that plots fill any width, a telephone's too, while letters keep their size.
+"""
 
 import html
 from collections.abc import Sequence
 
 from mmdiff_jax.study.bootstrap import Interval
 
-_WIDTH, _LEFT, _RIGHT = 680, 150, 130
+_ROW = 42
+
+
+def _figure(caption: str, height: int, parts: Sequence[str]) -> str:
+  words = html.escape(caption)
+  return (
+    f"<figure><figcaption>{words}</figcaption>"
+    f'<svg width="100%" height="{height}" role="img" aria-label="{words}">'
+    + "".join(parts)
+    + "</svg></figure>"
+  )
 
 
 def forest(
+  caption: str,
   rows: Sequence[tuple[str, Interval]],
   low: float,
   high: float,
@@ -18,74 +33,64 @@ def forest(
   """Estimates with their 95 % intervals on one axis.
 
   Args:
+    caption: what is estimated.
     rows: (name, interval).
     low: left end of the axis; intervals are cut there.
     high: right end.
     ticks: values that are written.
     reference: where to draw a dashed line.
   """
-  base = 18 + 28 * len(rows)
+  base = _ROW * len(rows) + 4
 
-  def x(value: float) -> float:
+  def x(value: float) -> str:
     inside = min(max(value, low), high)
-    return _LEFT + (inside - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+    return f"{100 * (inside - low) / (high - low):.2f}%"
 
-  parts = [
-    f'<svg viewBox="0 0 {_WIDTH} {base + 26}" role="img" '
-    'aria-label="Estimates with 95 % intervals">'
-  ]
-  for tick in ticks:
-    parts.append(
-      f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="8" '
-      f'y2="{base}"/><text class="tick" x="{x(tick):.1f}" y="{base + 18}" '
-      f'text-anchor="middle">{tick:g}</text>'
+  def upright(kind: str, value: float) -> str:
+    return (
+      f'<line class="{kind}" x1="{x(value)}" x2="{x(value)}" y1="0" '
+      f'y2="{base}"/>'
     )
-  if reference is not None:
+
+  parts = [] if reference is None else [upright("reference", reference)]
+  for tick in ticks:
+    # The outermost are aligned with the ends, to stay inside.
+    anchor = {low: "start", high: "end"}.get(tick, "middle")
     parts.append(
-      f'<line class="reference" x1="{x(reference):.1f}" '
-      f'x2="{x(reference):.1f}" y1="8" y2="{base}"/>'
+      f'{upright("grid", tick)}<text class="tick" x="{x(tick)}" '
+      f'y="{base + 18}" text-anchor="{anchor}">{tick:g}</text>'
     )
   for number, (name, interval) in enumerate(rows):
-    y = 24 + 28 * number
+    y = _ROW * number + 32
     parts.append(
-      f'<text x="{_LEFT - 12}" y="{y + 5}" text-anchor="end">'
-      f"{html.escape(name)}</text>"
-      f'<line class="interval" x1="{x(interval.low):.1f}" '
-      f'x2="{x(interval.high):.1f}" y1="{y}" y2="{y}"/>'
-      f'<circle cx="{x(interval.value):.1f}" cy="{y}" r="4.5"/>'
-      f'<text class="tick" x="{_WIDTH - _RIGHT + 12}" y="{y + 5}">'
+      f'<text x="0" y="{y - 14}">{html.escape(name)}</text>'
+      f'<text class="value" x="100%" y="{y - 14}" text-anchor="end">'
       f"{show(interval)}</text>"
+      f'<line class="interval" x1="{x(interval.low)}" '
+      f'x2="{x(interval.high)}" y1="{y}" y2="{y}"/>'
+      f'<circle cx="{x(interval.value)}" cy="{y}" r="5"/>'
     )
-  return "".join([*parts, "</svg>"])
+  return _figure(caption, base + 24, parts)
 
 
-def shares(rows: Sequence[tuple[str, Sequence[float]]]) -> str:
+def shares(caption: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
   """Shares of the scores 1 to 5 as stacked bars."""
-  height = 28 * len(rows) + 12
-  span = _WIDTH - _LEFT - _RIGHT
-  parts = [
-    f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" '
-    'aria-label="Shares of the scores 1 to 5">'
-  ]
+  parts = []
   for number, (name, values) in enumerate(rows):
-    y, start = 8 + 28 * number, 0.0
-    parts.append(
-      f'<text x="{_LEFT - 12}" y="{y + 15}" text-anchor="end">'
-      f"{html.escape(name)}</text>"
-    )
+    y, start = _ROW * number + 22, 0.0
+    parts.append(f'<text x="0" y="{y - 5}">{html.escape(name)}</text>')
     for point, share in enumerate(values, 1):
-      left, wide = _LEFT + start * span, share * span
       parts.append(
-        f'<rect class="score{point}" x="{left:.1f}" y="{y}" '
-        f'width="{max(wide - 1, 0):.1f}" height="20"/>'
+        f'<rect class="score{point}" x="{100 * start:.2f}%" y="{y}" '
+        f'width="{100 * share:.2f}%" height="18"/>'
       )
-      if share > 0.06:
+      if share > 0.05:
         parts.append(
-          f'<text class="on{point}" x="{left + wide / 2:.1f}" y="{y + 15}" '
-          f'text-anchor="middle">{point}</text>'
+          f'<text class="on{point}" x="{100 * (start + share / 2):.2f}%" '
+          f'y="{y + 14}" text-anchor="middle">{point}</text>'
         )
       start += share
-  return "".join([*parts, "</svg>"])
+  return _figure(caption, _ROW * len(rows) + 4, parts)
 
 
 def show(interval: Interval | None) -> str:

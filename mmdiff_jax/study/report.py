@@ -1,6 +1,7 @@
 """The report of a study: report.html, report.md, report.tex, results.json."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any
@@ -14,6 +15,7 @@ from mmdiff_jax.study.agreement import alpha
 from mmdiff_jax.study.detection import detect, real_rate
 from mmdiff_jax.study.exclusion import Verdict, judge, self_agreement
 from mmdiff_jax.study.folder import ANSWERS, Study, load_study
+from mmdiff_jax.study.methods import methods
 from mmdiff_jax.study.opinion import opinions
 from mmdiff_jax.study.pairs import preferences, win_table
 from mmdiff_jax.study.plots import show
@@ -62,6 +64,7 @@ def report(
   try:
     votes = load_votes(study, store)
     lengths = {r.rater: len(study.slots[r.slot].trials) for r in store.raters()}
+    sentences = methods(study, store)
   finally:
     store.close()
   if not votes:
@@ -72,7 +75,7 @@ def report(
     for task in SCALES
     if task in votes
   ]
-  return _write(study, sections, output)
+  return _write(study, sentences, sections, output)
 
 
 def _section(
@@ -120,7 +123,10 @@ def _turing(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
     "area 0.5: nobody can tell. Criterion above 0: raters lean to real.",
   )
   called = [("real", real), *((d.system, d.fooled) for d in found)]
-  picture = plots.forest(called, 0, 1, (0, 0.25, 0.5, 0.75, 1), 0.5)
+  picture = plots.forest(
+    "Share of votes that call the clip real",
+    called, 0, 1, (0, 0.25, 0.5, 0.75, 1), 0.5,
+  )  # fmt: skip
   results = {
     "real_called_real": dataclasses.asdict(real),
     "systems": [dataclasses.asdict(d) for d in found],
@@ -148,9 +154,14 @@ def _opinion(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
   pictures = []
   for scale in SCALES["opinion"]:
     own = [o for o in rows if o.scale == scale]
-    named = [(f"{o.system}, {scale}", o.score) for o in own]
-    pictures.append(plots.forest(named, 1, 5, (1, 2, 3, 4, 5)))
-    pictures.append(plots.shares([(o.system, o.shares) for o in own]))
+    named = [(o.system, o.score) for o in own]
+    pictures += [
+      plots.forest(f"Mean score: {scale}", named, 1, 5, (1, 2, 3, 4, 5)),
+      plots.shares(
+        f"Shares of the scores 1 to 5: {scale}",
+        [(o.system, o.shares) for o in own],
+      ),
+    ]
   results = {
     "scores": [dataclasses.asdict(o) for o in rows],
     "spreads": [dataclasses.asdict(s) for s in spreads],
@@ -180,11 +191,13 @@ def _preference(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
       [[*pair, *map(str, counts)] for pair, counts in wins.items()],
     ),
   ]  # fmt: skip
-  reach = max(1.0, *(abs(v) for s in found
-                     for v in (s.strength.low, s.strength.high)))  # fmt: skip
-  ticks = [-round(reach, 1), 0, round(reach, 1)]
-  named = [(s.system, s.strength) for s in found]
-  picture = plots.forest(named, -reach, reach, ticks, 0)
+  ends = [v for s in found for v in (s.strength.low, s.strength.high)]
+  reach = math.ceil(max(1.0, *map(abs, ends)))
+  picture = plots.forest(
+    "Log strength (0: the mean of all systems)",
+    [(s.system, s.strength) for s in found],
+    -reach, reach, range(-reach, reach + 1), 0,
+  )  # fmt: skip
   results = {
     "strengths": [dataclasses.asdict(s) for s in found],
     "pairs": [[*pair, *counts] for pair, counts in wins.items()],
@@ -225,22 +238,25 @@ def _raters(verdicts: list[Verdict], results: dict) -> Table:
   left_out = [v for v in verdicts if v.reasons]
   return Table(
     "Raters",
-    ("rater", *(name.replace("_", " ") for name in names), "left out"),
+    ("rater", "left out", *(name.replace("_", " ") for name in names)),
     [
       [
         v.rater,
-        *("–" if np.isnan(f) else f"{f:.2f}" for f in v.facts.values()),
         ", ".join(v.reasons) or "no",
+        *("–" if np.isnan(f) else f"{f:.2f}" for f in v.facts.values()),
       ]
       for v in verdicts
     ],
-    f"{len(left_out)} of {len(verdicts)} raters are left out by rules that "
-    "were stated before the study.",
+    f"{len(left_out)} of {len(verdicts)} raters are left out, by the rules "
+    "stated under Method.",
   )
 
 
 def _write(
-  study: Study, sections: list[_Section], output: pathlib.Path
+  study: Study,
+  sentences: list[str],
+  sections: list[_Section],
+  output: pathlib.Path,
 ) -> pathlib.Path:
   from jinja2 import Environment, FileSystemLoader, select_autoescape
 
@@ -250,11 +266,18 @@ def _write(
     autoescape=select_autoescape(),
   )
   page = environment.get_template("report.html").render(
-    title=title, sections=sections, study=study
+    title=title, methods=sentences, sections=sections, study=study
   )
   tables = [table for section in sections for table in section.tables]
   contents = {
-    "report.md": f"# {title}\n\n" + "\n".join(t.markdown() for t in tables),
+    "report.md": "\n\n".join(
+      [
+        f"# {title}",
+        "## Method",
+        " ".join(sentences),
+        "\n".join(table.markdown() for table in tables),
+      ]
+    ),
     "report.tex": "\n".join(table.latex() for table in tables),
     "report.html": page,
   }

@@ -26,10 +26,12 @@ from pydantic import BaseModel, StrictBool, StrictInt
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mmdiff_jax.files import file_sha256
 from mmdiff_jax.study import texts
 from mmdiff_jax.study.conduct import Conduct, Refused
-from mmdiff_jax.study.folder import ANSWERS, TOKEN, Study, load_study
-from mmdiff_jax.study.store import Store, export_votes, votes_csv
+from mmdiff_jax.study.export import rows_csv, votes_rows
+from mmdiff_jax.study.folder import ANSWERS, TEXTS, TOKEN, Study, load_study
+from mmdiff_jax.study.store import Store
 from mmdiff_jax.study.tones import tones_wav
 
 _LOGGER = logging.getLogger(__name__)
@@ -90,9 +92,10 @@ def create_app(study: Study, store: Store, root_path: str = "") -> FastAPI:
   app.add_middleware(_SafeHeaders)
   _answer_refusals(app)
   conduct = Conduct(study, store)
-  _add_pages(app, study, conduct)
-  _add_media(app, study, conduct)
+  # Routes are tried in this order: the most frequent ones first.
   _add_api(app, conduct)
+  _add_media(app, study, conduct)
+  _add_pages(app, study, conduct)
   _add_admin(app, study, store)
   return app
 
@@ -135,17 +138,21 @@ class _Below:
     await self._app(scope, receive, send)
 
 
+# Compiled once; the pages of 200 raters who come at once cost it 200 times.
+_TEMPLATES = Environment(
+  loader=FileSystemLoader(_PAGES), autoescape=select_autoescape()
+)
+
+
 def _page(request: Request, name: str, **values) -> HTMLResponse:
-  environment = Environment(
-    loader=FileSystemLoader(_PAGES), autoescape=select_autoescape()
-  )
   base = request.scope.get("root_path", "") + "/"
-  html = environment.get_template(name).render(base=base, **values)
+  html = _TEMPLATES.get_template(name).render(base=base, **values)
   return HTMLResponse(html)
 
 
 def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
-  settings = study.settings
+  settings, folder = study.settings, study.path / TEXTS
+  labels = {code: texts.labels(folder, code) for code in settings.languages}
 
   @app.get("/")
   def landing(request: Request, language: str = "") -> HTMLResponse:
@@ -155,9 +162,9 @@ def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
       "start.html",
       title=settings.title,
       language=language,
-      languages={c: texts.NAMES[c] for c in settings.languages},
-      labels=texts.labels(language),
-      consent=texts.paragraphs("consent", language),
+      languages={code: labels[code]["name"] for code in labels},
+      labels=labels[language],
+      consent=texts.paragraphs(folder, "consent", language),
     )
 
   @app.post("/start")
@@ -175,15 +182,15 @@ def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
   @app.get("/s/{token}")
   def session(request: Request, token: str) -> HTMLResponse:
     rater = conduct.rater(token)
-    task = conduct.slot(rater).task
+    task, language = conduct.slot(rater).task, rater.language
     return _page(
       request,
       "session.html",
       title=settings.title,
-      language=rater.language,
-      labels=texts.labels(rater.language),
-      scales=texts.scales(task, rater.language),
-      instructions=texts.paragraphs(f"instructions_{task}", rater.language),
+      language=language,
+      labels=labels[language],
+      scales=texts.scales(task, labels[language]),
+      instructions=texts.paragraphs(folder, f"instructions_{task}", language),
       token=token,
       task=task,
       height=study.size[0],
@@ -282,12 +289,12 @@ def _add_admin(app: FastAPI, study: Study, store: Store) -> None:
   @app.get("/admin/{token}/votes.csv")
   def as_csv(token: str) -> Response:
     check(token)
-    return Response(votes_csv(store), media_type="text/csv")
+    return Response(rows_csv(votes_rows(store)), media_type="text/csv")
 
   @app.get("/admin/{token}/votes.json")
   def as_json(token: str) -> JSONResponse:
     check(token)
-    return JSONResponse(export_votes(store))
+    return JSONResponse(votes_rows(store))
 
 
 def _task_counts(
@@ -321,6 +328,12 @@ def serve(path: str, host: str, port: int, root_path: str = "") -> None:
       f"--root_path={root_path}: give it as /study, or leave it out."
     )
   study = load_study(path)
+  for name, digest in study.texts.items():
+    if file_sha256(study.path / TEXTS / name) != digest:
+      _LOGGER.warning(
+        "%s was changed after the study was built: say so in its report.",
+        study.path / TEXTS / name,
+      )
   store = Store(study.path / ANSWERS)
   app = create_app(study, store, root_path)
   secret = (study.path / TOKEN).read_text().strip()

@@ -13,7 +13,7 @@ SCALES = {
   "opinion": {"video": 5, "audio": 5, "match": 5},
   "preference": {"preferred": 3},
 }
-LANGUAGES = ("en", "de", "zh")
+MATCHES = ("name", "order", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Settings:
   title: str
   seed: int
   languages: tuple[str, ...]
+  texts: str | None
   match: str
   clips_per_system: int | None
   clip: ClipSettings
@@ -65,13 +66,10 @@ class Settings:
   exclusion: Exclusion
 
   def __post_init__(self):
+    _require(self.languages, "languages must name at least one.")
     _require(
-      self.languages and set(self.languages) <= set(LANGUAGES),
-      f"languages must be some of {LANGUAGES}, got {self.languages}.",
-    )
-    _require(
-      self.match in ("name", "order"),
-      f"match must be 'name' or 'order', got {self.match!r}.",
+      self.match in MATCHES,
+      f"match must be one of {MATCHES}, got {self.match!r}.",
     )
     _require(
       self.tasks and set(self.tasks) <= set(SCALES),

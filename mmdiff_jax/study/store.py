@@ -3,16 +3,18 @@
 No row is ever changed or deleted (the database refuses it), and a write is on
 the disk when the call returns: what was acknowledged survives a killed server.
 No address and no browser's name is stored.
+
+Many raters share one disk: whoever comes to write takes along what others
+have queued meanwhile, in one transaction, and reading never waits for a disk.
 """
 
-import csv
+import contextlib
 import dataclasses
-import io
 import json
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _SCHEMA = """
@@ -64,26 +66,50 @@ class Event:
   data: dict[str, Any]
 
 
+@dataclasses.dataclass
+class _Entry:
+  """An event that waits to be written, and what became of it."""
+
+  event: Event
+  written: bool = False
+  duplicate: bool = False
+  error: BaseException | None = None
+
+
 class Store:
   """The database of one study; may be used from several threads."""
 
   def __init__(self, path: str | os.PathLike):
-    self._lock = threading.Lock()
-    self._db = sqlite3.connect(
-      path, check_same_thread=False, isolation_level=None, timeout=30
-    )
-    self._db.execute("PRAGMA journal_mode = WAL")
-    self._db.execute("PRAGMA synchronous = FULL")
-    self._db.execute("PRAGMA foreign_keys = ON")
-    self._db.executescript(_SCHEMA)
+    self._queue: list[_Entry] = []
+    self._queue_lock, self._write_lock = threading.Lock(), threading.Lock()
+    self._read_lock = threading.Lock()
+    self._writer, self._reader = _connect(path), _connect(path)
+    self._writer.execute("PRAGMA journal_mode = WAL")
+    self._writer.execute("PRAGMA synchronous = FULL")
+    self._writer.execute("PRAGMA foreign_keys = ON")
+    self._writer.executescript(_SCHEMA)
     for table in ("raters", "events"):
       for verb in ("UPDATE", "DELETE"):
-        self._db.executescript(_APPEND_ONLY.format(table=table, verb=verb))
+        script = _APPEND_ONLY.format(table=table, verb=verb)
+        self._writer.executescript(script)
 
   def close(self) -> None:
     """Closes the database."""
-    with self._lock:
-      self._db.close()
+    with self._write_lock, self._read_lock:
+      self._reader.close()
+      self._writer.close()
+
+  @contextlib.contextmanager
+  def _transaction(self) -> Iterator[None]:
+    """What is written in it is on the disk at its end, or not written."""
+    self._writer.execute("BEGIN IMMEDIATE")
+    try:
+      yield
+      self._writer.execute("COMMIT")
+    except BaseException:
+      if self._writer.in_transaction:
+        self._writer.execute("ROLLBACK")
+      raise
 
   def add_rater(
     self,
@@ -110,26 +136,20 @@ class Store:
     Returns:
       The place, or None where all are taken.
     """
-    with self._lock:
-      self._db.execute("BEGIN IMMEDIATE")
-      try:
-        slot = self._free_slot(time, lengths, patience)
-        if slot is not None:
-          self._db.execute(
-            "INSERT INTO raters VALUES (?, ?, ?, ?, ?)",
-            (rater, token_sha256, slot, language, time),
-          )
-      except BaseException:
-        self._db.execute("ROLLBACK")
-        raise
-      self._db.execute("COMMIT")
+    with self._write_lock, self._transaction():
+      slot = self._free_slot(time, lengths, patience)
+      if slot is not None:
+        self._writer.execute(
+          "INSERT INTO raters VALUES (?, ?, ?, ?, ?)",
+          (rater, token_sha256, slot, language, time),
+        )
       return slot
 
   def _free_slot(
     self, now: float, lengths: Sequence[int], patience: float
   ) -> int | None:
     taken: dict[int, bool] = {}  # Whether the place may be given again.
-    rows = self._db.execute(
+    rows = self._writer.execute(
       "SELECT slot, raters.time, max(events.time), "
       "count(events.number) FILTER (WHERE kind = 'vote') "
       "FROM raters LEFT JOIN events USING (rater) GROUP BY rater"
@@ -152,18 +172,44 @@ class Store:
 
   def append(self, event: Event) -> bool:
     """Writes an event; False if it is a second vote of one trial."""
-    with self._lock:
-      try:
-        self._db.execute(
-          "INSERT INTO events (time, rater, kind, trial, data) "
-          "VALUES (?, ?, ?, ?, ?)",
-          (
-            event.time, event.rater, event.kind, event.trial,
-            json.dumps(event.data, sort_keys=True),
-          ),
-        )  # fmt: skip
-      except sqlite3.IntegrityError:
-        return False
+    entry = _Entry(event)
+    with self._queue_lock:
+      self._queue.append(entry)
+    with self._write_lock:
+      if not entry.written and entry.error is None:
+        self._write_queue()
+    if entry.error is not None:
+      raise entry.error
+    return not entry.duplicate
+
+  def _write_queue(self) -> None:
+    """Writes all that waits, one's own entry and others', at once."""
+    with self._queue_lock:
+      entries, self._queue = self._queue, []
+    try:
+      with self._transaction():
+        for entry in entries:
+          entry.duplicate = not self._insert(entry.event)
+    except BaseException as error:
+      for entry in entries:
+        entry.error = error
+    else:
+      for entry in entries:
+        entry.written = True
+
+  def _insert(self, event: Event) -> bool:
+    values = (
+      event.time, event.rater, event.kind, event.trial,
+      json.dumps(event.data, sort_keys=True),
+    )  # fmt: skip
+    try:
+      self._writer.execute(
+        "INSERT INTO events (time, rater, kind, trial, data) "
+        "VALUES (?, ?, ?, ?, ?)",
+        values,
+      )
+    except sqlite3.IntegrityError:
+      return False
     return True
 
   def votes_of(self, rater: str) -> int:
@@ -181,8 +227,8 @@ class Store:
     wanted = {"rater": rater, "kind": kind, "trial": trial}
     wanted = {k: v for k, v in wanted.items() if v is not None}
     where = " AND ".join(f"{key} = ?" for key in wanted) or "1"
-    with self._lock:
-      rows = self._db.execute(
+    with self._read_lock:
+      rows = self._reader.execute(
         "SELECT time, rater, kind, trial, data FROM events "
         f"WHERE {where} ORDER BY number",
         tuple(wanted.values()),
@@ -194,49 +240,18 @@ class Store:
 
   def raters(self) -> list[Rater]:
     """All raters in the order in which they came."""
-    with self._lock:
-      rows = self._db.execute(
+    with self._read_lock:
+      rows = self._reader.execute(
         "SELECT rater, slot, language, time FROM raters ORDER BY time, rater"
       ).fetchall()
     return [Rater(*row) for row in rows]
 
   def _one(self, sql: str, *values):
-    with self._lock:
-      return self._db.execute(sql, values).fetchone()
+    with self._read_lock:
+      return self._reader.execute(sql, values).fetchone()
 
 
-_COLUMNS = (
-  "time", "rater", "slot", "task", "trial", "kind", "clips", "scale", "value",
-  "fault", "seconds",
-)  # fmt: skip
-
-
-def export_votes(store: Store) -> list[dict[str, Any]]:
-  """One row per vote and scale, without the truth."""
-  slots = {r.rater: r.slot for r in store.raters()}
-  return [
-    {
-      "time": round(event.time, 3),
-      "rater": event.rater,
-      "slot": slots[event.rater],
-      "task": event.data["task"],
-      "trial": event.trial,
-      "kind": event.data["kind"],
-      "clips": " ".join(event.data["clips"]),
-      "scale": scale,
-      "value": value,
-      "fault": int(event.data["fault"]),
-      "seconds": event.data["seconds"],
-    }
-    for event in store.events(kind="vote")
-    for scale, value in event.data["answers"].items()
-  ]
-
-
-def votes_csv(store: Store) -> str:
-  """`export_votes` as CSV."""
-  text = io.StringIO()
-  writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(export_votes(store))
-  return text.getvalue()
+def _connect(path: str | os.PathLike) -> sqlite3.Connection:
+  return sqlite3.connect(
+    path, check_same_thread=False, isolation_level=None, timeout=30
+  )

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.files import as_path, check_directory
 from mmdiff_jax.locks import Lock, locked
+from mmdiff_jax.memory import check_memory
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import divergence, metrics, settings
 from mmdiff_jax.training.flops import count_flops
@@ -34,6 +35,7 @@ def train(
   loader: Any = None,
   held_out: Iterable[Any] | None = None,
   profile: str | None = None,
+  force: bool = False,
 ) -> TrainState:
   """Trains, or continues the run in `workdir`, to `config.train.num_steps`.
 
@@ -52,6 +54,7 @@ def train(
     held_out: batches for the held-out loss; None takes them from the held-out
       share of `config.data.source`, if there is one.
     profile: steps to trace, START:COUNT; None is none.
+    force: start a step that seems too large for the memory, too.
 
   Returns:
     The state after the last finished step.
@@ -60,6 +63,7 @@ def train(
     ValueError: if the configuration makes no sense.
     divergence.NonFiniteLossError: naming step, term and cure.
     locks.InUseError: if another process trains in `workdir`.
+    memory.DoesNotFitError: if the step needs more memory than there is.
   """
   workdir = as_path(workdir)
   checkpoint.check_checkpoints_path(workdir)
@@ -81,8 +85,6 @@ def train(
         contextlib.closing(_create_loader(task, config, train=False))
       )
     observers = make_observers(task, config, mesh, workdir, held_out)
-    _log.info("Compiling the train step (the first time takes a while).")
-    program = build_program(task, config, mesh)
     # One host writes for all.
     first_host = jax.process_index() == 0
     lock = stack.enter_context(locked(workdir)) if first_host else None
@@ -91,6 +93,13 @@ def train(
         workdir / "checkpoints", keep_every=config.train.keep_every
       )
     )
+    latest = checkpoints.latest_step
+    if latest is not None:
+      settings.compare(checkpoints.config(latest), config)
+    _log.info(
+      "Compiling the train step (the first time takes a minute or two)."
+    )
+    program = build_program(task, config, mesh)
     state, gathered = _start_or_resume(program, checkpoints, loader)
     first_step = int(state.step)
     if first_step >= config.train.num_steps:
@@ -101,6 +110,9 @@ def train(
     tracing.check(first_step)
     stack.callback(tracing.close)
     train_step, flops = _compile(program)
+    check_memory(
+      train_step, "The train step", _cures(config), held=state, force=force
+    )
     report = stack.enter_context(
       contextlib.closing(Report(config, workdir, first_step, flops))
     )
@@ -158,7 +170,6 @@ def _start_or_resume(
   """Returns state and metrics of the newest checkpoint, or of step 0."""
   latest = checkpoints.latest_step
   if latest is not None:
-    settings.compare(checkpoints.config(latest), program.config)
     state, gathered, loader_state = checkpoints.restore(
       latest, program.abstract_state, program.abstract_metrics
     )
@@ -200,7 +211,7 @@ def _write_overview(params: Any, workdir: pathlib.Path) -> None:
   (workdir / "parameters.txt").write_text(table + "\n")
 
 
-def _compile(program: Program) -> tuple[Callable[..., Any], float]:
+def _compile(program: Program) -> tuple[jax.stages.Compiled, float]:
   """Compiles the train step; returns it and its floating-point operations."""
   started, task = time.perf_counter(), program.task
   traced = program.traced_step
@@ -213,6 +224,18 @@ def _compile(program: Program) -> tuple[Callable[..., Any], float]:
     flops / 1e12,
   )
   return compiled, flops
+
+
+def _cures(config: ConfigDict) -> list[str]:
+  """What makes the train step smaller."""
+  train_config = config.train
+  cures = [
+    f"more config.train.microbatches (now {train_config.microbatches})",
+    f"a smaller config.train.batch_size (now {train_config.batch_size})",
+  ]
+  if config.model.get("remat") in ("none", "attention"):
+    cures.insert(0, "config.model.remat=blocks")
+  return cures
 
 
 def _run(
@@ -254,8 +277,8 @@ def _run(
       for observer in observers:
         if _due(step, observer.every):
           with report.paused():
-            scalars = observer.observe(state, step)
-          report.add(step, scalars)
+            shown = observer.observe(state, step)
+          report.add(step, shown)
       if last or stopping or _due(step, train_config.checkpoint_every):
         _check(gathered, checkpoints, lock)
         divergence.check_state(state, step, checkpoints)

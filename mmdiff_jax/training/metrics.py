@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.files import Mirror, as_path
+from mmdiff_jax.sampling.shown import Shown
 
-# The value of `FirstStep` when nothing has happened.
 LOG = "metrics.jsonl"
+# By which TensorBoard compares runs.
+_COMPARED = ("loss", "heldout_loss")
+# The value of `FirstStep` when nothing has happened.
 NEVER = np.iinfo(np.int32).max
 
 
@@ -118,6 +121,8 @@ def compute(averages: Mapping[str, Average]) -> dict[str, float]:
 class MetricWriter:
   """Writes scalars to a JSON-lines file and to TensorBoard event files.
 
+  The event files also have settings, pictures and sounds.
+
   After a restart the records of steps that are about to be repeated are
   dropped, so that the log looks like that of an uninterrupted run.
   """
@@ -145,6 +150,26 @@ class MetricWriter:
     self._file.write(json.dumps(record) + "\n")
     for name, value in scalars.items():
       self._events.add_scalar(name, value, step)
+
+  def write_settings(self, settings: Mapping[str, Any]) -> None:
+    """Records a run's settings, by name, for TensorBoard's page HPARAMS."""
+    from tensorboardX import summary
+
+    simple = {
+      name: value if isinstance(value, bool | int | float | str) else str(value)
+      for name, value in settings.items()
+      if value is not None
+    }
+    start = summary.hparams(simple, dict.fromkeys(_COMPARED, 0.0))[:2]
+    for part in start:
+      self._events.file_writer.add_summary(part)
+
+  def show(self, step: int, shown: Shown) -> None:
+    """Records the pictures and sounds of one step."""
+    for name, picture in shown.pictures.items():
+      self._events.add_image(name, picture, step, dataformats="HWC")
+    for name, sound in shown.sounds.items():
+      self._events.add_audio(name, sound, step, shown.sample_rate)
 
   def flush(self) -> None:
     """Brings both logs to where they belong."""

@@ -2,13 +2,14 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax.sampling.preview import make_preview
+from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.task import Task
 from mmdiff_jax.training.held_out import make_held_out_loss
 from mmdiff_jax.training.state import TrainState
@@ -20,11 +21,11 @@ class Observer:
 
   Attributes:
     every: steps from one look to the next.
-    observe: `(state, step) -> scalars`, which are logged.
+    observe: `(state, step) ->` what it shows, which is logged.
   """
 
   every: int
-  observe: Callable[[TrainState, int], Mapping[str, float]]
+  observe: Callable[[TrainState, int], Shown]
 
 
 def make_observers(
@@ -47,7 +48,7 @@ def make_observers(
   if train.eval_every > 0 and held_out is not None:
     loss = make_held_out_loss(task, config, mesh, held_out)
     observers.append(
-      Observer(train.eval_every, lambda state, _: loss(state.params))
+      Observer(train.eval_every, lambda state, _: Shown(loss(state.params)))
     )
   if train.preview_every > 0:
     preview = make_preview(task, config, mesh, workdir / "previews")

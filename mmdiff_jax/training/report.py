@@ -9,7 +9,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from mmdiff_jax.nested import flatten
 from mmdiff_jax.progress import progress_bar
+from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.flops import peak_flops
 from mmdiff_jax.training.optimizer import learning_rate_schedule
@@ -40,6 +42,8 @@ class Report:
     self._writer = (
       metrics.MetricWriter(workdir, first_step=first_step) if main else None
     )
+    if self._writer is not None:
+      self._writer.write_settings(flatten(config.to_dict()))
     self._bar = progress_bar(
       config.train.num_steps, "step", initial=first_step, disable=not main
     )
@@ -89,10 +93,13 @@ class Report:
       self._writer.write(step, scalars)
     self._bar.set_postfix(_short(scalars), refresh=False)
 
-  def add(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Logs what a preview measured, as a record of its own."""
-    if self._writer is not None and scalars:
-      self._writer.write(step, scalars)
+  def add(self, step: int, shown: Shown) -> None:
+    """Logs what a look at the model shows, scalars as a record of their own."""
+    if self._writer is None:
+      return
+    if shown.scalars:
+      self._writer.write(step, shown.scalars)
+    self._writer.show(step, shown)
 
   def flush(self) -> None:
     """Brings the logs to where they belong, ahead of a checkpoint."""

@@ -11,10 +11,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.container import ReadOptions
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.sources.arrays import ArraySource, open_npz
 from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
-from mmdiff_jax.data.sources.media_source import open_file, open_folder
+from mmdiff_jax.data.sources.media_source import (
+  open_file,
+  open_folder,
+  probe,
+)
 from mmdiff_jax.data.sources.prepared import open_tfds, open_tfrecord
 from mmdiff_jax.data.sources.synthetic import SyntheticSource
 from mmdiff_jax.files import as_path
@@ -26,7 +31,9 @@ __all__ = [
   "Name",
   "Source",
   "SourceOptions",
+  "is_prepared",
   "open_source",
+  "probe",
 ]
 
 # A source by its name, or arrays in its place.
@@ -43,12 +50,17 @@ class SourceOptions:
       used; for ("audio",) alone, files of sound count as media.
     tfds_dir: folder of TFDS data sets; "" means TFDS's own default.
     synthetic_clips: number of clips of the world.
+    fit: how pictures of media files are fitted; see `container.FITS`.
   """
 
   spec: AVSpec
   streams: tuple[str, ...] = ("video", "audio")
   tfds_dir: str = ""
   synthetic_clips: int = 4096
+  fit: str = "pad"
+
+  def __post_init__(self):
+    ReadOptions(fit=self.fit)  # Fails for an unknown one, whatever the source.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +116,7 @@ KINDS = (
     "a folder of videos",
     lambda name: _path(name).is_dir(),
     lambda name, options: open_folder(
-      _path(name), options.spec, options.streams
+      _path(name), options.spec, options.streams, options.fit
     ),
   ),
   Kind(
@@ -115,9 +127,18 @@ KINDS = (
   Kind(
     "a media file",
     lambda name: _path(name).is_file(),
-    lambda name, options: open_file(_path(name), options.spec, options.streams),
+    lambda name, options: open_file(
+      _path(name), options.spec, options.streams, options.fit
+    ),
   ),
 )
+
+
+def is_prepared(name: str) -> bool:
+  """Whether a name is that of prepared records, which have a geometry."""
+  return name.startswith(("tfrecord:", "tfds:")) or (
+    (_path(name) / MANIFEST).is_file()
+  )
 
 
 def open_source(name: Name, options: SourceOptions) -> Source:

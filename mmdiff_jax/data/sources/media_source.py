@@ -20,17 +20,26 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
-from mmdiff_jax.data.container import MediaError, opened
+from mmdiff_jax.data.container import MediaError, ReadOptions, opened
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.data.media_streams import choose_streams, may_jump
-from mmdiff_jax.files import download, file_sha256, is_cloud, unreachable
+from mmdiff_jax.data.sources.spool import Spool
+from mmdiff_jax.files import (
+  as_path,
+  download,
+  file_sha256,
+  is_cloud,
+  unreachable,
+)
 
 _log = logging.getLogger(__name__)
 
 # Decoded videos that are kept: what is drawn at random from a small folder is
 # decoded once, and clips of one video come in a row from a large one.
 _CACHE_BYTES = 2**29
+# What is longer is decoded into a file; several may be decoded at a time.
+_SPOOL_BYTES = 2**26
 # Height and width of frames that are only counted.
 _TINY = (1, 1)
 
@@ -85,6 +94,7 @@ class MediaSource:
     spec: AVSpec,
     streams: Collection[str],
     skipped: Sequence[tuple[str, str]] = (),
+    fit: str = "pad",
   ):
     """Reads the files' headers.
 
@@ -97,6 +107,7 @@ class MediaSource:
       streams: of "video" and "audio", those that every file must have. With
         ("audio",) alone the pictures are not decoded.
       skipped: (video, reason) of files that were left out before.
+      fit: see `container.FITS`.
 
     Raises:
       MediaError: if no file is left; it is the last one's.
@@ -105,6 +116,7 @@ class MediaSource:
     self.videos: dict[str, int] = {}
     self.skipped = list(skipped)
     self._files, self._streams = files, tuple(streams)
+    self._reading = ReadOptions(fit=fit)
     self._cache = _Cache(_CACHE_BYTES)
     self._file_hash = functools.cache(
       lambda video: file_sha256(self._files[video])
@@ -134,21 +146,13 @@ class MediaSource:
     )
 
   def digest(self, video: str, start: int) -> str:
-    """See `base.Source`: of the whole file."""
-    return self._file_hash(video)
+    """See `base.Source`: of the whole file, and how it is fitted."""
+    # Padding is what all pictures had before there was a choice.
+    fit = self._reading.fit
+    return self._file_hash(video) + ("" if fit == "pad" else f" {fit}")
 
   def _decode(self, video: str) -> _Content:
-    path, spec = self._files[video], self.spec
-    if self._streams == ("audio",):
-      audio, _ = media.read_audio(path, sample_rate=spec.sample_rate)
-      return _Content(None, audio, ())
-    clip = media.read_media(
-      path,
-      fps=spec.fps,
-      size=(spec.height, spec.width),
-      sample_rate=spec.sample_rate,
-    )
-    return _Content(clip.video, clip.audio, clip.repairs)
+    return _read(self._files[video], self.spec, self._streams, self._reading)
 
   def __repr__(self) -> str:
     return f"MediaSource({self.name}, {len(self.videos)} videos)"
@@ -220,7 +224,10 @@ class MediaClip:
 
 
 def open_folder(
-  folder: pathlib.Path, spec: AVSpec, streams: Collection[str]
+  folder: pathlib.Path,
+  spec: AVSpec,
+  streams: Collection[str],
+  fit: str = "pad",
 ) -> MediaSource:
   """The media below a folder; see `MediaSource`.
 
@@ -231,18 +238,41 @@ def open_folder(
   found, left_out = find_media(_on_disk(folder), sound_alone)
   if not found:
     raise ValueError(f"{folder} holds no media file and no {MANIFEST}.")
-  return MediaSource(str(folder), dict(found), spec, streams, left_out)
+  return MediaSource(str(folder), dict(found), spec, streams, left_out, fit)
 
 
 def open_file(
-  path: pathlib.Path, spec: AVSpec, streams: Collection[str]
+  path: pathlib.Path, spec: AVSpec, streams: Collection[str], fit: str = "pad"
 ) -> MediaSource:
   """A single media file; see `MediaSource`.
 
   Raises:
     MediaError: if it cannot be read.
   """
-  return MediaSource(str(path), {path.name: _on_disk(path)}, spec, streams)
+  files = {path.name: _on_disk(path)}
+  return MediaSource(str(path), files, spec, streams, fit=fit)
+
+
+def probe(path: str | os.PathLike) -> AVSpec | None:
+  """Geometry of a media file, or of the first one of a folder.
+
+  Returns:
+    Shape and rates as the file has them, its whole length; None where there
+    is no such file, or it lacks pictures or sound.
+  """
+  place = as_path(path).expanduser()
+  try:
+    found = place.is_dir() and find_media(_on_disk(place))[0]
+    file = found[0][1] if found else _on_disk(place)
+    track = media.read_track(file)
+    reader = media.FrameReader(file, track=track)
+    next(iter(reader))
+    if track is None:
+      return None
+    frames = _count_frames(file, reader.fps, ("video", "audio"))
+    return AVSpec(frames, *reader.native_size, reader.fps, track.sample_rate)
+  except (ValueError, OSError):
+    return None  # An error where it is opened.
 
 
 def _on_disk(path: pathlib.Path) -> pathlib.Path:
@@ -258,6 +288,50 @@ def _on_disk(path: pathlib.Path) -> pathlib.Path:
   with unreachable(path):
     download(path, folder / path.name)
   return folder / path.name
+
+
+def _read(
+  path: str | os.PathLike,
+  spec: AVSpec,
+  streams: tuple[str, ...],
+  options: ReadOptions,
+) -> _Content:
+  """Decodes a file of any length in little memory."""
+  track = media.read_track(path, spec.sample_rate)
+  sound = Spool(_SPOOL_BYTES)
+  if streams == ("audio",):
+    for block in _with_sound(path, track).blocks():
+      sound.add(block)
+    return _Content(None, sound.joined(), ())
+  size = (spec.height, spec.width)
+  reader = media.FrameReader(path, spec.fps, size, track, options)
+  pictures = Spool(_SPOOL_BYTES)
+  count = heard = 0
+
+  def hear() -> int:
+    end = round(count * spec.sample_rate / spec.fps)
+    if track is not None:
+      sound.add(track.cut(reader.origin, heard, end))
+    return end
+
+  for count, image in enumerate(reader, 1):
+    pictures.add(image[None])
+    if count % spec.frames == 0:
+      heard = hear()
+  hear()
+  repairs = tuple(reader.repairs)
+  if track is None:
+    return _Content(pictures.joined(), None, repairs)
+  repairs += tuple(track.repairs(reader.origin, count / spec.fps))
+  return _Content(pictures.joined(), sound.joined(), repairs)
+
+
+def _with_sound(
+  path: str | os.PathLike, track: media.AudioTrack | None
+) -> media.AudioTrack:
+  if track is None:
+    raise MediaError(path, "has no audio")
+  return track
 
 
 def _count_frames(
@@ -284,5 +358,6 @@ def _count_frames(
       return int(float(stream.duration * stream.time_base) * fps + 0.1)
   if "video" in streams:
     return sum(1 for _ in media.FrameReader(path, fps, _TINY))
-  audio, rate = media.read_audio(path)
-  return int(len(audio) / rate * fps + 0.1)
+  track = _with_sound(path, media.read_track(path))
+  count = sum(len(block) for block in track.blocks())
+  return int(count / track.sample_rate * fps + 0.1)

@@ -92,6 +92,11 @@ class PreparedSource:
     return self._manifest.spec
 
   @property
+  def fit(self) -> str:
+    """How the pictures were fitted; see `container.FITS`."""
+    return self._manifest.options.get("fit", "pad")
+
+  @property
   def skipped(self) -> tuple[tuple[str, str], ...]:
     """(video, reason) of each one that preparation left out."""
     return self._manifest.skipped
@@ -150,7 +155,7 @@ def open_tfds(name: str, tfds_dir: str) -> PreparedSource:
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ValueError(
-      f"'tfds:{name}' needs TFDS: pip install 'mmdiff-jax[tfds]'."
+      f"'tfds:{name}' needs TFDS: pip install tensorflow-datasets array_record."
     ) from error
   try:
     builder = tfds.builder(name, data_dir=tfds_dir or None)
@@ -160,13 +165,13 @@ def open_tfds(name: str, tfds_dir: str) -> PreparedSource:
   except (tfds.core.DatasetNotFoundError, AssertionError) as error:
     raise ValueError(
       f"no TFDS data set {name!r} in {tfds_dir or 'the default folder'}; set"
-      " data.tfds_dir, or make one with: python -m data_prep.tfds_builder"
+      " data.tfds_dir, or make one by the command prepare_tfds."
     ) from error
   metadata = builder.info.metadata or {}
   if "manifest" not in metadata:
     raise ValueError(
-      f"the TFDS data set {name!r} was not made by data_prep.tfds_builder:"
-      " it has no manifest."
+      f"the TFDS data set {name!r} was not made by prepare_tfds: it has no"
+      " manifest."
     )
   manifest = Manifest.from_json(metadata["manifest"], f"tfds:{name}")
   return PreparedSource(f"tfds:{name}", manifest, records)

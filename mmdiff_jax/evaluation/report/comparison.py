@@ -125,7 +125,9 @@ def write(output: str | os.PathLike, content: dict[str, Any]) -> None:
     (".html", _page(content)),
   ):
     with replacing(path.with_suffix(suffix)) as temporary:
-      pathlib.Path(temporary).write_text(text, encoding="utf-8")
+      pathlib.Path(temporary).write_text(
+        text, encoding="utf-8", errors="backslashreplace"
+      )
 
 
 def _page(content: dict[str, Any]) -> str:
@@ -136,21 +138,26 @@ def _page(content: dict[str, Any]) -> str:
   )
   head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
   body = [
-    f"<table><tr>{head}</tr>{cells}</table>",
+    players.scrolling(
+      f"<table><tr>{head}</tr>{cells}</table>", "Metrics by system"
+    ),
     f"<p class=small>{html.escape(_explanation(content))}</p>",
     *(
       f"<p class=small>{html.escape(weights_line(kind, info))}</p>"
       for kind, info in content["weights"].items()
     ),
     *(
-      f'<p class="note small">{html.escape(text)}</p>'
+      f'<p class="warning small">{html.escape(text)}</p>'
       for text in [*content["notes"], *content["warnings"]]
     ),
   ]
   if content["steps"]:
     body.append("<h2>Along the run</h2>" + _curves(content))
   body.append("<h2>Against the number of clips</h2>" + _by_size(content))
-  return players.page("Comparison of generated clips", "\n".join(body))
+  count = len(content["systems"])
+  return players.page(
+    f"Comparison of {count} sets of generated clips", "\n".join(body)
+  )
 
 
 def _curves(content: dict[str, Any]) -> str:

@@ -37,20 +37,23 @@ def weights_line(kind: str, info: dict[str, Any]) -> str:
   return line
 
 
-def as_text(content: dict[str, Any]) -> str:
-  """The figures as lines of plain text."""
+def _compared(content: dict[str, Any]) -> str:
+  """How many clips of which geometry were compared, and how."""
   spec, real = content["spec"], content["real"]
   side = "" if real["split"] == "all" else f"{real['split']} "
-  lines = [
+  return (
     f"{content['fake']['used']} generated against {real['used']} {side}"
     f"real clips, {spec['frames']} frames of {spec['height']}x"
     f"{spec['width']} at {spec['fps']:g} fps, protocol {content['protocol']}, "
-    f"seed {content['seed']}",
-    f"{'metric':22} {'value':>24} {'real':>12}",
-  ]
-  lines[1:1] = [
-    weights_line(kind, info) for kind, info in content["weights"].items()
-  ]
+    f"seed {content['seed']}"
+  )
+
+
+def as_text(content: dict[str, Any]) -> str:
+  """The figures as lines of plain text."""
+  lines = [_compared(content)]
+  lines += [weights_line(kind, i) for kind, i in content["weights"].items()]
+  lines.append(f"{'metric':22} {'value':>24} {'real':>12}")
   for name, entry in content["metrics"].items():
     value = format_value(entry["value"], entry["stderr"])
     lines.append(f"{name:22} {value:>24} {format_value(entry['real']):>12}")
@@ -77,68 +80,95 @@ def write(
     features: of both sides, for the ranking of clips.
   """
   path = as_path(output)
-  body = [_header(content), _table(content), _plot(content)]
+  body = [_header(content), _table(content)]
   if "memorisation" in content:
     body.append(_memorisation(content["memorisation"], path))
   body += [_ranking(sides, features), _provenance(content, path)]
-  page = players.page("Evaluation report", "\n".join(body))
+  title = (
+    f"Evaluation of {content['fake']['used']} generated clips against "
+    f"{content['real']['used']} real ones"
+  )
+  page = players.page(title, "\n".join(body))
   for target, text in (
     (path, json.dumps(content, indent=2) + "\n"),
     (path.with_suffix(".html"), page),
   ):
     with replacing(target) as temporary:
-      pathlib.Path(temporary).write_text(text, encoding="utf-8")
+      pathlib.Path(temporary).write_text(
+        text, encoding="utf-8", errors="backslashreplace"
+      )
 
 
 def _header(content: dict[str, Any]) -> str:
-  first, *_ = as_text(content).splitlines()
+  """What was compared, by which weights, and what to mind."""
+  first = _compared(content)
+  sides = " ".join(
+    f"{name}: {content[side]['source']}."
+    for side, name in (("fake", "Generated"), ("real", "Real"))
+  )
   stated = [
     f"<p class=small>{html.escape(weights_line(kind, info))}</p>"
     for kind, info in content["weights"].items()
   ]
-  messages = [f'<p class="note">{html.escape(w)}</p>' for w in content["notes"]]
-  messages += [
-    f'<p class="note small">{html.escape(w)}</p>' for w in content["warnings"]
+  notes = [f"<p class=warning>{html.escape(w)}</p>" for w in content["notes"]]
+  notes += [
+    f'<p class="warning small">{html.escape(w)}</p>'
+    for w in content["warnings"]
   ]
-  return f"<p>{html.escape(first)}.</p>" + "".join(stated + messages)
-
-
-def _table(content: dict[str, Any]) -> str:
-  rows = [
-    '<h2>Metrics</h2><table><tr><th>metric</th><th class="number">value'
-    '</th><th class="number">among real clips</th><th></th></tr>'
-  ]
-  for name, entry in content["metrics"].items():
-    arrow = "&darr;" if entry["better"] == "lower" else "&uarr;"
-    value = format_value(entry["value"], entry["stderr"]).replace("+-", "±")
-    about = entry["about"]
-    if entry["value"] is None:
-      about += f" (left out: {entry['reason']})"
-    rows.append(
-      f"<tr><td>{html.escape(name)} {arrow}</td>"
-      f'<td class="number">{value}</td>'
-      f'<td class="number">{format_value(entry["real"])} '
-      f'<span class="small">n={entry.get("real_n", 0)}</span></td>'
-      f'<td class="small">{html.escape(about)}</td></tr>'
-    )
-  return "".join(rows) + (
-    "</table><p class=small>± is one standard error (a tenth of the clips left "
-    "out at a time; for figures of pairing, over clips). Among real clips: one "
-    "random half against the other, or the same figure of the real clips; a "
-    "Frechet distance of fewer clips is larger.</p>"
+  return (
+    f"<p>{html.escape(first)}.</p><p class=note>{html.escape(sides)}</p>"
+    + "".join(stated + notes)
   )
 
 
-def _plot(content: dict[str, Any]) -> str:
-  rows = [
-    (name, entry["value"], entry["stderr"] or 0.0, entry["real"])
-    for name, entry in content["metrics"].items()
-    if entry["value"] is not None
-  ]
+_LEGEND = (
+  ("↓ ↑", "the better direction: lower, higher."),
+  (
+    "±",
+    "one standard error: a tenth of the clips left out at a time; for figures "
+    "of pairing, over clips.",
+  ),
+  (
+    "Among real clips",
+    "one random half of the real clips against the other, or the same figure "
+    "of the real clips: what a perfect model would reach. n clips; a Frechet "
+    "distance of fewer clips is larger.",
+  ),
+  (
+    "The line below a metric",
+    "dot and bar are the value and two standard errors, the diamond is the "
+    "value among real clips, the tick is zero. Each line has its own scale.",
+  ),
+)
+
+
+def _table(content: dict[str, Any]) -> str:
+  rows = "".join(
+    _row(name, entry) for name, entry in content["metrics"].items()
+  )
+  legend = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in _LEGEND)
   return (
-    "<h2>Values and error bars</h2>" + plots.intervals(rows) + "<p "
-    "class=small>Dot and bar: value and two standard errors. Diamond: among "
-    "real clips. Tick: zero. Each row has its own scale.</p>"
+    "<h2>Metrics</h2><table><tr><th>metric</th><th class=number>value</th>"
+    f"<th class=number>among real clips</th></tr>{rows}</table>"
+    "<details class=legend open><summary>How to read the table</summary>"
+    f"<dl>{legend}</dl></details>"
+  )
+
+
+def _row(name: str, entry: dict[str, Any]) -> str:
+  arrow = "↓" if entry["better"] == "lower" else "↑"
+  about, line = entry["about"], ""
+  if entry["value"] is None:
+    about += f" (left out: {entry['reason']})"
+  else:
+    error = entry["stderr"] or 0.0
+    line = plots.interval(entry["value"], error, entry["real"])
+  value = format_value(entry["value"], entry["stderr"]).replace("+-", "±")
+  return (
+    f"<tr><td>{html.escape(name)} {arrow}<p class=small>{html.escape(about)}"
+    f"</p>{line}</td><td class=number>{value}</td>"
+    f"<td class=number>{format_value(entry['real'])} "
+    f"<span class=small>n={entry.get('real_n', 0)}</span></td></tr>"
   )
 
 
@@ -156,10 +186,14 @@ def _memorisation(content: dict[str, Any], path: pathlib.Path) -> str:
     "<h2>Memorisation</h2>"
     f"<p>{content['share_of_copies']:.1%} of the samples copy a training clip "
     f'(<a href="{html.escape(sheet)}">closest pairs</a>).</p>'
-    "<table><tr><th>space</th><th class=number>copies</th><th class=number>real"
-    " clips below threshold</th><th class=number>threshold</th><th "
-    "class=number>median ratio</th><th class=number>smallest</th></tr>"
-    f"{rows}</table><p class=small>{html.escape(content['explanation'])}</p>"
+    + players.scrolling(
+      "<table><tr><th>space</th><th class=number>copies</th><th class=number>"
+      "real clips below threshold</th><th class=number>threshold</th><th "
+      "class=number>median ratio</th><th class=number>smallest</th></tr>"
+      f"{rows}</table>",
+      "Copies by space",
+    )
+    + f"<p class=small>{html.escape(content['explanation'])}</p>"
   )
 
 

@@ -1,10 +1,14 @@
-"""Plots as inline SVG."""
+"""Plots as inline SVG.
+
+Places are shares of the width: a plot is as wide as its page has room, and
+its text keeps its size.
+"""
 
 import html
+from collections.abc import Iterable
 
 import numpy as np
 
-_WIDTH, _LEFT = 640, 150
 _COLORS = ("var(--accent)", "var(--warn)")
 
 
@@ -12,48 +16,45 @@ def _number(value: float) -> str:
   return f"{value:.4g}"
 
 
-def intervals(rows: list[tuple[str, float, float, float | None]]) -> str:
-  """One line per metric: its value with two standard errors, and the reals'.
+def _key(entries: Iterable[tuple[str, str]]) -> str:
+  """Names and their colours, above a plot."""
+  items = "".join(
+    f'<span><i style="background:{color}"></i>{html.escape(name)}</span>'
+    for name, color in entries
+  )
+  return f'<p class="key small">{items}</p>'
 
-  Every row has its own scale, since the metrics have different units.
 
-  Args:
-    rows: (name, value, standard error, value among real clips or None).
+def interval(value: float, error: float, real: float | None) -> str:
+  """A value with two standard errors, zero, and the value among real clips.
+
+  Each plot has its own scale, since metrics have different units.
   """
-  height, step = 30 * len(rows) + 30, 30
+  ends = [value - 2 * error, value + 2 * error]
+  points = [*ends, 0.0] + ([] if real is None else [real])
+  low, high = min(points), max(points)
+  span = (high - low) or 1.0
+
+  def x(v: float) -> str:
+    return f"{2 + 96 * (v - low) / span:.2f}%"
+
+  color, other = _COLORS
   parts = [
-    f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" '
-    'aria-label="Metrics with error bars">'
+    '<svg height="20" role="img" aria-label="value, its error and the value '
+    f'among real clips"><line x1="2%" x2="98%" y1="10" y2="10" '
+    f'stroke="var(--line)"/><line x1="{x(0)}" x2="{x(0)}" y1="3" y2="17" '
+    f'stroke="currentColor"/><line x1="{x(ends[0])}" x2="{x(ends[1])}" y1="10"'
+    f' y2="10" stroke="{color}" stroke-width="5" stroke-linecap="round" '
+    f'opacity=".55"/><circle cx="{x(value)}" cy="10" r="4.5" fill="{color}"/>'
   ]
-  for i, (name, value, error, real) in enumerate(rows):
-    y = 20 + i * step
-    ends = [value - 2 * error, value + 2 * error, 0.0]
-    ends += [] if real is None else [real]
-    low, high = min(ends), max(ends)
-    span = (high - low) or 1.0
-
-    def x(v: float, low: float = low, span: float = span) -> float:
-      return _LEFT + 20 + (v - low) / span * (_WIDTH - _LEFT - 130)
-
+  if real is not None:
+    # A nested picture, since a path has no shares of the width.
     parts.append(
-      f'<text x="0" y="{y + 4}">{html.escape(name)}</text>'
-      f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" '
-      'stroke="var(--line)"/>'
-      f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{y - 8}" y2="{y + 8}" '
-      'stroke="currentColor" stroke-width="1"/>'
-      f'<line x1="{x(ends[0]):.1f}" x2="{x(ends[1]):.1f}" y1="{y}" y2="{y}" '
-      f'stroke="{_COLORS[0]}" stroke-width="5" stroke-linecap="round" '
-      'opacity=".55"/>'
-      f'<circle cx="{x(value):.1f}" cy="{y}" r="4.5" fill="{_COLORS[0]}"/>'
-      f'<text x="{_WIDTH - 95}" y="{y + 4}">{_number(value)}</text>'
+      f'<svg x="{x(real)}" y="10" width="1" height="1" overflow="visible">'
+      '<path d="M0 -6 l5 6 l-5 6 l-5 -6 z" fill="none" '
+      f'stroke="{other}" stroke-width="2"/></svg>'
     )
-    if real is not None:
-      parts.append(
-        f'<path d="M{x(real):.1f} {y - 6} l5 6 l-5 6 l-5 -6 z" fill="none" '
-        f'stroke="{_COLORS[1]}" stroke-width="2"/>'
-      )
-  parts.append("</svg>")
-  return "".join(parts)
+  return "".join(parts) + "</svg>"
 
 
 def histograms(
@@ -70,7 +71,7 @@ def histograms(
     threshold: where to draw a dashed line.
     bins: number of bars.
   """
-  width, height, base = _WIDTH, 190, 150
+  height, base = 166, 130
   values = np.concatenate(list(series.values()))
   low, high = float(values.min()), float(np.quantile(values, 0.995))
   if threshold is not None:
@@ -82,41 +83,32 @@ def histograms(
     for name, v in series.items()
   }
   top = max(float(s.max()) for s in shares.values()) or 1.0
-  bar = (width - 40) / bins
+  bar = 100 / bins
   parts = [
-    f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
-    f'aria-label="{html.escape(label)}">'
+    f'<svg height="{height}" role="img" aria-label="{html.escape(label)}">'
   ]
-  for number, (name, share) in enumerate(shares.items()):
-    color = _COLORS[number % 2]
+  for color, share in zip(_COLORS, shares.values(), strict=False):
     parts += [
-      f'<rect x="{20 + i * bar:.1f}" y="{base - s / top * 120:.1f}" '
-      f'width="{bar - 1:.1f}" height="{s / top * 120:.1f}" fill="{color}" '
+      f'<rect x="{i * bar:.2f}%" y="{base - s / top * 120:.1f}" '
+      f'width="{bar - 0.2:.2f}%" height="{s / top * 120:.1f}" fill="{color}" '
       'opacity=".5"/>'
       for i, s in enumerate(share)
       if s > 0
     ]
-    parts.append(
-      f'<rect x="{width - 150}" y="{8 + 18 * number}" width="12" height="12" '
-      f'fill="{color}" opacity=".5"/><text x="{width - 132}" '
-      f'y="{18 + 18 * number}">{html.escape(name)}</text>'
-    )
   if threshold is not None:
-    x = 20 + (threshold - low) / (high - low) * (width - 40)
+    x = f"{100 * (threshold - low) / (high - low):.2f}%"
     parts.append(
-      f'<line x1="{x:.1f}" x2="{x:.1f}" y1="20" y2="{base}" '
-      'stroke="currentColor" stroke-dasharray="4 3"/>'
+      f'<line x1="{x}" x2="{x}" y1="4" y2="{base}" stroke="currentColor" '
+      'stroke-dasharray="4 3"/>'
     )
   parts.append(
-    f'<line x1="20" x2="{width - 20}" y1="{base}" y2="{base}" '
-    'stroke="currentColor"/>'
-    f'<text x="20" y="{base + 16}">{_number(low)}</text>'
-    f'<text x="{width - 20}" y="{base + 16}" text-anchor="end">'
-    f"{_number(high)}</text>"
-    f'<text x="{width / 2}" y="{base + 32}" text-anchor="middle">'
+    f'<line x1="0" x2="100%" y1="{base}" y2="{base}" stroke="currentColor"/>'
+    f'<text x="0" y="{base + 16}">{_number(low)}</text>'
+    f'<text x="100%" y="{base + 16}" text-anchor="end">{_number(high)}</text>'
+    f'<text x="50%" y="{base + 32}" text-anchor="middle">'
     f"{html.escape(label)}</text></svg>"
   )
-  return "".join(parts)
+  return _key(zip(shares, _COLORS, strict=False)) + "".join(parts)
 
 
 def curves(
@@ -129,46 +121,42 @@ def curves(
     x_label: of the horizontal axis.
     label: of the vertical one.
   """
-  height, left, right, top, base = 260, 70, 180, 20, 210
+  height, top, base = 236, 34, 196
   points = [point for line in series.values() for point in line]
   x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
   low = min(y - 2 * error for _, y, error in points)
   high = max(y + 2 * error for _, y, error in points)
   x_span, span = (x_high - x_low) or 1.0, (high - low) or 1.0
 
-  def place(x: float, y: float) -> tuple[float, float]:
-    across = left + (x - x_low) / x_span * (_WIDTH - left - right)
-    return across, base - (y - low) / span * (base - top)
+  def place(x: float, y: float) -> tuple[str, str]:
+    across = 2 + 96 * (x - x_low) / x_span
+    return f"{across:.2f}%", f"{base - (y - low) / span * (base - top):.1f}"
 
   parts = [
-    f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" '
-    f'aria-label="{html.escape(label)}">'
-    f'<line x1="{left}" x2="{_WIDTH - right}" y1="{base}" y2="{base}" '
-    'stroke="currentColor"/>'
-    f'<text x="0" y="{top - 6}">{html.escape(label)}</text>'
-    f'<text x="0" y="{top + 12}">{_number(high)}</text>'
-    f'<text x="0" y="{base}">{_number(low)}</text>'
-    f'<text x="{left}" y="{base + 18}">{_number(x_low)}</text>'
-    f'<text x="{_WIDTH - right}" y="{base + 18}" text-anchor="end">'
-    f"{_number(x_high)}</text>"
-    f'<text x="{left}" y="{base + 36}">{html.escape(x_label)}</text>'
+    f'<svg height="{height}" role="img" aria-label="{html.escape(label)}">'
+    f'<line x1="0" x2="100%" y1="{base}" y2="{base}" stroke="currentColor"/>'
+    f'<line x1="0" x2="100%" y1="{top}" y2="{top}" stroke="var(--line)"/>'
+    f'<text x="0" y="14">{html.escape(label)}</text>'
+    f'<text x="0" y="{top - 4}">{_number(high)}</text>'
+    f'<text x="0" y="{base - 4}">{_number(low)}</text>'
+    f'<text x="0" y="{base + 16}">{_number(x_low)}</text>'
+    f'<text x="100%" y="{base + 16}" text-anchor="end">{_number(x_high)}'
+    f'</text><text x="50%" y="{base + 34}" text-anchor="middle">'
+    f"{html.escape(x_label)}</text>"
   ]
-  for number, (name, line) in enumerate(series.items()):
-    color = f"hsl({215 + 67 * number} 60% 50%)"
+  colors = [f"hsl({215 + 67 * n} 60% 50%)" for n in range(len(series))]
+  for color, line in zip(colors, series.values(), strict=True):
     places = [place(x, y) for x, y, _ in line]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts.append(
-      f'<polyline points="{path}" fill="none" stroke="{color}" '
-      'stroke-width="2"/>'
-      f'<text x="{_WIDTH - right + 12}" y="{top + 18 * number + 12}" '
-      f'style="fill:{color}">{html.escape(name)}</text>'
-    )
+    parts += [
+      f'<line x1="{x}" y1="{y}" x2="{next_x}" y2="{next_y}" '
+      f'stroke="{color}" stroke-width="2"/>'
+      for (x, y), (next_x, next_y) in zip(places, places[1:], strict=False)
+    ]
     for (x, y), (at, value, error) in zip(places, line, strict=True):
       ends = (place(at, value - 2 * error)[1], place(at, value + 2 * error)[1])
       parts.append(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>'
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" '
-        f'y2="{ends[1]:.1f}" stroke="{color}"/>'
+        f'<circle cx="{x}" cy="{y}" r="3.5" fill="{color}"/>'
+        f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}" '
+        f'stroke="{color}"/>'
       )
-  parts.append("</svg>")
-  return "".join(parts)
+  return _key(zip(series, colors, strict=True)) + "".join(parts) + "</svg>"

@@ -10,6 +10,7 @@ from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.memorisation import Space
 from mmdiff_jax.evaluation.report import players, plots
 from mmdiff_jax.files import as_path, replacing
+from mmdiff_jax.gallery import lettering
 
 # Pairs per space, frames per clip and height of a frame on the picture.
 _PAIRS, _FRAMES, _HEIGHT = 8, 4, 64
@@ -42,7 +43,9 @@ def write(
     "Closest pairs of samples and training clips", "".join(body)
   )
   with replacing(base.with_suffix(".html")) as temporary:
-    pathlib.Path(temporary).write_text(page)
+    pathlib.Path(temporary).write_text(
+      page, encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def _section(
@@ -97,7 +100,7 @@ def _picture(
       f"{name}: {space.copies.mean():.1%} copies, threshold "
       f"{space.threshold:.3f}; left samples, right nearest training clips"
     )
-    draw.text((_MARGIN, y + row // 2), title, fill="black")
+    lettering.write(draw, (_MARGIN, y + row // 2), title, "black")
     y += row
     for i in closest[name]:
       i, j = int(i), int(space.index[i])
@@ -108,14 +111,9 @@ def _picture(
         image.paste(_strip(clip["video"], strip), (x, y))
       color = "#a15c00" if space.copies[i] else "black"
       text = f"{space.ratio[i]:.3f}  {fake.ids[i]}  |  {training.ids[j]}"
-      draw.text((_MARGIN, y + _HEIGHT), _ascii(text), fill=color)
+      lettering.write(draw, (_MARGIN, y + _HEIGHT), text, color)
       y += row
   return image
-
-
-def _ascii(text: str) -> str:
-  """PIL's built-in font has no other characters."""
-  return text.encode("ascii", "replace").decode()
 
 
 def _strip(video: np.ndarray, width: int):

@@ -1,0 +1,242 @@
+"""What each command does with its flags.
+
+The parts of the program are imported when they are needed: help, mistakes and
+most commands need no JAX.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# Keys of config.data that say how clips are read.
+_GEOMETRY = ("frames", "height", "width", "fps", "sample_rate", "fit")
+
+
+def _need(options: argparse.Namespace, name: str) -> Any:
+  value = getattr(options, name)
+  if not value:
+    raise ValueError(f"--{name} is required by this command.")
+  return value
+
+
+def _asked(
+  options: argparse.Namespace, config: ConfigDict, section: str
+) -> dict[str, Any]:
+  """The keys of a section that were asked for: all of them by --config."""
+  values = dict(config[section])
+  if options.config:
+    return values
+  return {
+    key: value
+    for key, value in values.items()
+    if f"{section}.{key}" in options.overridden
+  }
+
+
+def train(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Trains a model."""
+  from mmdiff_jax.training.loop import train
+
+  train(
+    config,
+    _need(options, "workdir"),
+    profile=options.profile,
+    force=options.force,
+  )
+
+
+def sample(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Generates clips, of each checkpoint with each seed."""
+  from mmdiff_jax.sampling import runs
+
+  seeds = runs.parse_seeds(options.seeds) or [config.seed]
+  planned = runs.plan_runs(
+    _need(options, "checkpoint"), seeds, _need(options, "output")
+  )
+  # Late: what is above needs no JAX.
+  from mmdiff_jax.sampling import generate
+
+  for output, (checkpoint, seed) in planned.items():
+    generate.sample(
+      config,
+      checkpoint_path=checkpoint,
+      output=output,
+      num_samples=options.num_samples,
+      seed=seed,
+      formats=options.formats,
+      condition=options.condition,
+      source=options.source,
+      duration=options.duration,
+      overlap=options.overlap,
+      cond={} if options.label is None else {"label": options.label},
+      sr_checkpoint=options.sr_checkpoint,
+      asked=_asked(options, config, "sample"),
+      force=options.force,
+    )
+
+
+def upscale(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Upsamples the frames of videos."""
+  from mmdiff_jax.sampling.upscale import upscale
+
+  upscale(
+    config,
+    sr_checkpoint=_need(options, "sr_checkpoint"),
+    source=_need(options, "source"),
+    output=_need(options, "output"),
+    seed=config.seed,
+  )
+
+
+def evaluate(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Compares generated clips with real ones."""
+  from mmdiff_jax.evaluation import compare
+  from mmdiff_jax.evaluation.evaluate import evaluate
+  from mmdiff_jax.evaluation.session import parse_share
+
+  settings = {
+    "split": options.split,
+    "holdout_fraction": config.data.holdout_fraction,
+    "protocol": options.protocol,
+    "metrics": options.metrics,
+    "weights_dir": options.weights_dir,
+    "cache_dir": options.cache_dir,
+    "seed": config.seed,
+    "num_clips": options.num_clips,
+    "max_bad": parse_share(options.max_bad),
+    "batch_size": options.batch_size,
+    "asked": {
+      key: value
+      for key, value in _asked(options, config, "data").items()
+      if key in _GEOMETRY
+    },
+    "tfds_dir": config.data.tfds_dir,
+    "synthetic_clips": config.data.synthetic_clips,
+  }
+  real, output = _need(options, "real"), _need(options, "output")
+  if not options.compare:
+    if options.curve:
+      raise ValueError("--curve goes with --compare; name the folders there.")
+    evaluate(
+      real=real,
+      fake=_need(options, "fake"),
+      output=output,
+      memorisation=options.memorisation,
+      **settings,
+    )
+    return
+  if options.fake or options.memorisation:
+    raise ValueError("--compare takes neither --fake nor --memorisation.")
+  compare.compare(
+    real=real,
+    fakes=compare.name_sides(options.compare),
+    output=output,
+    curve=options.curve,
+    **settings,
+  )
+
+
+def import_checkpoint(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Makes a workdir of a published checkpoint."""
+  from mmdiff_jax.convert.importer import import_checkpoint
+
+  import_checkpoint(
+    config,
+    source=_need(options, "source"),
+    workdir=_need(options, "workdir"),
+  )
+
+
+def export_checkpoint(options: argparse.Namespace) -> None:
+  """Writes the averaged parameters without the training state."""
+  from mmdiff_jax.convert import exporter
+
+  if len(_need(options, "checkpoint")) > 1:
+    raise ValueError("export_checkpoint takes one --checkpoint.")
+  export = (
+    exporter.export_safetensors
+    if options.format == "safetensors"
+    else exporter.export_params
+  )
+  print(export(options.checkpoint[0], _need(options, "output")))
+
+
+def gallery(options: argparse.Namespace, directory: str) -> None:
+  """Makes a page with players."""
+  from mmdiff_jax.gallery import make_gallery
+
+  print(make_gallery(directory, onsets=options.onsets))
+
+
+def compile_program(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Compiles a program for hardware that is absent."""
+  from mmdiff_jax.aot.compile import compile_for
+
+  compile_for(
+    config,
+    topology=_need(options, "topology"),
+    what=options.what,
+    slices=options.slices,
+    output=options.output,
+  )
+
+
+def verify(options: argparse.Namespace, directory: str) -> None:
+  """Reads what was written, and names what is not as it was."""
+  del options
+  from mmdiff_jax.verify import verify
+
+  wrong = 0
+  for what, problems in verify(directory):
+    wrong += len(problems)
+    print(what, "is as it was written." if not problems else "is not right:")
+    for problem in problems:
+      print(f"  {problem}")
+  if wrong:
+    raise ValueError(f"{directory}: {wrong} of its files are not right.")
+
+
+def show_config(
+  options: argparse.Namespace, config: ConfigDict, key: str = ""
+) -> None:
+  """Lists keys of the configuration."""
+  from mmdiff_jax.cli import config_help
+
+  print(config_help.describe(options.config or "default", config, key))
+
+
+def study(arguments: Sequence[str], program: str) -> None:
+  """Builds, serves, reports, plans and simulates human studies."""
+  from mmdiff_jax.study import command
+
+  command.run(arguments, program)
+
+
+def prepare(arguments: Sequence[str], program: str) -> int:
+  """Makes TFRecords of videos."""
+  from data_prep import videos_to_tfrecord
+
+  return videos_to_tfrecord.main(arguments, program)
+
+
+def prepare_tfds(arguments: Sequence[str], program: str) -> int:
+  """Makes a TFDS data set of TFRecords."""
+  from data_prep import tfds_builder
+
+  return tfds_builder.main(arguments, program)
+
+
+def inspect(arguments: Sequence[str], program: str) -> int:
+  """Checks and shows a prepared data set."""
+  from data_prep import inspect_dataset
+
+  return inspect_dataset.main(arguments, program)
+
+
+def synthetic(arguments: Sequence[str], program: str) -> None:
+  """Writes videos of sounding shapes."""
+  from data_prep import make_synthetic
+
+  make_synthetic.main(arguments, program)

@@ -1,0 +1,106 @@
+"""Configurations by name or path, as the command line gives them.
+
+In a checkout `configs/` and `data_prep/` lie beside the package; a wheel has
+them inside it, in `mmdiff_jax/bundled/`, so that it installs no module of so
+general a name. Programs of the command line import them by the same names in
+both (`add_top_level`).
+"""
+
+import importlib.util
+import pathlib
+import re
+import sys
+import traceback
+
+from ml_collections import ConfigDict
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+_BUNDLED = _PACKAGE / "bundled"
+_TOP_LEVEL = _BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent
+
+
+def add_top_level() -> None:
+  """Makes `configs` and `data_prep` importable, wherever they lie."""
+  if str(_TOP_LEVEL) not in sys.path:
+    sys.path.insert(0, str(_TOP_LEVEL))
+
+
+def shipped_configs() -> list[str]:
+  """Names of the configurations that come with the program."""
+  folder = _TOP_LEVEL / "configs"
+  return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+
+
+def find_config(text: str, flag: str = "--config") -> pathlib.Path:
+  """The file of a configuration.
+
+  Args:
+    text: the path of a file, or the name of a configuration that comes with
+      the program: `shapes`, or `configs/shapes.py` as in a checkout.
+    flag: that names it, for errors.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  path = pathlib.Path(text)
+  if path.suffix == ".py" and path.is_file():
+    return path
+  name = text.removeprefix("configs/").removesuffix(".py")
+  if name in shipped_configs():
+    return _TOP_LEVEL / "configs" / f"{name}.py"
+  problem = "is no Python file" if path.exists() else "there is no such file"
+  raise ValueError(
+    f"{flag}={text}: {problem}; give a .py file, or one of "
+    f"{', '.join(shipped_configs())}."
+  )
+
+
+def load_config(text: str, flag: str = "--config") -> ConfigDict:
+  """Loads a configuration.
+
+  Args:
+    text: a path or a name; see `find_config`.
+    flag: that names it, for errors.
+
+  Returns:
+    What the file's `get_config()` returns, locked: no key can be added.
+
+  Raises:
+    ValueError: if there is no such file, or it is no configuration.
+  """
+  path = find_config(text, flag)
+  add_top_level()
+  try:
+    spec = importlib.util.spec_from_file_location("config", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config() if hasattr(module, "get_config") else None
+  except SyntaxError as error:
+    raise ValueError(
+      f"{flag}={text}: {error.filename}, line {error.lineno}: {error.msg}."
+    ) from error
+  except Exception as error:  # Whatever a user's file does.
+    raise ValueError(f"{flag}={text}: {_where(error, path)}") from error
+  if not isinstance(config, ConfigDict):
+    raise ValueError(
+      f"{flag}={text}: no configuration; the file needs a function "
+      "get_config() that returns a ConfigDict."
+    )
+  return config.lock()
+
+
+def _where(error: Exception, path: pathlib.Path) -> str:
+  """An exception of a configuration file in one line."""
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == str(path)
+  ]
+  reason: object = error
+  while isinstance(reason, Exception) and reason.args:
+    reason = reason.args[0]
+  # ConfigDict lists the values of all other keys.
+  text = re.sub(r"Other fields present: .*\}", "", str(reason), flags=re.DOTALL)
+  text = " ".join(text.replace('"', "").split())
+  return f"line {lines[-1]}: {text}" if lines else text

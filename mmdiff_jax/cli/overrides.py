@@ -1,0 +1,160 @@
+"""Keys of a configuration that are set on the command line."""
+
+import ast
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+_KEY = re.compile(r"--config\.([\w.]+)(?:=(.*))?", re.DOTALL)
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+_WANTED = {
+  int: "a whole number",
+  float: "a number",
+  bool: "true or false",
+  tuple: "whole numbers with commas between them",
+}
+
+
+def split_overrides(
+  arguments: Sequence[str],
+) -> tuple[list[tuple[str, str]], list[str]]:
+  """Tells --config.KEY=VALUE from the other arguments.
+
+  Returns:
+    The keys with the texts of their values, and the other arguments.
+
+  Raises:
+    ValueError: for a key without a value.
+  """
+  overrides: list[tuple[str, str]] = []
+  others: list[str] = []
+  remaining = iter(arguments)
+  for argument in remaining:
+    match = _KEY.fullmatch(argument)
+    if not match:
+      others.append(argument)
+      continue
+    key, text = match.groups()
+    if text is None:
+      text = next(remaining, None)
+      if text is None or text.startswith("--"):
+        raise ValueError(f"--config.{key} needs a value: --config.{key}=VALUE.")
+    overrides.append((key, text))
+  return overrides, others
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+  """Sets a key to the value that a text means.
+
+  Args:
+    config: where the key is.
+    key: with its sections: `train.batch_size`.
+    text: of the type that the key has; `None` unsets an optional key.
+
+  Raises:
+    ValueError: for a key that does not exist, or a text that is no value of
+      its type.
+  """
+  section, name = find_key(config, key)
+  fields = dict(section.items(preserve_field_references=True))
+  optional = isinstance(fields[name], FieldReference)
+  kind = section.get_type(name)
+  flag = f"--config.{key}={text}"
+  if isinstance(section[name], ConfigDict):
+    raise ValueError(
+      f"{flag}: {key} is a section; name one of its keys: "
+      f"{', '.join(section[name])}."
+    )
+  if text == "None":
+    if not optional:
+      raise ValueError(f"{flag}: only optional keys can be unset.")
+    section[name] = None
+    return
+  try:
+    section[name] = _parse(text, kind, section[name])
+  except (ValueError, SyntaxError, TypeError):
+    wanted = _WANTED.get(kind, f"a value of type {kind.__name__}")
+    example = section[name]
+    now = "" if example in (None, ()) else f", such as {_show(example)}"
+    raise ValueError(f"{flag}: give {wanted}{now}.") from None
+
+
+def find_key(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+  """The section that has a key, and the key's name in it.
+
+  Raises:
+    ValueError: if there is no such key, with the most similar one.
+  """
+  section = config
+  *parents, name = key.split(".")
+  for depth, part in enumerate([*parents, name]):
+    if not isinstance(section, ConfigDict):
+      raise ValueError(
+        f"--config.{key}: {'.'.join(parents[:depth])} is no section."
+      )
+    if part not in section:
+      raise ValueError(_unknown(config, key, parents[:depth], part))
+    if depth < len(parents):
+      section = section[part]
+  return section, name
+
+
+def all_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+  """Every key with its sections."""
+  keys = []
+  for name in config:
+    if isinstance(config[name], ConfigDict):
+      keys += all_keys(config[name], f"{prefix}{name}.")
+    else:
+      keys.append(prefix + name)
+  return keys
+
+
+def _unknown(
+  config: ConfigDict, key: str, parents: Sequence[str], part: str
+) -> str:
+  section = config
+  for parent in parents:
+    section = section[parent]
+  where = f"{'.'.join(parents)} has" if parents else "the configuration has"
+  listed = f" {'.'.join(parents)}" if parents else ""
+  close = difflib.get_close_matches(part, list(section), 1)
+  if close:
+    hint = f"Did you mean {'.'.join([*parents, close[0]])}?"
+  else:
+    elsewhere = [k for k in all_keys(config) if k.split(".")[-1] == part]
+    hint = (
+      f"Did you mean {', '.join(elsewhere)}?"
+      if elsewhere
+      else f"Its keys: {', '.join(section)}."
+      if len(section) < 10
+      else f"The command `config{listed}` lists its keys."
+    )
+  return f"--config.{key}: {where} no key {part}. {hint}"
+
+
+def _parse(text: str, kind: type, example: Any) -> Any:
+  """The value of a text; raises where it is none of that type."""
+  if kind is bool:
+    if text.lower() not in _BOOLS:
+      raise ValueError(text)
+    return _BOOLS[text.lower()]
+  if kind in (int, float, str):
+    return kind(text)
+  if kind is tuple:
+    value = ast.literal_eval(text) if text else ()
+    value = tuple(value) if isinstance(value, tuple | list) else (value,)
+    types = {type(element) for element in example} or {int}
+    if not {type(element) for element in value} <= types:
+      raise TypeError(text)
+    return value
+  raise TypeError(text)
+
+
+def _show(value: Any) -> str:
+  if isinstance(value, tuple):
+    return ",".join(map(str, value)) or "()"
+  return str(value).lower() if isinstance(value, bool) else str(value)
