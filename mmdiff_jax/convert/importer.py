@@ -39,9 +39,11 @@ def import_checkpoint(
   """
   folder = as_path(workdir)
   if checkpoint.list_checkpoints(folder):
-    raise FileExistsError(
-      f"{workdir} holds checkpoints already; give another --workdir."
-    )
+    # Within the lock, which clears what a process killed at its end has left.
+    with locked(folder):
+      raise FileExistsError(
+        f"{workdir} holds checkpoints already; give another --workdir."
+      )
   check_directory(workdir, "--workdir")
   with local_copy(source) as file:
     state_dict = load_weight_file(file)
