@@ -78,8 +78,12 @@ def locked(directory: str | os.PathLike) -> Iterator[Lock]:
     # Its holder removed the file between our two calls.
     os.close(file)
   try:
-    os.ftruncate(file, 0)
-    os.pwrite(file, _who().encode(), 0)
+    try:
+      os.ftruncate(file, 0)
+      os.pwrite(file, _who().encode(), 0)
+    except OSError as error:
+      error.filename = str(path)  # A full disk does not say where it is.
+      raise
     remove_leftovers(folder, below=True)
     yield Lock(folder, file)
   finally:

@@ -81,6 +81,9 @@ def check_program(name, arguments):
 def check_module(module, arguments, monkeypatch):
   """Lets a module that is run as a program read its flags, and no more."""
   path = ROOT / (module.replace(".", "/") + ".py")
+  if path.with_suffix("").is_dir():  # A package is run by its __main__.
+    module += ".__main__"
+    path = path.with_suffix("") / "__main__.py"
   assert path.is_file(), f"no module {module}"
   if "argparse" not in path.read_text():
     assert not arguments

@@ -56,7 +56,9 @@ def test_imported_run_has_the_weights_and_the_config_that_fits(
 
 
 def test_a_run_is_not_overwritten(source, config, tmp_path):
-  (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+  importer.import_checkpoint(
+    config, source=source, workdir=str(tmp_path / "run")
+  )
   with pytest.raises(FileExistsError, match="another --workdir"):
     importer.import_checkpoint(
       config, source=source, workdir=str(tmp_path / "run")
@@ -121,3 +123,20 @@ def test_a_model_goes_to_safetensors_and_back_under_its_published_names(
     np.testing.assert_array_equal(back[key], value, err_msg=key)
   with pytest.raises(FileExistsError, match="b.safetensors exists"):
     exporter.export_safetensors(tmp_path / "run", exported)
+
+
+def test_a_super_resolution_model_goes_to_safetensors_and_back(tmp_path):
+  case, keys = "sr_tiny.json", "sr_tiny_keys.json"
+  weights = unet_golden.state_dict(keys)
+  config = superres.get_config()
+  config.model.update(unet_golden.model_config(unet_golden.load_json(case)))
+  published, exported = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+  save_safetensors(published, weights)
+  importer.import_checkpoint(
+    config, source=str(published), workdir=str(tmp_path / "run")
+  )
+  exporter.export_safetensors(tmp_path / "run", exported)
+  back = load_safetensors(exported)
+  assert back.keys() == weights.keys()
+  for key, value in weights.items():
+    np.testing.assert_array_equal(back[key], value, err_msg=key)

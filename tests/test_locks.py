@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -62,3 +63,16 @@ def test_a_place_that_cannot_be_written_to_is_named():
     locks.locked("/proc/nowhere"),
   ):
     pass
+
+
+def test_a_disk_without_room_for_the_lock_is_named(tmp_path, monkeypatch):
+  def pwrite(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(locks.os, "pwrite", pwrite)
+  with (
+    pytest.raises(OSError, match=str(tmp_path / locks.LOCK)),
+    locks.locked(tmp_path),
+  ):
+    pass
+  assert not list(tmp_path.iterdir())

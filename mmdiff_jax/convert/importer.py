@@ -38,10 +38,12 @@ def import_checkpoint(
     ValueError: if the file does not fit the network, key by key.
   """
   folder = as_path(workdir)
-  if (folder / "checkpoints").exists():
-    raise FileExistsError(
-      f"{workdir} holds checkpoints already; give another --workdir."
-    )
+  if checkpoint.list_checkpoints(folder):
+    # Within the lock, which clears what a process killed at its end has left.
+    with locked(folder):
+      raise FileExistsError(
+        f"{workdir} holds checkpoints already; give another --workdir."
+      )
   check_directory(workdir, "--workdir")
   with local_copy(source) as file:
     state_dict = load_weight_file(file)
@@ -49,8 +51,9 @@ def import_checkpoint(
   _adopt(config, state_dict)
   variables = convert_checkpoint(state_dict, config.model.name, config.model)
   with locked(folder):
-    path = checkpoint.save_params(folder, variables["params"], config)
+    # The checkpoint last: where there is one, the import is done.
     checkpoint.write_config(config, folder)
+    path = checkpoint.save_params(folder, variables["params"], config)
   count = sum(x.size for x in jax.tree.leaves(variables))
   _log.info("Imported %s parameters into %s.", f"{count:,}", path)
   return path

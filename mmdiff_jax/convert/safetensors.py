@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,9 @@ _DTYPES: dict[str, Any] = {
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _METADATA = "__metadata__"
+# In the metadata of what we write, as the format has no checksum: CRC-32 of
+# the rest of the header (see `_header_checksum`) and, from there on, the data.
+_CHECKSUM = "mmdiff_jax.crc32"
 # Headers that are longer are damaged.
 _MAX_HEADER = 100_000_000
 
@@ -64,6 +68,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if len(start) < 8 or length > _MAX_HEADER or size < 0:
       raise ValueError("its header is longer than the file")
     header = json.loads(file.read(length))
+    wanted = header.get(_METADATA, {}).pop(_CHECKSUM, None)
+    checksum = _header_checksum(header)
     header.pop(_METADATA, None)
     tensors, end = {}, 0
     for name, entry in sorted(
@@ -80,10 +86,25 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
       if stop > size or min(shape, default=0) < 0:
         raise ValueError(f"{name} ends behind the file")
       tensors[name] = np.fromfile(file, dtype, count).reshape(shape)
+      if wanted is not None:
+        checksum = _extend(checksum, tensors[name])
       end = stop
   if end != size:
     raise ValueError(f"{size - end} bytes belong to no tensor")
+  if wanted is not None and wanted != f"{checksum:08x}":
+    raise ValueError("its checksum differs from the one that was written")
   return tensors
+
+
+def _header_checksum(header: Mapping[str, Any]) -> int:
+  """CRC-32 of a header without its checksum, whatever the order of its keys."""
+  return zlib.crc32(json.dumps(header, sort_keys=True).encode())
+
+
+def _extend(checksum: int, tensor: np.ndarray) -> int:
+  """The checksum, with a tensor's bytes behind it."""
+  data = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+  return zlib.crc32(data.data, checksum)
 
 
 def save_safetensors(
@@ -91,14 +112,14 @@ def save_safetensors(
   tensors: Mapping[str, np.ndarray],
   metadata: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes tensors by name, whole or not at all.
+  """Writes tensors by name, whole or not at all, with a checksum.
 
   Args:
     path: the file.
     tensors: what it holds.
     metadata: texts by name, for people.
   """
-  header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+  header: dict[str, Any] = {_METADATA: dict(metadata or {})}
   end = 0
   for name, tensor in tensors.items():
     begin, end = end, end + tensor.nbytes
@@ -107,6 +128,10 @@ def save_safetensors(
       "shape": list(tensor.shape),
       "data_offsets": [begin, end],
     }
+  checksum = _header_checksum(header)
+  for tensor in tensors.values():
+    checksum = _extend(checksum, tensor)
+  header[_METADATA][_CHECKSUM] = f"{checksum:08x}"
   text = json.dumps(header).encode()
   # The data are aligned.
   text += b" " * (-len(text) % 8)

@@ -68,8 +68,6 @@ def build(
   check_local(output, "--output")
   output = pathlib.Path(output)
   check_directory(output)
-  if (output / STUDY).exists():
-    raise ValueError(f"{output} holds a study already; choose another folder.")
   if not fake or REAL in fake or any("|" in name for name in fake):
     raise ValueError(
       "--fake=NAME=DIR is needed at least once, by a name other than "
@@ -94,6 +92,9 @@ def build(
 def _clear(output: pathlib.Path) -> None:
   """Removes what a killed build left; raises ValueError for anything else."""
   building = output / _BUILDING
+  if (output / STUDY).exists():
+    shutil.rmtree(building, ignore_errors=True)
+    raise ValueError(f"{output} holds a study already; choose another folder.")
   if (building / STUDY).exists():
     # It was moving its parts out.
     for part in (CLIPS, TEXTS):

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sqlite3
 from collections.abc import Sequence
 
 
@@ -14,9 +15,16 @@ def run(arguments: Sequence[str], program: str = "main.py study") -> None:
 
   Raises:
     ValueError: for the caller's mistakes.
+    OSError: if a study cannot be read or written.
   """
   options = _parser(program).parse_args(arguments)
-  options.run(options)
+  try:
+    options.run(options)
+  except sqlite3.Error as error:
+    raise OSError(
+      f"{options.study}: the answers cannot be read or written ({error}); is "
+      "the disk full or read-only?"
+    ) from error
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

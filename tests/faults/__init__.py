@@ -1,0 +1,1 @@
+"""What do kills, full disks, a second process and damage cost?"""
