@@ -28,6 +28,9 @@ _BROKEN = re.compile(
   r"gloo|nccl|coordination service|connection (closed|reset)|socket closed",
   re.I,
 )
+_LOST = re.compile(
+  rb"detected fatal errors|stopped sending heartbeats|is lost \(it ended"
+)
 _SILENT = re.compile(rb"stopped sending heartbeats\):\s*([\d, \n]+)")
 
 
@@ -77,8 +80,9 @@ def run_watched() -> NoReturn:
   held = pass_on(child.stderr, sys.stderr.buffer)
   status = child.wait()
   os.close(theirs)
-  # The child may have said so itself, among the native words.
-  if held and (status < 0 or status == LOST_HOST):
+  # The child may have said so itself among the native words, or have failed of
+  # the lost host, as in a save, before it was ended.
+  if held and (status < 0 or (status and _LOST.search(held))):
     print(lost_line(held), file=sys.stderr, flush=True)
     sys.exit(LOST_HOST)
   sys.stderr.buffer.write(held)
