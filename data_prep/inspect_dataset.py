@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep.command_line import Parser, bounded, one_line
-from data_prep.videos_to_tfrecord import summary
+from data_prep.summary import summary
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord

@@ -10,21 +10,8 @@ from mmdiff_jax import models
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.models.plan import make_plan
 from tests import unet_golden as golden
+from tests.unet_golden import TINY
 
-TINY = {
-  "name": "av_unet",
-  "model_channels": 32,
-  "channel_mult": (1, 2),
-  "num_res_blocks": 1,
-  "num_heads": 2,
-  "num_head_channels": 16,
-  "video_attention_resolutions": (2,),
-  "audio_attention_resolutions": (),
-  "cross_attention_resolutions": (2,),
-  "cross_attention_windows": (2,),
-  "dropout": 0.3,
-  "dtype": "float32",
-}
 # One level: the cheapest network that has every kind of layer but resampling.
 FLAT = TINY | {
   "channel_mult": (1,),

@@ -85,7 +85,7 @@ def check_module(module, arguments, monkeypatch):
     module += ".__main__"
     path = path.with_suffix("") / "__main__.py"
   assert path.is_file(), f"no module {module}"
-  if "argparse" not in path.read_text():
+  if not re.search("argparse|arguments", path.read_text()):
     assert not arguments
     return
   monkeypatch.setattr(sys, "argv", [module, *arguments])

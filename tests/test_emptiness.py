@@ -4,6 +4,7 @@ import numpy as np
 
 from data_prep import videos_to_tfrecord
 from data_prep.emptiness import Emptiness, Limits
+from data_prep.summary import summary
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.manifest import Manifest, Video
 from mmdiff_jax.data.sources import ClipList
@@ -96,7 +97,7 @@ def test_the_emptiest_videos_are_listed_and_the_rest_are_counted():
     Video(f"{i}.mkv", frames=40, empty={"silent": float(i)}) for i in range(9)
   )
   manifest = Manifest(spec, "raw", None, videos, shards=())
-  lines = videos_to_tfrecord.summary(manifest).splitlines()[1:]
+  lines = summary(manifest).splitlines()[1:]
   assert lines[0] == "empty 8.mkv: 8 s silent"
   assert len(lines) == 6
   assert lines[-1] == "empty in part: 3 more, listed in dataset.json"

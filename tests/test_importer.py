@@ -108,35 +108,32 @@ def test_numbers_that_are_no_weights_are_one_line_and_nothing_is_written(
   assert not (tmp_path / "run").exists()
 
 
-def test_a_model_goes_to_safetensors_and_back_under_its_published_names(
-  weights, config, tmp_path
-):
-  published, exported = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+def check_round_trip(weights, config, folder):
+  """Published weights come back from safetensors; returns the last file."""
+  published, exported = folder / "a.safetensors", folder / "b.safetensors"
   save_safetensors(published, weights)
   importer.import_checkpoint(
-    config, source=str(published), workdir=str(tmp_path / "run")
+    config, source=str(published), workdir=str(folder / "run")
   )
-  exporter.export_safetensors(tmp_path / "run", exported)
+  exporter.export_safetensors(folder / "run", exported)
   back = load_safetensors(exported)
   assert back.keys() == weights.keys()
   for key, value in weights.items():
     np.testing.assert_array_equal(back[key], value, err_msg=key)
+  return exported
+
+
+def test_a_model_goes_to_safetensors_and_back_under_its_published_names(
+  weights, config, tmp_path
+):
+  exported = check_round_trip(weights, config, tmp_path)
   with pytest.raises(FileExistsError, match="b.safetensors exists"):
     exporter.export_safetensors(tmp_path / "run", exported)
 
 
 def test_a_super_resolution_model_goes_to_safetensors_and_back(tmp_path):
-  case, keys = "sr_tiny.json", "sr_tiny_keys.json"
-  weights = unet_golden.state_dict(keys)
+  case = unet_golden.load_json("sr_tiny.json")
   config = superres.get_config()
-  config.model.update(unet_golden.model_config(unet_golden.load_json(case)))
-  published, exported = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-  save_safetensors(published, weights)
-  importer.import_checkpoint(
-    config, source=str(published), workdir=str(tmp_path / "run")
-  )
-  exporter.export_safetensors(tmp_path / "run", exported)
-  back = load_safetensors(exported)
-  assert back.keys() == weights.keys()
-  for key, value in weights.items():
-    np.testing.assert_array_equal(back[key], value, err_msg=key)
+  config.model.update(unet_golden.model_config(case))
+  weights = unet_golden.state_dict("sr_tiny_keys.json")
+  check_round_trip(weights, config, tmp_path)

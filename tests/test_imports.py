@@ -52,7 +52,7 @@ ALLOWED = {
     "task",
     "sampling",
   },
-  "aot": {"sharding", "checkpoint", "task", "sampling", "training"},
+  "aot": {"memory", "sharding", "checkpoint", "task", "sampling", "training"},
   "evaluation": {"data", "metric_networks", "convert", "gallery"},
   "gallery": {"data", "world", "metric_networks"},
   "verify": {"checkpoint", "checksums", "data", "sampling"},

@@ -7,26 +7,13 @@ import jax
 import pytest
 
 from mmdiff_jax import models
+from tests.unet_golden import TINY
 
 CONFIGS = sorted(
   path.stem
   for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
   if path.stem != "__init__"
 )
-TINY = {
-  "name": "av_unet",
-  "model_channels": 32,
-  "channel_mult": (1, 2),
-  "num_res_blocks": 1,
-  "num_heads": 2,
-  "num_head_channels": 16,
-  "video_attention_resolutions": (2,),
-  "audio_attention_resolutions": (),
-  "cross_attention_resolutions": (2,),
-  "cross_attention_windows": (2,),
-  "dropout": 0.3,
-  "dtype": "float32",
-}
 VIDEO, AUDIO = (1, 4, 4, 4, 3), (1, 64, 1)
 
 

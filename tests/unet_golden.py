@@ -25,6 +25,21 @@ _MODEL_KEYS = (
   "use_scale_shift_norm",
   "learn_sigma",
 )
+# A small network that resamples, attends and drops out.
+TINY = {
+  "name": "av_unet",
+  "model_channels": 32,
+  "channel_mult": (1, 2),
+  "num_res_blocks": 1,
+  "num_heads": 2,
+  "num_head_channels": 16,
+  "video_attention_resolutions": (2,),
+  "audio_attention_resolutions": (),
+  "cross_attention_resolutions": (2,),
+  "cross_attention_windows": (2,),
+  "dropout": 0.3,
+  "dtype": "float32",
+}
 
 
 def generator(name):

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint, sharding
 from mmdiff_jax.aot.hardware import open_devices
 from mmdiff_jax.files import write_json
+from mmdiff_jax.memory import program_bytes
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training.flops import count_flops
@@ -121,14 +122,7 @@ def run(folder: pathlib.Path) -> None:
   except Exception as error:
     write_json(folder / "failed.json", {"error": str(error)})
     return
-  memory = compiled.memory_analysis()
-  used = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes
-  )
-  write_json(folder / "compiled.json", {"memory": used})
+  write_json(folder / "compiled.json", {"memory": program_bytes(compiled)})
 
 
 def end_with_parent() -> None:

@@ -4,12 +4,9 @@ import dataclasses
 import hashlib
 import logging
 import pathlib
-import resource
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -24,6 +21,7 @@ from mmdiff_jax.sampling.clip_sampler import (
   Lengths,
   condition_options,
 )
+from mmdiff_jax.sampling.cost import Clock
 from mmdiff_jax.sampling.folder import SampleFolder, check_formats
 from mmdiff_jax.sampling.given import Job, Source, load_sources, make_jobs
 from mmdiff_jax.sampling.sample_fn import (
@@ -173,7 +171,11 @@ def _generate(
   upscaler: Upscaler | None,
 ) -> dict[str, Any]:
   """Makes and writes samples batch by batch; returns the run's statistics."""
-  clock = _Clock()
+  clock = Clock()
+
+  def statistics() -> dict[str, Any]:
+    return clock.statistics(clips.nfe, upscaler.nfe if upscaler else None)
+
   steps = clips.count_steps(bool(jobs) and jobs[0].source is not None)
   total, done = -(-len(jobs) // batch_size), 0
   # Where a sampler chooses its steps, batches are all there is to count.
@@ -189,10 +191,10 @@ def _generate(
       _write(folder, batch, video, audio, upscaler)
       clock.count(clips.nfe)
       done += len(batch)
-      folder.write_index(clock.statistics(clips.nfe, upscaler))
+      folder.write_index(statistics())
   if jobs:
     folder.write_grid()
-  return clock.statistics(clips.nfe, upscaler)
+  return statistics()
 
 
 def _own_sampler(
@@ -371,45 +373,3 @@ def _write(
         f"{job.name}_{large.shape[1]}", large, audio[i]
       )
     folder.write(job.name, video[i], audio[i], record)
-
-
-class _Clock:
-  """Counts network evaluations per second; the first batch compiles."""
-
-  def __init__(self):
-    self._started = time.perf_counter()
-    self._batches = 0
-    self._steps = 0
-    self.steps_per_second = 0.0
-
-  def count(self, steps: int) -> None:
-    """Counts the network evaluations of a finished batch."""
-    now = time.perf_counter()
-    self._batches += 1
-    if self._batches == 1:
-      self.steps_per_second = steps / (now - self._started)
-      self._started = now
-      return
-    self._steps += steps
-    self.steps_per_second = self._steps / (now - self._started)
-
-  def statistics(self, nfe: int, upscaler: Upscaler | None) -> dict[str, Any]:
-    """What `samples.json` says of the run's cost."""
-    values = {
-      "nfe": nfe,
-      "steps_per_second": round(self.steps_per_second, 3),
-      "peak_memory_bytes": _peak_memory(),
-      "device": jax.devices()[0].device_kind,
-      "num_devices": jax.device_count(),
-    }
-    if upscaler is not None:
-      values["sr_nfe"] = upscaler.nfe
-    return values
-
-
-def _peak_memory() -> int:
-  """Largest use of one device's memory; on CPU, of the process's."""
-  stats = jax.local_devices()[0].memory_stats()
-  if stats and "peak_bytes_in_use" in stats:
-    return stats["peak_bytes_in_use"]
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
