@@ -45,8 +45,8 @@ demo-train: demo-records
 	@echo "Training beside the sampling, see $(DEMO)/train.log"
 	@$(BIN)/python main.py train $(SHAPES) --config.train.init_from=$(MODEL) \
 	  --workdir=$(DEMO)/run --config.data.source=tfrecord:$(DEMO)/records \
-	  --config.train.learning_rate=1e-4 --config.train.num_steps=10 \
-	  --config.train.log_every=5 > $(DEMO)/train.log 2>&1 || \
+	  --config.train.learning_rate=1e-4 --config.train.num_steps=6 \
+	  --config.train.log_every=3 > $(DEMO)/train.log 2>&1 || \
 	  { tail -n 20 $(DEMO)/train.log; exit 1; }
 
 demo-samples: demo-records
@@ -55,9 +55,9 @@ demo-samples: demo-records
 	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/given --split eval --count 8
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/audio_to_video --num_samples=1 \
-	  --condition=audio --source=$(DEMO)/given --config.sample.steps=20 \
+	  --condition=audio --source=$(DEMO)/given --config.sample.steps=10 \
 	  --config.sample.condition_method=gradient \
-	  --config.sample.guidance_scale=20
+	  --config.sample.guidance_scale=10
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/video_to_audio --num_samples=1 \
 	  --condition=video --source=$(DEMO)/given

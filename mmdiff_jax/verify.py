@@ -34,7 +34,7 @@ def verify(directory: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
   elif (path / MANIFEST).exists():
     yield f"data set {path}", verify_data_set(path)
   elif (path / sample_folder.INDEX).exists():
-    yield f"samples {path}", sample_folder.verify_samples(path)
+    yield f"folder of samples {path}", sample_folder.verify_samples(path)
   else:
     raise ValueError(
       f"{path} is no checkpoint, no run, no prepared data set and no folder of "

@@ -5,7 +5,7 @@ import dataclasses
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.study.build import build
-from mmdiff_jax.study.settings import TaskSettings, load_settings
+from mmdiff_jax.study.settings import SCALES, TaskSettings, load_settings
 
 SPEC = AVSpec(8, 32, 32, 10.0, 4000)
 
@@ -25,3 +25,8 @@ def build_small(folder, **changes):
   settings = small_settings(match="order", training=2, **changes)
   fake = {name: folder / name for name in ("good", "bad")}
   return build(folder / "real", fake, folder / "study", settings)
+
+
+def answers(task, value=1):
+  """One value on every scale of a task."""
+  return dict.fromkeys(SCALES[task], value)

@@ -146,6 +146,25 @@ def test_the_source_stands_beside_the_result(runs, tmp_path):
   assert not list(tmp_path.glob("gallery/**/*.mp4"))
 
 
+@pytest.mark.parametrize("fit, bars", [(None, True), ("crop", False)])
+def test_the_source_is_fitted_as_when_sampling(tmp_path, fit, bars):
+  source = tmp_path / "wide.mp4"
+  white = np.full((SPEC.frames, SPEC.height, 2 * SPEC.width, 3), 255, np.uint8)
+  media.write_mp4(source, white, None, fps=SPEC.fps, sample_rate=None)
+  folder = tmp_path / "v2a"
+  folder.mkdir()
+  make_run(folder, "video", source)
+  listing = json.loads((folder / "samples.json").read_text())
+  if fit is not None:
+    listing["settings"]["geometry"] = {"fit": fit}
+  (folder / "samples.json").write_text(json.dumps(listing))
+  videos = [a["src"] for a in parse(make_gallery(folder)).all("video")]
+  inside = next(src for src in videos if src.startswith("data:"))
+  path = tmp_path / "shown.mp4"
+  path.write_bytes(base64.b64decode(inside.partition(",")[2]))
+  assert (media.read_media(path).video[:, 0].mean() < 50) == bars
+
+
 def test_a_source_that_is_another_file_now_is_not_shown(runs, tmp_path):
   folder = shutil.copytree(runs / "a2v", tmp_path / "a2v")
   source = write_clip(tmp_path / "given.mp4", 5)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from mmdiff_jax.data import media
+from mmdiff_jax.data.container import ReadOptions
 from mmdiff_jax.files import replacing
 from mmdiff_jax.gallery import frame, picture
 from mmdiff_jax.gallery.folder import Clip
@@ -105,7 +106,11 @@ class Drawn:
 
 
 def draw(
-  directory: pathlib.Path, target: pathlib.Path, clip: Clip, onsets: bool
+  directory: pathlib.Path,
+  target: pathlib.Path,
+  clip: Clip,
+  onsets: bool,
+  fit: str = "pad",
 ) -> Drawn:
   """Reads a clip and its source, and writes what the page needs of them.
 
@@ -114,6 +119,7 @@ def draw(
     target: folder of the page, which gets the media where it is another one.
     clip: of the folder.
     onsets: find the impacts.
+    fit: how the source was fitted; see `container.FITS`.
   """
   path = directory / clip.file
   if target.resolve() != directory.resolve():
@@ -129,7 +135,7 @@ def draw(
   source = upscaled = None
   if clip.source is not None and streams.video is not None:
     name = f"{clip.file}_source"
-    source = _draw_source(clip.source, target, name, streams, onsets)
+    source = _draw_source(clip.source, target, name, streams, onsets, fit)
   if clip.upscaled is not None:
     try:
       large = read_streams(directory / clip.upscaled)
@@ -172,7 +178,7 @@ def _side(
     scale=2,
   )
   with replacing(target / drawn) as temporary:
-    image.save(temporary, format="png", optimize=True)
+    image.save(temporary, format="png")
   seen = heard = None
   if onsets:
     seen, heard = (tuple(t) for t in picture.find_events(*streams))
@@ -193,6 +199,7 @@ def _draw_source(
   name: str,
   result: Streams,
   onsets: bool,
+  fit: str,
 ) -> Side | None:
   """What a clip was made from, in its geometry and length.
 
@@ -200,20 +207,23 @@ def _draw_source(
   who read the folder.
   """
   try:
-    streams = _read_source(path, result)
+    streams = _read_source(path, result, fit)
   except ValueError:
     return None
   url = frame.address(*streams)
   return _side(target, url, name, streams, onsets)
 
 
-def _read_source(path: pathlib.Path, result: Streams) -> Streams:
+def _read_source(path: pathlib.Path, result: Streams, fit: str) -> Streams:
   """The beginning of a file as `sample` saw it."""
   assert result.video is not None and result.fps is not None
   frames, height, width, _ = result.video.shape
   track = media.read_track(path, result.sample_rate)
   try:
-    reader = media.FrameReader(path, result.fps, (height, width), track)
+    options = ReadOptions(fit=fit)
+    reader = media.FrameReader(
+      path, result.fps, (height, width), track, options
+    )
     video = np.stack(list(itertools.islice(reader, frames)))
   except ValueError:
     if track is None:

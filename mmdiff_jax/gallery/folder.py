@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from mmdiff_jax.data.container import FITS
 from mmdiff_jax.files import file_sha256
 
 _LISTING = "samples.json"
@@ -48,6 +49,13 @@ class Run:
   def is_sampled(self) -> bool:
     """Whether `sample` made it, as far as its listing tells."""
     return "sample" in self.settings or "condition" in self.settings
+
+  @property
+  def fit(self) -> str:
+    """How sources were fitted, as far as the listing tells."""
+    geometry = self.settings.get("geometry")
+    fit = geometry.get("fit") if isinstance(geometry, dict) else None
+    return fit if fit in FITS else "pad"
 
 
 def read_runs(directory: pathlib.Path) -> tuple[list[Run], list[str]]:

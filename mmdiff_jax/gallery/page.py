@@ -54,7 +54,13 @@ def make_gallery(
   remove_leftovers(target / drawing.PICTURES)
   (target / drawing.PICTURES).mkdir(parents=True, exist_ok=True)
   drawn = [
-    (run, [drawing.draw(directory, target, clip, onsets) for clip in run.clips])
+    (
+      run,
+      [
+        drawing.draw(directory, target, clip, onsets, run.fit)
+        for clip in run.clips
+      ],
+    )
     for run in runs
   ]
   if title is None:

@@ -96,9 +96,10 @@ def train(
     latest = checkpoints.latest_step
     if latest is not None:
       settings.compare(checkpoints.config(latest), config)
-    _log.info(
-      "Compiling the train step (the first time takes a minute or two)."
-    )
+    if latest is None or latest < config.train.num_steps:
+      _log.info(
+        "Compiling the train step (the first time takes a minute or two)."
+      )
     program = build_program(task, config, mesh)
     state, gathered = _start_or_resume(program, checkpoints, loader)
     first_step = int(state.step)
