@@ -30,6 +30,8 @@ $(STAMP): pyproject.toml constraints.txt
 # The main job on sounding shapes, with the model that comes with the project.
 # A second run continues where it stands. The training step takes a minute to
 # compile, mostly on one core: it trains while the samples are made.
+# What runs for a minute need not be optimised as what runs for days.
+demo: export XLA_FLAGS += --xla_backend_optimization_level=1
 demo: $(STAMP)
 	@$(MAKE) --no-print-directory -j 2 demo-train demo-samples
 	@tail -n 3 $(DEMO)/train.log

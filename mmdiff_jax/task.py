@@ -18,6 +18,7 @@ from mmdiff_jax import sharding
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.diffusion import Schedule, make_schedule
 from mmdiff_jax.models import Leaves, Network, create_network
+from mmdiff_jax.models.cpu.backward import MEMORY_FIRST
 from mmdiff_jax.samplers import guidance
 from mmdiff_jax.samplers.base import DenoiseFn
 
@@ -50,7 +51,7 @@ class Task:
   prediction: str
   loss_weights: dict[str, float]
   cond_dropout: float
-  compiler_options: dict[str, bool]
+  compiler_options: dict[str, str]
 
   def split(self, batch: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits a batch by name into `(x_start, cond)`.
@@ -210,11 +211,7 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
   dropout = config.train.get("cond_dropout", 0.0)
   if not 0 <= dropout < 1:
     raise ValueError(f"config.train.cond_dropout={dropout} must lie in [0, 1).")
-  options = {}
-  if platform == "cpu" and config.model.get("remat", "none") != "none":
-    # Otherwise XLA:CPU recomputes early, to keep cores busy, and saves no
-    # memory.
-    options["xla_cpu_enable_concurrency_optimized_scheduler"] = False
+  remat = config.model.get("remat", "none") != "none"
   return Task(
     network=network,
     spec=AVSpec.from_config(config.data),
@@ -228,5 +225,5 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
       name: config.train.get(f"{name}_loss_weight", 1.0) for name in x
     },
     cond_dropout=dropout,
-    compiler_options=options,
+    compiler_options=MEMORY_FIRST if remat and platform == "cpu" else {},
   )

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdiff_jax.models.cpu.backward import in_turn
+from mmdiff_jax.models.cpu.backward import MEMORY_FIRST, in_turn
+from mmdiff_jax.task import make_task
 
 
 class Block(nn.Module):
@@ -37,7 +38,10 @@ class Chain(nn.Module):
 
 @pytest.fixture(scope="module")
 def compiled():
-  """Loss and gradients of both chains as compiled programs, and inputs."""
+  """Loss and gradients of both chains as compiled programs, and inputs.
+
+  The third program is the chain in turn, compiled as XLA likes.
+  """
   x = jax.random.normal(jax.random.key(0), (4096, 64))
   rngs = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
   variables = Chain(False).init(rngs, x)
@@ -49,15 +53,14 @@ def compiled():
 
     return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(variables, x)
 
-  options = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-  if jax.default_backend() != "cpu":
-    options = {}
+  options = MEMORY_FIRST if jax.default_backend() == "cpu" else {}
   programs = [program(o).compile(compiler_options=options) for o in (0, 1)]
+  programs.append(program(True).compile())
   return programs, (variables, x)
 
 
 def test_gradients_are_those_of_a_plain_call(compiled):
-  (plain, ordered), inputs = compiled
+  (plain, ordered, _), inputs = compiled
   leaves = zip(
     *(jax.tree.leaves(p(*inputs)) for p in (plain, ordered)), strict=True
   )
@@ -67,12 +70,26 @@ def test_gradients_are_those_of_a_plain_call(compiled):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of a CPU only")
 def test_rematerialised_blocks_share_their_memory(compiled):
-  (plain, ordered), _ = compiled
-  sizes = [p.memory_analysis().temp_size_in_bytes for p in (plain, ordered)]
-  assert sizes[1] < 0.7 * sizes[0]
+  programs, _ = compiled
+  plain, ordered, early = (
+    p.memory_analysis().temp_size_in_bytes for p in programs
+  )
+  assert ordered < 0.5 * plain
+  assert ordered < 0.7 * early  # The compiler obeys the options.
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of a CPU only")
+@pytest.mark.parametrize(
+  "remat, options", [("none", {}), ("blocks", MEMORY_FIRST)]
+)
+def test_training_compiles_rematerialised_networks_so(
+  tiny_config, remat, options
+):
+  tiny_config.model.remat = remat
+  assert make_task(tiny_config).compiler_options == options
 
 
 def test_nan_is_not_hidden(compiled):
-  (_, ordered), (variables, x) = compiled
+  (_, ordered, _), (variables, x) = compiled
   _, (gradients, _) = ordered(variables, x.at[0, 0].set(jnp.nan))
   assert all(np.isnan(g).any() for g in jax.tree.leaves(gradients))
