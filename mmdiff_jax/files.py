@@ -174,6 +174,17 @@ def move(source: str | os.PathLike, target: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Names the file of an OSError that does not: a full disk says not where."""
+  try:
+    yield
+  except OSError as error:
+    if error.filename is None:
+      error.filename = str(path)
+    raise
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[str]:
   """Yields a local name whose file becomes `path` if the body succeeds."""
   if is_cloud(path):
@@ -187,12 +198,9 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = temporary_path(path)
   try:
-    yield str(temporary)
-    os.replace(temporary, path)
-  except OSError as error:
-    if error.filename is None:
-      error.filename = str(path)  # A full disk does not say where it is.
-    raise
+    with naming(path):
+      yield str(temporary)
+      os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
 

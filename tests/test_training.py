@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import resource
 import wave
 
 import flax.linen as nn
@@ -307,3 +308,24 @@ def test_tensorboard_has_settings_pictures_and_sounds(tmp_path):
   assert told["train.steps"].number_value == 3
   assert told["model.mult"].string_value == "(1, 2)"
   assert set(told) == {"train.steps", "model.mult"}
+
+
+@pytest.mark.parametrize("name", ["tensorboard", metrics.LOG])
+def test_a_log_that_cannot_be_written_is_named(tmp_path, name):
+  writer = metrics.MetricWriter(tmp_path, first_step=0)
+  # What is largest finds no room first.
+  writer.show(1, Shown({}, {"a": np.zeros((9, 9, 3), np.uint8)}, {}, 2000))
+  scalar = "a" * 5000 if name == metrics.LOG else "a"
+  writer.flush()
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  files = [p for p in tmp_path.rglob("*") if p.is_file()]
+  room = max(p.stat().st_size for p in files)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    with pytest.raises(OSError, match="File too large") as failed:
+      for step in range(1000):
+        writer.write(step, {scalar: 1.0})
+        writer.flush()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert failed.value.filename == str(tmp_path / name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdiff_jax.files import Mirror, as_path
+from mmdiff_jax.files import Mirror, as_path, naming, replacing
 from mmdiff_jax.sampling.shown import Shown
+from mmdiff_jax.training.tensorboard import EventFile
 
 LOG = "metrics.jsonl"
 # By which TensorBoard compares runs.
@@ -129,27 +131,27 @@ class MetricWriter:
 
   def __init__(self, directory: os.PathLike, *, first_step: int):
     """Opens the logs of `directory`, keeping records up to `first_step`."""
-    from tensorboardX import SummaryWriter
-
     kept = read_jsonl(as_path(directory) / LOG, last_step=first_step)
     self._folder = Mirror(directory)
     local = self._folder.local
     local.mkdir(parents=True, exist_ok=True)
-    path = local / LOG
-    beside = path.with_suffix(".tmp")
-    beside.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    beside.replace(path)
-    self._file = path.open("a", buffering=1)
-    self._events = SummaryWriter(
-      str(local / "tensorboard"), purge_step=first_step + 1
-    )
+    self._path = local / LOG
+    with replacing(self._path) as beside:
+      pathlib.Path(beside).write_text(
+        "".join(json.dumps(record) + "\n" for record in kept)
+      )
+    self._file = self._path.open("a", buffering=1)
+    self._events = EventFile(local / "tensorboard", first_step=first_step)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Records scalars of one step."""
+    from tensorboardX import summary
+
     record = {"step": step} | {k: float(v) for k, v in scalars.items()}
-    self._file.write(json.dumps(record) + "\n")
+    with naming(self._path):
+      self._file.write(json.dumps(record) + "\n")
     for name, value in scalars.items():
-      self._events.add_scalar(name, value, step)
+      self._events.add(summary.scalar(name, value), step)
 
   def write_settings(self, settings: Mapping[str, Any]) -> None:
     """Records a run's settings, by name, for TensorBoard's page HPARAMS."""
@@ -162,14 +164,16 @@ class MetricWriter:
     }
     start = summary.hparams(simple, dict.fromkeys(_COMPARED, 0.0))[:2]
     for part in start:
-      self._events.file_writer.add_summary(part)
+      self._events.add(part)
 
   def show(self, step: int, shown: Shown) -> None:
     """Records the pictures and sounds of one step."""
+    from tensorboardX import summary
+
     for name, picture in shown.pictures.items():
-      self._events.add_image(name, picture, step, dataformats="HWC")
+      self._events.add(summary.image(name, picture, dataformats="HWC"), step)
     for name, sound in shown.sounds.items():
-      self._events.add_audio(name, sound, step, shown.sample_rate)
+      self._events.add(summary.audio(name, sound, shown.sample_rate), step)
 
   def flush(self) -> None:
     """Brings both logs to where they belong."""
