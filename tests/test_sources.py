@@ -230,6 +230,7 @@ def test_a_video_that_ends_before_its_header_says_is_named(
 def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
   names = ["B.MP4", "a/c.gif", "a/d.wav", "a/e.txt", ".hidden.mp4"]
   names += [".parts/f.mp4", "run/grid.gif", "run/s.mp4", "run/s_256.mp4"]
+  names += ["run/gallery/s.mp4.png"]
   for name in names:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
@@ -243,7 +244,6 @@ def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
     "*.txt": "1 file without a video",
     "*.wav": "1 file without a video",
     "link.mp4": "a link to B.MP4",
-    "run/grid.gif": "samples.json does not list it as a sample",
     "run/s_256.mp4": "samples.json does not list it as a sample",
   }
   sounds, _ = media_files.find_media(tmp_path, sound_alone=True)

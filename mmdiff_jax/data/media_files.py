@@ -32,6 +32,8 @@ VIDEO_SUFFIXES = (
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac")
 # What sampling writes beside its clips.
 _LISTING = "samples.json"
+# What `sample` and `gallery` make of the samples that a folder lists.
+_BESIDE_SAMPLES = ("grid.gif", "gallery")
 # Bytes that show whether a file is text, which FFmpeg takes for text art.
 _HEAD = 4096
 # Formats of single pictures and of text art, by FFmpeg's names.
@@ -161,6 +163,11 @@ def _find_in_store(
   others: collections.Counter[str] = collections.Counter()
   for name, path in files:
     samples = listed.get(path.parent)
+    if any(
+      place.name in _BESIDE_SAMPLES and place.parent in listed
+      for place in (path, path.parent)
+    ):
+      continue
     if not is_named_media(name, sound_alone):
       others[path.suffix.lower()] += 1
     elif samples is not None and path.name not in samples:
@@ -180,6 +187,9 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
       subfolders.clear()
       continue
     visited.add(real)
+    if _LISTING in files:
+      files = [n for n in files if n not in _BESIDE_SAMPLES]
+      subfolders[:] = [n for n in subfolders if n not in _BESIDE_SAMPLES]
     subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
     yield folder, files
 
