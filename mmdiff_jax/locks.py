@@ -9,7 +9,7 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
-from mmdiff_jax.files import as_path, is_cloud, unreachable
+from mmdiff_jax.files import as_path, is_cloud, naming, unreachable
 from mmdiff_jax.leftovers import remove_leftovers
 
 _log = logging.getLogger(__name__)
@@ -78,12 +78,9 @@ def locked(directory: str | os.PathLike) -> Iterator[Lock]:
     # Its holder removed the file between our two calls.
     os.close(file)
   try:
-    try:
+    with naming(path):
       os.ftruncate(file, 0)
       os.pwrite(file, _who().encode(), 0)
-    except OSError as error:
-      error.filename = str(path)  # A full disk does not say where it is.
-      raise
     remove_leftovers(folder, below=True)
     yield Lock(folder, file)
   finally:

@@ -5,6 +5,7 @@ import pytest
 
 from configs import default
 from mmdiff_jax import checkpoint
+from mmdiff_jax.checkpoint import parameters
 from mmdiff_jax.convert import exporter
 
 
@@ -108,6 +109,20 @@ def test_exported_parameters_are_the_average_in_half_the_bits(run, tmp_path):
     exporter.export_params(run, path)
   files = [file for file in path.rglob("*") if file.is_file()]
   assert not any(str(tmp_path).encode() in f.read_bytes() for f in files)
+
+
+def test_the_later_of_two_exports_leaves_nothing_behind(
+  run, tmp_path, monkeypatch
+):
+  target = tmp_path / "out" / "exported"
+  others = exporter.export_params(run, tmp_path / "others")
+  monkeypatch.setattr(
+    parameters, "write_checksums", lambda _: others.rename(target)
+  )
+  with pytest.raises(FileExistsError, match="made by another process"):
+    exporter.export_params(run, target)
+  assert [path.name for path in target.parent.iterdir()] == ["exported"]
+  checkpoint.load_params(target, abstract(make_state()["ema_params"]))
 
 
 def test_export_refuses_what_its_type_cannot_hold(tmp_path):

@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from mmdiff_jax import leftovers
+from mmdiff_jax.evaluation.cache import BlockCache
 from mmdiff_jax.files import replacing
 
 
@@ -51,6 +52,14 @@ def test_other_machines_have_a_day(tmp_path, monkeypatch):
   assert path.exists()
   os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 90_000))
   leftovers.remove_leftovers(tmp_path)
+  assert not path.exists()
+
+
+def test_the_cache_of_an_evaluation_is_cleared(tmp_path):
+  path = own_name(tmp_path / "features" / "a.npy", process_that_has_ended())
+  path.parent.mkdir()
+  path.touch()
+  BlockCache(tmp_path, "features")
   assert not path.exists()
 
 

@@ -1,7 +1,9 @@
 """Parameters in checkpoints: read alone, written alone."""
 
+import glob
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -133,16 +135,23 @@ def write_checkpoint(
   # Orbax does not come back from a place that it cannot write to.
   temporary.mkdir(parents=True)
   temporary.rmdir()
-  with writing(path.parent):
-    ocp.save_checkpointables(
-      temporary,
-      {"state": dict(state)},
-      custom_metadata=make_metadata(config, {}),
-    )
-  # Says where on this machine it was written; nothing reads it.
-  (temporary / CLOUD_MARK).unlink(missing_ok=True)
-  write_checksums(temporary)
-  os.rename(temporary, path)
+  try:
+    with writing(path.parent):
+      ocp.save_checkpointables(
+        temporary,
+        {"state": dict(state)},
+        custom_metadata=make_metadata(config, {}),
+      )
+    # Says where on this machine it was written; nothing reads it.
+    (temporary / CLOUD_MARK).unlink(missing_ok=True)
+    write_checksums(temporary)
+    if path.exists():
+      raise FileExistsError(f"{path} was made by another process meanwhile.")
+    os.rename(temporary, path)
+  finally:
+    # What orbax has not finished has a name of its own.
+    for left in path.parent.glob(f"{glob.escape(temporary.name)}*"):
+      shutil.rmtree(left, ignore_errors=True)
 
 
 def read_average(path: str | os.PathLike) -> tuple[Any, ConfigDict]:

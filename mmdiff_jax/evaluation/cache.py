@@ -9,6 +9,7 @@ import numpy as np
 
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.files import replacing
+from mmdiff_jax.leftovers import remove_leftovers
 
 # Clips of one cache file; a run that is interrupted repeats at most so many.
 BLOCK = 64
@@ -39,6 +40,7 @@ class BlockCache:
     self._folder = None
     if cache_dir is not None:
       self._folder = pathlib.Path(cache_dir).expanduser() / kind
+      remove_leftovers(self._folder)
 
   def paths(
     self, versions: Mapping[str, str], clips: ClipSet, indices: range

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Any
 from tests.faults.commands import COMMANDS, Command
 from tests.faults.processes import Child, Point, call
 
+# Of ours, or the last line of a traceback; not a "standard error".
+_ERROR = re.compile(r"^error: |^[\w.]+(Error|Exception)\b|^Traceback")
 # What only a run under way, or one that was killed, may leave.
 _LITTER = (".tmp", ".parts", ".building", ".lock", ".probe")
 
@@ -110,7 +113,7 @@ class Trials:
     text = child.text()
     if status == 0:
       return where, self._check_result()
-    errors = [line for line in text.splitlines() if "rror" in line]
+    errors = [line for line in text.splitlines() if _ERROR.search(line)]
     if len(errors) != 1 or not errors[0].startswith("error: "):
       return where, f"not one line but {errors[:3]} in {len(text)} characters"
     # Of a place that it writes to, be it among its inputs.
