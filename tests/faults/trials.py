@@ -7,11 +7,12 @@ import random
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.faults.commands import COMMANDS, Command
+from tests.faults.commands import COMMANDS, ROOT, Command
 from tests.faults.processes import Child, Point, call
 
 # Of ours, or the last line of a traceback; not a "standard error".
@@ -159,8 +160,6 @@ class HostTrials:
     self._expected = call(self._command.result, self._out)
 
   def _start(self) -> list[Child]:
-    from tests.faults.commands import run_line
-
     with socket.socket() as probe:
       probe.bind(("localhost", 0))
       address = f"localhost:{probe.getsockname()[1]}"
@@ -171,7 +170,9 @@ class HostTrials:
         "--distributed", f"--coordinator={address}", "--num_hosts=2",
         f"--host={number}",
       ]  # fmt: skip
-      return Child(lambda: run_line([*line, *flags]))
+      # A program of its own: it starts its own command line once more.
+      program = [sys.executable, str(ROOT / "main.py"), *line, *flags]
+      return Child(lambda: os.execv(program[0], program))
 
     return [host(0), host(1)]
 
