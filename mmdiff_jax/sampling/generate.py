@@ -192,6 +192,7 @@ def _generate(
       clock.count(clips.nfe)
       done += len(batch)
       folder.write_index(statistics())
+    progress.set_postfix_str(f"{done} of {len(jobs)} samples")
   if jobs:
     folder.write_grid()
   return statistics()
