@@ -9,7 +9,7 @@ from mmdiff_jax.aot import compile as aot_compile
 from mmdiff_jax.aot import hlo, ladder
 from mmdiff_jax.aot.compile import DoesNotFitError, compile_for
 from mmdiff_jax.aot.hardware import TPUS, check_installed, check_topology
-from mmdiff_jax.aot.report import as_text, needed_memory
+from mmdiff_jax.aot.report import as_text, needed_memory, reported_memory
 from mmdiff_jax.aot.traffic import traffic
 from tests.conftest import make_tiny_config
 from tests.toy import make_toy_config
@@ -90,13 +90,26 @@ def test_largest_values_have_the_layer_that_makes_them():
   assert (10, "u8[10]", "block/conv (backward)") in hlo.largest_buffers(program)
 
 
+MEMORY_REPORT = (
+  "Memory Space: default (color=0)\nTotal bytes: 12 (12B)\n"
+  "Memory Space: vmem (color=1)\nTotal bytes: 99 (99B)\n"
+)
+
+
 def test_memory_is_that_of_the_chips_main_memory():
-  text = (
-    "Memory Space: default (color=0)\nTotal bytes: 12 (12B)\n"
-    "Memory Space: vmem (color=1)\nTotal bytes: 99 (99B)\n"
-  )
-  assert hlo.reported_memory(text) == 12
+  assert hlo.reported_memory(MEMORY_REPORT) == 12
   assert hlo.reported_memory("nothing") is None
+
+
+def test_a_memory_report_that_is_being_written_is_none_yet(tmp_path):
+  assert reported_memory(tmp_path) is None
+  path = tmp_path / "module_0003.jit_train_step.memory-usage-report.txt"
+  half = MEMORY_REPORT.index("12 (") + 1
+  for text in ("", MEMORY_REPORT[:half]):
+    path.write_text(text)
+    assert reported_memory(tmp_path) is None
+  path.write_text(MEMORY_REPORT)
+  assert reported_memory(tmp_path) == 12
 
 
 def test_a_program_for_virtual_devices_is_reported(tmp_path, capsys):

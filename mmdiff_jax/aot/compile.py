@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint
 from mmdiff_jax.aot import ladder
 from mmdiff_jax.aot.hardware import GIB, check_installed, check_topology
-from mmdiff_jax.aot.report import as_text, memory_report, read_report
+from mmdiff_jax.aot.report import as_text, read_report, reported_memory
 from mmdiff_jax.files import check_file, write_json
 
 WHAT = ("train", "sample")
@@ -200,7 +200,7 @@ def _run_child(folder: pathlib.Path) -> float:
       stderr=stderr,
     )
     try:
-      while child.poll() is None and memory_report(folder) is None:
+      while child.poll() is None and reported_memory(folder) is None:
         time.sleep(_INTERVAL)
       if child.poll() is None:
         # The last of XLA's reports; the others are there by now.

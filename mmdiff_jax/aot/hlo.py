@@ -32,7 +32,7 @@ FREE = {
   "tuple",
   "while",
 }
-_REPORTED = re.compile(r"Memory Space: default.*?Total bytes: (\d+)", re.S)
+_REPORTED = re.compile(r"Memory Space: default.*?Total bytes: (\d+) ", re.S)
 
 
 class Operation(NamedTuple):

@@ -17,9 +17,10 @@ from mmdiff_jax.aot.traffic import traffic
 _NEEDED = re.compile(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm")
 
 
-def memory_report(folder: pathlib.Path) -> pathlib.Path | None:
-  """XLA's report of the memory, once it is there."""
-  return next(folder.glob("*memory-usage-report.txt"), None)
+def reported_memory(folder: pathlib.Path) -> int | None:
+  """Bytes by XLA's report of the memory, once it has come to stating them."""
+  path = next(folder.glob("*memory-usage-report.txt"), None)
+  return None if path is None else hlo.reported_memory(path.read_text())
 
 
 def read_report(
@@ -46,12 +47,10 @@ def read_report(
     # What has no such figure is no matter of memory.
     fits = False if needed is not None else None
     return report | {"fits": fits, "memory": needed, "error": error[:300]}
-  usage = memory_report(folder)
+  memory = reported_memory(folder)
   if compiled.exists():
-    memory = json.loads(compiled.read_text())["memory"]
-  elif usage is not None:
-    memory = hlo.reported_memory(usage.read_text())
-  else:
+    memory = json.loads(compiled.read_text())["memory"] or memory
+  if memory is None:
     raise RuntimeError("The compiler ended without a report.")
   program = hlo.Program(
     next(folder.glob("*after_optimizations.txt")).read_text()
