@@ -85,7 +85,8 @@ def get_config() -> ConfigDict:
   # Rematerialisation: "none", "blocks" or "attention".
   model.remat = "none"
   # Cross- and self-attention: "auto" (by hardware, type and shape), or one of
-  # "xla" (as model.kernels), "tiled", "packed", "pallas" (TPU), "cudnn" (GPU).
+  # "xla" (as model.kernels), "tiled", "lanes", "elementwise" (few tokens),
+  # "packed" (few tokens), "pallas" (TPU), "cudnn" (GPU).
   model.attention = "auto"
   # Formulations for the hardware: "cpu", "plain" (accelerators) or "auto", by
   # the device that the program is compiled for.

@@ -48,9 +48,22 @@ def both_ways(attend, q, k, v):
     functools.partial(attention.tiled, tile=2 * 2 * 5 * 7),
     functools.partial(attention.tiled, tile=2 * 7),
     functools.partial(attention.tiled, tile=1),
+    attention.lanes,
+    functools.partial(attention.lanes, tile=2 * 2 * 5 * 7),
+    functools.partial(attention.lanes, tile=2 * 7),
+    attention.elementwise,
     attention.packed,
   ],
-  ids=["elements", "queries", "one query", "packed"],
+  ids=[
+    "elements",
+    "queries",
+    "one query",
+    "lanes",
+    "lanes in parts",
+    "lanes left to tiles",
+    "elementwise",
+    "packed",
+  ],
 )
 def test_formulations_match_the_definition_and_plain_gradients(attend):
   q, k, v = (normal(6, t, 2, 8, seed=t) for t in (5, 7, 7))
@@ -59,6 +72,24 @@ def test_formulations_match_the_definition_and_plain_gradients(attend):
   expected = both_ways(lambda *x: ops.attend(*x, "xla", "plain"), q, k, v)
   for a, b in zip([out, *grads], expected, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("attend", [attention.lanes, attention.elementwise])
+def test_own_gradients_hold_for_large_scores_and_in_half_precision(attend):
+  q, k, v = (normal(256, 5, 2, 8, seed=t) for t in range(3))
+
+  def plain(*qkv):
+    return ops.attend(*qkv, "xla", "plain")
+
+  # Softmax is all but one key; exp() of such scores alone would overflow.
+  large = both_ways(attend, 20 * q, 20 * k, v)
+  for a, b in zip(large, both_ways(plain, 20 * q, 20 * k, v), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-3)
+  half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+  exact = both_ways(plain, *(x.astype(jnp.float32) for x in half))
+  for a, b in zip(both_ways(attend, *half), exact, strict=True):
+    assert a.dtype == jnp.bfloat16
+    np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.03, rtol=0.03)
 
 
 def test_pallas_kernel_matches_the_definition():
@@ -70,12 +101,13 @@ def test_pallas_kernel_matches_the_definition():
     attention.pallas(q[:, :5], k, v)
 
 
-def test_scores_are_bounded_forward_and_backward():
+@pytest.mark.parametrize("formulation", [attention.tiled, attention.lanes])
+def test_scores_are_bounded_forward_and_backward(formulation):
   q, k, v = (normal(8, 64, 2, 4, seed=t) for t in range(3))
   scores, tile = 8 * 2 * 64 * 64, 64 * 64
   plain = functools.partial(both_ways, lambda *x: ops.attend(*x, "xla"))
   tiled = functools.partial(
-    both_ways, functools.partial(attention.tiled, tile=tile)
+    both_ways, functools.partial(formulation, tile=tile)
   )
   assert largest_value(plain, q, k, v) == scores
   # Nothing but the arrays that came in and their gradients is larger.
@@ -85,8 +117,9 @@ def test_scores_are_bounded_forward_and_backward():
 @pytest.mark.parametrize(
   ("platform", "tokens", "chosen"),
   [
-    ("tpu", 16, attention.packed),
-    ("tpu", 1024, attention.tiled),
+    ("tpu", 16, attention.elementwise),
+    ("tpu", 64, attention.packed),
+    ("tpu", 1024, attention.lanes),
     ("gpu", 1024, attention.tiled),  # float32 is not for cuDNN.
   ],
 )
@@ -110,7 +143,7 @@ from tests.attention_oracle import normal, softmax_attention
 mesh = sharding.make_mesh(2, 2)
 q, k, v = (normal(8, 5, 2, 8, seed=t) for t in range(3))
 split = sharding.batch_sharded(mesh)
-for name in ("packed", "tiled"):
+for name in ("packed", "tiled", "lanes", "elementwise"):
   on = attention.On(name, "tpu", mesh)
   compiled = jax.jit(on, in_shardings=split, out_shardings=split).lower(
     q, k, v).compile()
