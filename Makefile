@@ -11,7 +11,7 @@ SHAPES := --config=configs/shapes.py
 .PHONY: help demo demo-records demo-train demo-samples study-demo test lint format bench clean
 
 help:
-	@echo "make demo   sample, train, evaluate and look at a small model (5 to 10 minutes)"
+	@echo "make demo   sample, train, evaluate and look at a small model (about 4 minutes)"
 	@echo "make study-demo  a human study, answered by simulated raters (1 minute)"
 	@echo "make test   run the test suite"
 	@echo "make lint   check style and types    make format   apply the style"
@@ -35,6 +35,7 @@ demo: export XLA_FLAGS += --xla_backend_optimization_level=1
 demo: $(STAMP)
 	@$(MAKE) --no-print-directory -j 2 demo-train demo-samples
 	@tail -n 3 $(DEMO)/train.log
+	@tail -n 1 $(DEMO)/inspect.log
 	$(BIN)/python main.py gallery $(DEMO) --onsets
 	@echo "Players, waveforms and spectrograms: $(DEMO)/index.html"
 
@@ -50,6 +51,7 @@ demo-train: demo-records
 	  --config.train.learning_rate=1e-4 --config.train.num_steps=6 \
 	  --config.train.log_every=3 > $(DEMO)/train.log 2>&1 || \
 	  { tail -n 20 $(DEMO)/train.log; exit 1; }
+	@$(BIN)/python main.py inspect $(DEMO)/records > $(DEMO)/inspect.log 2>&1
 
 demo-samples: demo-records
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
