@@ -160,7 +160,7 @@ def test_wrong_checkpoints_and_chunks_are_refused(run, tmp_path):
     settings.sr.chunk_frames = 0
     Upscaler(run, settings, sharding.make_mesh(), 0)
   checkpoint.save_params(tmp_path, {"x": np.zeros(1)}, make_tiny_config())
-  with pytest.raises(ValueError, match="is a av_unet; a super-resolution"):
+  with pytest.raises(ValueError, match="holds av_unet; a super-resolution"):
     upscaler(tmp_path)
 
 

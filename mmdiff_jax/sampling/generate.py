@@ -250,7 +250,7 @@ def _load_task(directory: pathlib.Path, mesh: Mesh) -> tuple[ConfigDict, Task]:
   task = make_task(run, mesh)
   if task.x.keys() != {"video", "audio"}:
     raise ValueError(
-      f"--checkpoint={directory} is a {run.model.name}, which generates "
+      f"--checkpoint={directory} holds {run.model.name}, which generates "
       f"{', '.join(task.x)}; give a model of video and audio here, and one of "
       "super-resolution as --sr_checkpoint."
     )

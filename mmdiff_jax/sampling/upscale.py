@@ -87,7 +87,7 @@ class Upscaler:
     task = make_task(config, mesh)
     if task.x.keys() != {"image"} or task.cond.keys() != {"low_res"}:
       raise ValueError(
-        f"--sr_checkpoint={path} is a {config.model.name}; a super-resolution "
+        f"--sr_checkpoint={path} holds {config.model.name}; a super-resolution "
         "checkpoint (sr_unet) is needed."
       )
     if settings.sr.chunk_frames < 1:
