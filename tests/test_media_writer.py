@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import media
+from mmdiff_jax.world.clips import make_clip, split_seed
 
 RATE = 16000
 
@@ -94,3 +96,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     )
   assert path.read_bytes() == b"old"
   assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_a_clip_is_always_the_same_file(tmp_path, size):
+  spec = AVSpec(16, size, size, 10.0, 4000)
+  video = make_clip(split_seed("tune", 5), spec).video
+  rng = np.random.default_rng(0)
+  written = set()
+  for _ in range(20):
+    # What lies about in memory is another one each time.
+    kept = [
+      np.full(rng.integers(1, 300_000), rng.integers(256), np.uint8)
+      for _ in range(20)
+    ]
+    media.write_mp4(tmp_path / "clip.mp4", video, fps=10)
+    written.add((tmp_path / "clip.mp4").read_bytes())
+    del kept
+  assert len(written) == 1

@@ -17,6 +17,9 @@ AAC_RATES = (
   7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000,
   88200, 96000,
 )  # fmt: skip
+# Options of libx264 under which a clip is always the same file: its macroblock
+# tree takes what lies about in memory for some sizes, such as 32x32.
+SAME_BYTES = {"x264-params": "mbtree=0"}
 
 
 def write_mp4(
@@ -60,7 +63,7 @@ def write_mp4(
     stream = container.add_stream("libx264", rate=rate)
     stream.height, stream.width = video.shape[1:3]
     stream.pix_fmt = "yuv420p"
-    stream.options = {"crf": str(crf)}
+    stream.options = {"crf": str(crf), **SAME_BYTES}
     # swscale converts with BT.601; without the tag players guess by height.
     context = stream.codec_context
     context.colorspace, context.color_range = 6, 1

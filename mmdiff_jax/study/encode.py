@@ -16,6 +16,7 @@ import numpy as np
 from scipy import signal
 
 from mmdiff_jax.data import media
+from mmdiff_jax.data.media_writer import SAME_BYTES
 from mmdiff_jax.files import replacing
 from mmdiff_jax.study import loudness
 from mmdiff_jax.study.settings import ClipSettings
@@ -175,6 +176,7 @@ def write_clip(
       "bf": "0",
       "g": str(max(1, round(geometry.fps))),
       "sc_threshold": "0",
+      **SAME_BYTES,
     }
     context = picture.codec_context
     context.colorspace, context.color_range = 6, 1
