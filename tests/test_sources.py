@@ -230,7 +230,7 @@ def test_a_video_that_ends_before_its_header_says_is_named(
 def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
   names = ["B.MP4", "a/c.gif", "a/d.wav", "a/e.txt", ".hidden.mp4"]
   names += [".parts/f.mp4", "run/grid.gif", "run/s.mp4", "run/s_256.mp4"]
-  names += ["run/gallery/s.mp4.png"]
+  names += ["run/gallery/s.mp4.png", "run/gallery/mine.mp4"]
   for name in names:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
@@ -239,7 +239,9 @@ def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
   listing = {"samples": [{"file": "s.mp4", "upscaled": "s_256.mp4"}]}
   (tmp_path / "run" / "samples.json").write_text(json.dumps(listing))
   found, left_out = media_files.find_media(tmp_path)
-  assert [name for name, _ in found] == ["B.MP4", "a/c.gif", "run/s.mp4"]
+  assert [name for name, _ in found] == [
+    "B.MP4", "a/c.gif", "run/gallery/mine.mp4", "run/s.mp4"
+  ]  # fmt: skip
   assert dict(left_out) == {
     "*.txt": "1 file without a video",
     "*.wav": "1 file without a video",
@@ -247,7 +249,9 @@ def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
     "run/s_256.mp4": "samples.json does not list it as a sample",
   }
   sounds, _ = media_files.find_media(tmp_path, sound_alone=True)
-  assert [n for n, _ in sounds] == ["B.MP4", "a/c.gif", "a/d.wav", "run/s.mp4"]
+  assert [n for n, _ in sounds] == [
+    "B.MP4", "a/c.gif", "a/d.wav", "run/gallery/mine.mp4", "run/s.mp4"
+  ]  # fmt: skip
 
 
 def synthetic_labels(count):

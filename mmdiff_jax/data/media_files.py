@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -32,8 +33,6 @@ VIDEO_SUFFIXES = (
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac")
 # What sampling writes beside its clips.
 _LISTING = "samples.json"
-# What `sample` and `gallery` make of the samples that a folder lists.
-_BESIDE_SAMPLES = ("grid.gif", "gallery")
 # Bytes that show whether a file is text, which FFmpeg takes for text art.
 _HEAD = 4096
 # Formats of single pictures and of text art, by FFmpeg's names.
@@ -117,7 +116,9 @@ def find_media(
       name = os.path.relpath(path, root).replace(os.sep, "/")
       known = is_named_media(file, sound_alone)
       problem = irregular(path)
-      if file.startswith("."):
+      if file.startswith(".") or _is_by_product(
+        pathlib.Path(path), lambda folder: (folder / _LISTING).exists()
+      ):
         continue
       if samples is not None and file not in samples:
         if known:
@@ -130,6 +131,21 @@ def find_media(
         others[os.path.splitext(file)[1].lower()] += 1
   found, links = _without_links(sorted(named))
   return found, sorted(left_out + links + _counted(others, sound_alone))
+
+
+def _is_by_product(
+  path: pathlib.Path, is_listed: Callable[[pathlib.Path], bool]
+) -> bool:
+  """Whether `sample` or `gallery` drew it of the samples that a folder lists.
+
+  Args:
+    path: of the file.
+    is_listed: whether a folder has a listing.
+  """
+  if path.name == "grid.gif":
+    return is_listed(path.parent)
+  drawn = path.suffix == ".png" and path.parent.name == "gallery"
+  return drawn and is_listed(path.parent.parent)
 
 
 def _counted(others: collections.Counter[str], sound_alone: bool) -> Found:
@@ -163,10 +179,7 @@ def _find_in_store(
   others: collections.Counter[str] = collections.Counter()
   for name, path in files:
     samples = listed.get(path.parent)
-    if any(
-      place.name in _BESIDE_SAMPLES and place.parent in listed
-      for place in (path, path.parent)
-    ):
+    if _is_by_product(path, listed.__contains__):
       continue
     if not is_named_media(name, sound_alone):
       others[path.suffix.lower()] += 1
@@ -187,9 +200,6 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
       subfolders.clear()
       continue
     visited.add(real)
-    if _LISTING in files:
-      files = [n for n in files if n not in _BESIDE_SAMPLES]
-      subfolders[:] = [n for n in subfolders if n not in _BESIDE_SAMPLES]
     subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
     yield folder, files
 
