@@ -135,6 +135,34 @@ def test_cudnn_is_chosen_where_it_can_be_traced(monkeypatch):
   assert attention.On("auto", "gpu").choose(x, x, x) is attention.cudnn
 
 
+@pytest.mark.parametrize(
+  ("tokens", "keys", "chosen"),
+  [
+    (24, 512, attention.cudnn),
+    # The gradient of cuDNN's attention takes no odd number of tokens.
+    (25, 512, attention.tiled),
+    (512, 25, attention.tiled),
+  ],
+)
+def test_what_is_chosen_on_a_gpu_has_a_gradient(
+  monkeypatch, tokens, keys, chosen
+):
+  from jax._src.cudnn import fused_attention_stablehlo as fused
+
+  # Tracing asks whether there is a cuDNN.
+  monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+  monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
+  q, k = (
+    jax.ShapeDtypeStruct((2, count, 4, 32), jnp.bfloat16)
+    for count in (tokens, keys)
+  )
+  attend = attention.On("auto", "gpu").choose(q, k, k)
+  assert attend is chosen
+  jax.eval_shape(
+    jax.grad(lambda *args: attend(*args).sum(), (0, 1, 2)), q, k, k
+  )
+
+
 FOUR_DEVICES = """
 import jax, numpy as np
 from mmdiff_jax import sharding

@@ -202,3 +202,8 @@ def test_what_cannot_be_compiled_for_is_one_line(monkeypatch):
   for name, package in (("v5e:4x4", "tpu"), ("h100:1x8", "jax-cuda12-pjrt")):
     with pytest.raises(ImportError, match=f"pip install .*{package}"):
       check_installed(name)
+
+
+def test_why_the_compiler_ended_early_is_said(tmp_path):
+  with pytest.raises(RuntimeError, match="FileNotFoundError.*job.json"):
+    aot_compile._run_child(tmp_path)

@@ -129,7 +129,10 @@ def end_with_parent() -> None:
   """Ends this process when the one that started it is gone."""
 
   def wait() -> None:
-    sys.stdin.buffer.read()  # It ends when the other side of the pipe does.
+    # It ends when the other side of the pipe does. Not by `sys.stdin`: its lock
+    # would be held while the interpreter shuts down.
+    while os.read(0, 1):
+      pass
     os._exit(1)
 
   threading.Thread(target=wait, daemon=True).start()
@@ -137,4 +140,10 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
   end_with_parent()
-  run(pathlib.Path(sys.argv[1]))
+  in_folder = pathlib.Path(sys.argv[1])
+  try:
+    run(in_folder)
+  except Exception as error:
+    reason = f"{type(error).__name__}: {error}"
+    write_json(in_folder / "broken.json", {"error": reason})
+    raise

@@ -212,6 +212,10 @@ def _run_child(folder: pathlib.Path) -> float:
   if refused.exists():
     raise ValueError(json.loads(refused.read_text())["error"])
   if not (folder / "traced.json").exists():
-    lines = errors.read_text().strip().splitlines() or ["no message"]
-    raise RuntimeError(f"The compiler ended early: {lines[-1]}")
+    broken = folder / "broken.json"
+    if broken.exists():
+      reason = json.loads(broken.read_text())["error"]
+    else:
+      reason = (errors.read_text().strip().splitlines() or ["no message"])[-1]
+    raise RuntimeError(f"The compiler ended early: {reason}")
   return time.perf_counter() - started

@@ -65,10 +65,15 @@ def cudnn_obstacle(width: int, dtype: DTypeLike) -> str | None:
 def cudnn_refusal(q: jax.Array, k: jax.Array, v: jax.Array) -> str | None:
   """What keeps JAX from tracing cuDNN's attention; None if nothing does.
 
-  Its absence, for one: no program can be lowered for CUDA with it then.
+  Its absence, for one: no program can be lowered for CUDA with it then. The
+  gradient has conditions of its own, such as an even number of tokens.
   """
+
+  def total(*args: jax.Array) -> jax.Array:
+    return cudnn(*args).sum()
+
   try:
-    jax.eval_shape(cudnn, q, k, v)
+    jax.eval_shape(jax.grad(total, argnums=(0, 1, 2)), q, k, v)
   except (NotImplementedError, RuntimeError, ValueError) as error:
     return str(error).rstrip(".")
   return None
