@@ -103,7 +103,7 @@ def main() -> None:
   embed = Embedder(
     FeatureStore(default_cache_dir(), batch_size=8, progress=True),
     weights.load(set(names), "clean"),
-    Setting("clean", SPEC.sample_rate),
+    Setting("clean", SPEC),
   )
 
   def extract(arrays, label):

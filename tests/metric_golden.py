@@ -15,7 +15,11 @@ def rng(name):
 
 
 def key_shapes(kind):
-  """Published keys and shapes: i3d, audioclip_audio, vggish or panns."""
+  """Published keys and shapes of a network of the metrics.
+
+  Of i3d, audioclip_audio, vggish, panns and synchformer; synchformer_small is
+  that network in other sizes.
+  """
   return json.loads((DATA / f"{kind}_keys.json").read_text())
 
 
@@ -45,6 +49,8 @@ def golden_weight(key, shape, kind):
   z = rng(key.removeprefix("audio.")).standard_normal(shape)
   if leaf == "running_var":
     value = 1 + 0.1 * np.abs(z)
+  elif kind == "synchformer_small" and len(shape) == 3:
+    value = 0.5 * z  # Tokens and positions.
   elif len(shape) > 1:
     value = z * np.sqrt(2 / np.prod(shape[1:]))
   elif leaf == "weight" and kind != "vggish":

@@ -22,6 +22,7 @@ _FAMILIES = {
   "audioclip": "metric_networks",
   "vggish": "metric_networks",
   "panns": "metric_networks",
+  "synchformer": "synchformer",
 }
 _MAX_LISTED = 20
 
@@ -199,10 +200,10 @@ def convert_checkpoint(
 
   Args:
     state_dict: `{key: array}` as published, in PyTorch's layouts.
-    kind: "av_unet", "sr_unet", "i3d", "audioclip", "vggish" or
-      "panns".
-    model_config: `config.model` of the U-Nets; None means the release's. The
-      other networks have no configuration.
+    kind: "av_unet", "sr_unet", "i3d", "audioclip", "vggish", "panns" or
+      "synchformer".
+    model_config: `config.model` of the U-Nets, or sizes of Synchformer; None
+      means the release's. The other networks have no configuration.
 
   Returns:
     The variables, float32, for `model.apply`.

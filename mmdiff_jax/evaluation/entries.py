@@ -174,6 +174,6 @@ def find_warnings(
       f"{entry['n_real']} and {entry['n_fake']}."
     )
   error = entry["stderr"]
-  if metric.pairs and error is not None and abs(entry["value"]) < 2 * error:
+  if metric.gap and error is not None and abs(entry["value"]) < 2 * error:
     out.append("within two standard errors of 0, the level of chance.")
   return out

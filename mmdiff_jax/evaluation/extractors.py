@@ -13,9 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mmdiff_jax.av import AVSpec
 from mmdiff_jax.evaluation import descriptors, pairing
 from mmdiff_jax.evaluation.features import Batch, Extractor, shard_batch
-from mmdiff_jax.metric_networks import audioclip, i3d, mel, panns, vggish
+from mmdiff_jax.metric_networks import (
+  audioclip,
+  i3d,
+  mel,
+  panns,
+  synchformer,
+  vggish,
+)
 
 RANDOM_SEED = 0
 # Raised when a descriptor's definition changes: old cache files are stale.
@@ -74,6 +82,11 @@ WEIGHT_FILES = {
     "about 327 MB",
     "https://zenodo.org/record/3987831",
   ),
+  "synchformer": WeightFile(
+    "synchformer_state_dict.pth",
+    "about 0.95 GB",
+    "https://github.com/hkchengrex/MMAudio/releases (v0.1)",
+  ),
 }
 
 
@@ -115,11 +128,11 @@ class Setting(NamedTuple):
 
   Attributes:
     protocol: "paper" or "clean".
-    sample_rate: of the clips' audio.
+    spec: geometry of the clips.
   """
 
   protocol: str
-  sample_rate: int
+  spec: AVSpec
 
 
 class Network(NamedTuple):
@@ -152,6 +165,11 @@ class Feature:
   stands_in_for: str | None = None
   seconds: float = 0.0
   by_protocol: bool = False
+
+
+def shortest(kind: str) -> float:
+  """Seconds of the shortest clip that a network takes."""
+  return min(f.seconds for f in FEATURES.values() if f.weights == kind)
 
 
 def by_default(
@@ -242,7 +260,7 @@ def _audioclip(variables: Any, setting: Setting) -> Apply:
 
   def apply(batch: Batch) -> jax.Array:
     wave = descriptors.resample(
-      batch["audio"], setting.sample_rate, audioclip.SAMPLE_RATE
+      batch["audio"], setting.spec.sample_rate, audioclip.SAMPLE_RATE
     )
     shards = shard_batch({"x": wave})["x"]
     return audioclip.embed(variables, shards, setting.protocol)
@@ -260,9 +278,32 @@ def _panns(variables: Any, setting: Setting) -> Apply:
 
   def apply(batch: Batch) -> jax.Array:
     wave = descriptors.resample(
-      batch["audio"], setting.sample_rate, panns.SAMPLE_RATE
+      batch["audio"], setting.spec.sample_rate, panns.SAMPLE_RATE
     )
     return panns.embed(variables, shard_batch({"x": wave})["x"])
+
+  return apply
+
+
+def _synchformer(variables: Any, setting: Setting) -> Apply:
+  variables = jax.device_put(variables)
+  # A clip is 14 segments and more, each as large as a clip of others.
+  at_once = jax.local_device_count()
+
+  def apply(batch: Batch) -> np.ndarray:
+    video = batch["video"]
+    shown = synchformer.at_25_fps(video.shape[1], setting.spec.fps)
+    wave = descriptors.resample(
+      batch["audio"], setting.spec.sample_rate, synchformer.SAMPLE_RATE
+    )
+    parts = []
+    for start in range(0, len(video), at_once):
+      clips = slice(start, start + at_once)
+      shards = shard_batch({"x": video[clips][:, shown], "y": wave[clips]})
+      parts.append(
+        synchformer.offset_logits(variables, shards["x"], shards["y"])
+      )
+    return np.concatenate(parts)
 
   return apply
 
@@ -271,7 +312,9 @@ def _at_16_khz(function: Callable) -> Callable[[Any, Setting], Apply]:
   """A row's `make` of a function of waves at 16 kHz."""
   return lambda variables, setting: (
     lambda batch: function(
-      descriptors.resample(batch["audio"], setting.sample_rate, mel.SAMPLE_RATE)
+      descriptors.resample(
+        batch["audio"], setting.spec.sample_rate, mel.SAMPLE_RATE
+      )
     )
   )
 
@@ -298,6 +341,12 @@ FEATURES = {
   ),
   "panns": Feature(
     _panns, weights="panns", needs_audio=True, seconds=panns.MIN_SECONDS
+  ),
+  "synchformer": Feature(
+    _synchformer,
+    weights="synchformer",
+    needs_audio=True,
+    seconds=synchformer.MIN_SECONDS,
   ),
   "mel": Feature(_at_16_khz(mel.mel_statistics), needs_audio=True),
   "mel_picture": Feature(_at_16_khz(descriptors.mel_picture), needs_audio=True),

@@ -13,6 +13,7 @@ from mmdiff_jax.evaluation.frechet import (
   rbf_mmd,
 )
 from mmdiff_jax.evaluation.prdc import prdc
+from mmdiff_jax.metric_networks.synchformer import OFFSETS
 
 Features = dict[str, np.ndarray]
 
@@ -37,6 +38,7 @@ class Metric:
       per-clip values [N]` or one number; None for distances.
     scale: factor on the statistic.
     gaussian: whether it fits covariances (and so wants N > D).
+    gap: whether it is a difference to shuffled pairs, so that 0 is chance.
   """
 
   name: str
@@ -47,6 +49,7 @@ class Metric:
   pairs: Callable | None = None
   scale: float = 1.0
   gaussian: bool = False
+  gap: bool = False
 
   @property
   def published(self) -> bool:
@@ -73,6 +76,11 @@ def _synchrony(features: Features, reference, fps: float, seed: int):
 
 def _dependence(features: Features, reference, fps: float, seed: int) -> float:
   return pairing.distance_correlation(features["scene"], features["mel"])
+
+
+def _desync(features: Features, reference, fps: float, seed: int) -> np.ndarray:
+  likeliest = features["synchformer"].argmax(axis=-1)
+  return np.abs(OFFSETS[likeliest]).mean(axis=-1)
 
 
 def _video_metrics(feature: str, suffix: str, source: str) -> list[Metric]:
@@ -157,6 +165,7 @@ METRICS = {
       about="AV-Align (audio onsets near peaks of optical flow) less that of "
       "shuffled pairs",
       pairs=_align,
+      gap=True,
     ),
     Metric(
       "av_synchrony",
@@ -165,6 +174,7 @@ METRICS = {
       about="correlation of motion and loudness within clips less that of "
       "shuffled pairs",
       pairs=_synchrony,
+      gap=True,
     ),
     Metric(
       "av_dependence",
@@ -173,6 +183,15 @@ METRICS = {
       about="distance correlation, over the set, of what is seen and what is "
       "heard; 0 for shuffled pairs",
       pairs=_dependence,
+      gap=True,
+    ),
+    Metric(
+      "desync",
+      ("synchformer",),
+      better="lower",
+      about="seconds by which Synchformer finds sound and picture apart, at "
+      "both ends of a clip",
+      pairs=_desync,
     ),
   )
 }

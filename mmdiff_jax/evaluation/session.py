@@ -143,7 +143,7 @@ class Session:
     self.embed = Embedder(
       FeatureStore(self._cache_dir, settings.batch_size, settings.progress),
       networks,
-      extractors.Setting(settings.protocol, self.spec.sample_rate),
+      extractors.Setting(settings.protocol, self.spec),
     )
 
   @property

@@ -79,7 +79,7 @@ class Weights:
       notes += [
         extractors.missing_weights(kind, self.folder)
         for kind in extractors.WEIGHT_FILES
-        if kind not in self.files
+        if kind not in self.files and spec.duration >= extractors.shortest(kind)
       ]
     if any(m.name.endswith(("_random", "_mel")) for m in chosen):
       notes.insert(0, RANDOM_STATEMENT)
