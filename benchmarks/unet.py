@@ -28,7 +28,7 @@ import optax
 
 from mmdiff_jax import models
 from mmdiff_jax.models import layers, ops, rs_mma
-from mmdiff_jax.models.cpu.backward import MEMORY_FIRST
+from mmdiff_jax.models.remat import MEMORY_FIRST
 from mmdiff_jax.training.flops import count_flops
 
 GIB = 2**30
@@ -149,7 +149,7 @@ class Table:
 
 def compile_timed(function: Any, *args: Any) -> tuple[Any, Seconds]:
   """Traces and compiles; returns the program and the time it took."""
-  options = MEMORY_FIRST if jax.default_backend() == "cpu" else {}
+  options = MEMORY_FIRST.get(jax.default_backend(), {})
   wall, cpu = time.perf_counter(), time.process_time()
   compiled = function.lower(*args).compile(compiler_options=options)
   return compiled, Seconds(

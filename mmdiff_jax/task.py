@@ -18,7 +18,7 @@ from mmdiff_jax import sharding
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.diffusion import Schedule, make_schedule
 from mmdiff_jax.models import Leaves, Network, create_network
-from mmdiff_jax.models.cpu.backward import MEMORY_FIRST
+from mmdiff_jax.models.remat import MEMORY_FIRST
 from mmdiff_jax.samplers import guidance
 from mmdiff_jax.samplers.base import DenoiseFn
 
@@ -225,5 +225,5 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
       name: config.train.get(f"{name}_loss_weight", 1.0) for name in x
     },
     cond_dropout=dropout,
-    compiler_options=MEMORY_FIRST if remat and platform == "cpu" else {},
+    compiler_options=MEMORY_FIRST.get(platform, {}) if remat else {},
   )

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdiff_jax.models.cpu.backward import MEMORY_FIRST, in_turn
+from mmdiff_jax import sharding
+from mmdiff_jax.models.cpu.backward import in_turn
+from mmdiff_jax.models.remat import MEMORY_FIRST
 from mmdiff_jax.task import make_task
 
 
@@ -53,7 +55,7 @@ def compiled():
 
     return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(variables, x)
 
-  options = MEMORY_FIRST if jax.default_backend() == "cpu" else {}
+  options = MEMORY_FIRST.get(jax.default_backend(), {})
   programs = [program(o).compile(compiler_options=options) for o in (0, 1)]
   programs.append(program(True).compile())
   return programs, (variables, x)
@@ -78,15 +80,22 @@ def test_rematerialised_blocks_share_their_memory(compiled):
   assert ordered < 0.7 * early  # The compiler obeys the options.
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of a CPU only")
 @pytest.mark.parametrize(
-  "remat, options", [("none", {}), ("blocks", MEMORY_FIRST)]
+  ("remat", "platform", "options"),
+  [
+    ("none", "gpu", {}),
+    ("blocks", "cpu", MEMORY_FIRST["cpu"]),
+    ("attention", "gpu", MEMORY_FIRST["gpu"]),
+    ("blocks", "tpu", {}),
+  ],
 )
 def test_training_compiles_rematerialised_networks_so(
-  tiny_config, remat, options
+  tiny_config, monkeypatch, remat, platform, options
 ):
   tiny_config.model.remat = remat
-  assert make_task(tiny_config).compiler_options == options
+  monkeypatch.setattr(sharding, "platform", lambda mesh: platform)
+  task = make_task(tiny_config, sharding.make_mesh())
+  assert task.compiler_options == options
 
 
 def test_nan_is_not_hidden(compiled):

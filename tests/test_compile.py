@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from configs import smoke
 from mmdiff_jax.aot import compile as aot_compile
 from mmdiff_jax.aot import hlo, ladder
 from mmdiff_jax.aot.compile import DoesNotFitError, compile_for
@@ -202,6 +203,30 @@ def test_what_cannot_be_compiled_for_is_one_line(monkeypatch):
   for name, package in (("v5e:4x4", "tpu"), ("h100:1x8", "jax-cuda12-pjrt")):
     with pytest.raises(ImportError, match=f"pip install .*{package}"):
       check_installed(name)
+
+
+def has_compiler_for(topology):
+  try:
+    check_installed(topology)
+  except ImportError:
+    return False
+  return True
+
+
+@pytest.mark.skipif(
+  not has_compiler_for("h100:1x8"), reason="no compiler for GPUs"
+)
+def test_rematerialised_blocks_need_no_more_on_several_gpus():
+  config = smoke.get_config()
+  config.model.remat = "blocks"
+  config.model.dtype = "bfloat16"
+  needed = []
+  for gpus in (1, 8):
+    config.train.batch_size = 64 * gpus
+    report = compile_for(config, topology=f"h100:1x{gpus}")
+    needed.append(report["memory"])
+  # By XLA's default it is 2.6 times as much: see `models/remat.py`.
+  assert needed[1] < 1.2 * needed[0]
 
 
 def test_why_the_compiler_ended_early_is_said(tmp_path):

@@ -6,10 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# For the compiler of a network with rematerialised blocks: XLA:CPU's default
-# computes them early, to keep cores busy, and saves no memory.
-MEMORY_FIRST = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-
 
 def in_turn(
   module: nn.Module, *args: jax.Array, remat: bool = False, **options: Any
