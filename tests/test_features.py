@@ -56,6 +56,17 @@ def test_features_are_in_order_and_batches_have_one_size():
   assert set(level.sizes) == {2}
 
 
+def test_what_goes_piece_by_piece_gets_no_more_than_there_is():
+  level = Level()
+  store = FeatureStore(None, batch_size=4, progress=False)
+  slow = Extractor("level", "1", level, piecewise=True)
+  out = store.extract(make_clips(7), [slow], "")
+  np.testing.assert_array_equal(out["level"][:, 0], np.arange(7))
+  devices = jax.local_device_count()
+  # Blocks of 5 and 2 clips: 4, 1 and 2 of them at a time.
+  assert level.sizes == [-(-n // devices) * devices for n in (4, 1, 2)]
+
+
 def test_a_second_run_computes_nothing(tmp_path):
   level = Level()
   extractor = Extractor("level", "1", level)

@@ -85,8 +85,8 @@ def compile_for(
       least = _least(config, what, tries, changes)
       if least is not None and limit is not None and least > limit:
         print(
-          f"{ladder.as_flags(changes)}: not tried, it needs "
-          f"{least / GIB:.2f} GiB at least.",
+          f"{ladder.as_flags(changes)}: not tried, by proportion it needs "
+          f"{least / GIB:.2f} GiB.",
           flush=True,
         )
         continue

@@ -157,6 +157,7 @@ class Feature:
       their feature's place.
     seconds: length of the shortest clip that it takes.
     by_protocol: whether it differs between the protocols.
+    piecewise: as `Extractor` has it.
   """
 
   make: Callable[[Any, Setting], Apply]
@@ -165,6 +166,7 @@ class Feature:
   stands_in_for: str | None = None
   seconds: float = 0.0
   by_protocol: bool = False
+  piecewise: bool = False
 
 
 def shortest(kind: str) -> float:
@@ -219,7 +221,9 @@ def make_extractors(
     if feature.by_protocol:
       version += f" {setting.protocol}"
     apply = made[base] if name == base else _mirrored(made[base])
-    out.append(Extractor(name, version, apply, feature.needs_audio))
+    out.append(
+      Extractor(name, version, apply, feature.needs_audio, feature.piecewise)
+    )
   return out
 
 
@@ -347,6 +351,7 @@ FEATURES = {
     weights="synchformer",
     needs_audio=True,
     seconds=synchformer.MIN_SECONDS,
+    piecewise=True,
   ),
   "mel": Feature(_at_16_khz(mel.mel_statistics), needs_audio=True),
   "mel_picture": Feature(_at_16_khz(descriptors.mel_picture), needs_audio=True),

@@ -41,12 +41,15 @@ class Extractor:
     apply: batch of `video` uint8 `[B, F, H, W, 3]` and `audio` float32
       `[B, L]` -> `[B, ...]`.
     needs_audio: whether the clips must have audio.
+    piecewise: whether it takes a clip per device at a time of itself, so that
+      a batch need not have its full size.
   """
 
   name: str
   version: str
   apply: Callable[[Batch], np.ndarray | jax.Array]
   needs_audio: bool = False
+  piecewise: bool = False
 
 
 def shard_batch(batch: Batch) -> dict[str, jax.Array]:
@@ -238,7 +241,11 @@ class FeatureStore:
 
   def _apply(self, extractor: Extractor, loaded: list[Batch]) -> np.ndarray:
     """One batch, filled up to its fixed size so that it compiles once."""
-    filled = loaded + loaded[-1:] * (self._batch_size - len(loaded))
+    size = self._batch_size
+    if extractor.piecewise:
+      devices = jax.local_device_count()
+      size = -(-len(loaded) // devices) * devices
+    filled = loaded + loaded[-1:] * (size - len(loaded))
     batch = {key: np.stack([clip[key] for clip in filled]) for key in loaded[0]}
     values = np.asarray(extractor.apply(batch), np.float32)
     return values[: len(loaded)]
