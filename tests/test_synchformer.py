@@ -10,7 +10,7 @@ from mmdiff_jax import convert
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.evaluation import weights
 from mmdiff_jax.evaluation.descriptors import resample
-from mmdiff_jax.metric_networks import synchformer
+from mmdiff_jax.metric_networks import synchformer, synchformer_inputs
 from tests.evaluation_fixtures import run
 from tests.metric_golden import DATA, key_shapes, published_weights, rng
 
@@ -74,12 +74,12 @@ def test_the_network_gives_the_golden_logits(variables, golden, video, wave):
 
 
 def test_frames_and_spectrogram_are_the_golden_ones(golden, video, wave):
-  frames = synchformer.preprocess_frames(video[1])
+  frames = synchformer_inputs.preprocess_frames(video[1])
   part = np.asarray(frames).transpose(0, 3, 1, 2)[::16, :, ::16, ::16]
   # Resized with whole numbers there: two grey levels apart at most.
   np.testing.assert_allclose(part, golden["frames"], atol=2.1 / 127.5)
   starts = np.arange(1 + (FRAMES - 16) // 8)[:, None] * 5120
-  spectrogram = synchformer.log_mel(wave[1][starts + np.arange(10240)])
+  spectrogram = synchformer_inputs.log_mel(wave[1][starts + np.arange(10240)])
   np.testing.assert_allclose(
     spectrogram[::4, ::6, ::8], golden["log_mel"], atol=1e-5
   )
@@ -122,7 +122,7 @@ def test_of_a_long_clip_only_the_ends_are_looked_at(variables, video, wave):
   ],
 )
 def test_frames_are_shown_25_times_a_second(frames, fps, shown):
-  assert synchformer.at_25_fps(frames, fps).tolist() == shown
+  assert synchformer_inputs.at_25_fps(frames, fps).tolist() == shown
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_desync_is_the_mean_size_of_the_likeliest_offsets(
   judge = functools.partial(
     synchformer.offset_logits, sizes=synchformer.Sizes(**SMALL)
   )
-  seen = clips["video"][:, synchformer.at_25_fps(50, 10)]
+  seen = clips["video"][:, synchformer_inputs.at_25_fps(50, 10)]
   heard = resample(clips["audio"][..., 0], 8000, 16000)
   logits = np.asarray(judge(variables, seen, heard))
   # Random weights like one offset best; less their mean they differ.

@@ -22,6 +22,7 @@ from mmdiff_jax.metric_networks import (
   mel,
   panns,
   synchformer,
+  synchformer_inputs,
   vggish,
 )
 
@@ -296,9 +297,9 @@ def _synchformer(variables: Any, setting: Setting) -> Apply:
 
   def apply(batch: Batch) -> np.ndarray:
     video = batch["video"]
-    shown = synchformer.at_25_fps(video.shape[1], setting.spec.fps)
+    shown = synchformer_inputs.at_25_fps(video.shape[1], setting.spec.fps)
     wave = descriptors.resample(
-      batch["audio"], setting.spec.sample_rate, synchformer.SAMPLE_RATE
+      batch["audio"], setting.spec.sample_rate, synchformer_inputs.SAMPLE_RATE
     )
     parts = []
     for start in range(0, len(video), at_once):
