@@ -230,7 +230,7 @@ def test_a_video_that_ends_before_its_header_says_is_named(
 def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
   names = ["B.MP4", "a/c.gif", "a/d.wav", "a/e.txt", ".hidden.mp4"]
   names += [".parts/f.mp4", "run/grid.gif", "run/s.mp4", "run/s_256.mp4"]
-  names += ["run/gallery/s.mp4.png", "run/gallery/mine.mp4"]
+  names += ["run/gallery/s.mp4.png", "run/gallery/mine.mp4", "truth.json"]
   for name in names:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()

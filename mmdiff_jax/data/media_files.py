@@ -33,6 +33,7 @@ VIDEO_SUFFIXES = (
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac")
 # What sampling writes beside its clips.
 _LISTING = "samples.json"
+_TRUTH = "truth.json"
 # Bytes that show whether a file is text, which FFmpeg takes for text art.
 _HEAD = 4096
 # Formats of single pictures and of text art, by FFmpeg's names.
@@ -136,12 +137,17 @@ def find_media(
 def _is_by_product(
   path: pathlib.Path, is_listed: Callable[[pathlib.Path], bool]
 ) -> bool:
-  """Whether `sample` or `gallery` drew it of the samples that a folder lists.
+  """Whether one of our commands wrote it beside the clips.
+
+  `sample` and `gallery` draw what a folder lists as samples; `synthetic` writes
+  down what its clips show.
 
   Args:
     path: of the file.
     is_listed: whether a folder has a listing.
   """
+  if path.name == _TRUTH:
+    return True
   if path.name == "grid.gif":
     return is_listed(path.parent)
   drawn = path.suffix == ".png" and path.parent.name == "gallery"
