@@ -13,7 +13,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from mmdiff_jax import sharding
-from mmdiff_jax.models import attention, ops
+from mmdiff_jax.models import attention, ops, plain
 from mmdiff_jax.task import make_task
 from tests.attention_oracle import normal, softmax_attention
 from tests.conftest import make_tiny_config
@@ -161,6 +161,27 @@ def test_what_is_chosen_on_a_gpu_has_a_gradient(
   jax.eval_shape(
     jax.grad(lambda *args: attend(*args).sum(), (0, 1, 2)), q, k, k
   )
+
+
+def test_cudnn_never_gets_more_sequences_than_it_takes(monkeypatch):
+  sizes = []
+
+  def stand_in(q, k, v, implementation):
+    assert implementation == "cudnn"
+    sizes.append(len(q))
+    return plain.attend(q, k, v)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+  q, k, v = (normal(12, 5, 2, 8, seed=seed) for seed in range(3))
+  expected = softmax_attention(q, k, v)
+  for limit, expected_sizes in ((12, {12}), (11, {6}), (5, {4})):
+    monkeypatch.setattr(attention, "_CUDNN_MAX_BATCH", limit)
+    sizes.clear()
+    np.testing.assert_allclose(attention.cudnn(q, k, v), expected, atol=1e-5)
+    assert set(sizes) == expected_sizes
+  # 64 clips of the release's size, temporal attention at half resolution.
+  monkeypatch.undo()
+  assert 64 * 32 * 32 == attention._CUDNN_MAX_BATCH + 1
 
 
 FOUR_DEVICES = """

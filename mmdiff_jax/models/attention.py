@@ -28,6 +28,9 @@ _FEW = 32
 
 _CUDNN_TYPES = (jnp.bfloat16, jnp.float16)
 _CUDNN_MAX_WIDTH = 128
+# Of sequences: one more, and cuDNN fails when it is run (seen by others with
+# cuDNN 9.2 on an H100: https://github.com/pytorch/pytorch/pull/181235).
+_CUDNN_MAX_BATCH = 2**16 - 1
 
 
 def pallas(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -46,8 +49,15 @@ def pallas(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Flash attention of cuDNN."""
-  return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+  """Flash attention of cuDNN, of as many sequences at a time as it takes."""
+  count = -(-q.shape[0] // _CUDNN_MAX_BATCH)
+  parts = zip(*(jnp.array_split(x, count) for x in (q, k, v)), strict=True)
+  # Not a loop: it would copy all three.
+  out = [
+    jax.nn.dot_product_attention(*part, implementation="cudnn")
+    for part in parts
+  ]
+  return jnp.concatenate(out) if count > 1 else out[0]
 
 
 def cudnn_obstacle(width: int, dtype: DTypeLike) -> str | None:
