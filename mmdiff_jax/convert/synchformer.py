@@ -19,6 +19,46 @@ from mmdiff_jax.metric_networks.synchformer import Sizes, abstract_variables
 
 _PICTURE, _SOUND = "vfeat_extractor", "afeat_extractor"
 _JOINT = "transformer"
+# Published names of the layers of a block, by ours.
+_PICTURE_BLOCK = {
+  "time_attention_norm": "norm3",
+  "time_attention/qkv": "timeattn.qkv",
+  "time_attention/out": "timeattn.proj",
+  "attention_norm": "norm1",
+  "attention/qkv": "attn.qkv",
+  "attention/out": "attn.proj",
+  "mlp_norm": "norm2",
+  "mlp_in": "mlp.fc1",
+  "mlp_out": "mlp.fc2",
+}
+_SOUND_BLOCK = {
+  "attention_norm": "layernorm_before",
+  "attention/query": "attention.attention.query",
+  "attention/key": "attention.attention.key",
+  "attention/value": "attention.attention.value",
+  "attention/out": "attention.output.dense",
+  "mlp_norm": "layernorm_after",
+  "mlp_in": "intermediate.dense",
+  "mlp_out": "output.dense",
+}
+_JOINT_BLOCK = {
+  "attention_norm": "ln1",
+  "attention/query": "attn.query",
+  "attention/key": "attn.key",
+  "attention/value": "attn.value",
+  "attention/out": "attn.proj",
+  "mlp_norm": "ln2",
+  "mlp_in": "mlp.0",
+  "mlp_out": "mlp.2",
+}
+# PyTorch's encoder layer, whose joint projection has names of its own.
+_POOL_BLOCK = {
+  "attention_norm": "norm1",
+  "attention/out": "self_attn.out_proj",
+  "mlp_norm": "norm2",
+  "mlp_in": "linear1",
+  "mlp_out": "linear2",
+}
 _DROPPED = {
   rf"{_PICTURE}\.patch_embed\..*": "patches of single frames, which go unused"
 }
@@ -37,11 +77,14 @@ def make_conversion(
     The conversion.
   """
   sizes = Sizes(**(model_config or {}))
-  targets = {
-    **_picture(sizes.depth),
-    **_sound(sizes.depth),
-    **_joint(sizes.joint_depth),
-  }
+  targets = _ends()
+  for key, path, depth, layers in (
+    (f"{_PICTURE}.blocks", "picture", sizes.depth, _PICTURE_BLOCK),
+    (f"{_SOUND}.ast.encoder.layer", "sound", sizes.depth, _SOUND_BLOCK),
+    (f"{_JOINT}.blocks", "joint", sizes.joint_depth, _JOINT_BLOCK),
+  ):
+    for i in range(depth):
+      targets |= _block(f"{key}.{i}", f"{path}/block_{i}", layers)
   return Conversion(
     {
       key: Target(f"params/{target.path}", target.transform)
@@ -57,99 +100,49 @@ def _tokens(x: np.ndarray) -> np.ndarray:
   return x.reshape(x.shape[1:])
 
 
-def _picture(depth: int) -> dict[str, Target]:
-  targets = {
+def _block(key: str, path: str, layers: Mapping[str, str]) -> dict[str, Target]:
+  targets: dict[str, Target] = {}
+  for ours, theirs in layers.items():
+    layer = affine if ours.endswith("norm") else linear
+    targets |= layer(f"{key}.{theirs}", f"{path}/{ours}")
+  return targets
+
+
+def _pool(key: str, path: str) -> dict[str, Target]:
+  joint = f"{path}/block/attention/qkv"
+  return {
+    f"{key}.cls_token": Target(f"{path}/class_token", _tokens),
+    f"{key}.self_attn.in_proj_weight": Target(f"{joint}/kernel", pointwise),
+    f"{key}.self_attn.in_proj_bias": Target(f"{joint}/bias", vector),
+    **_block(key, f"{path}/block", _POOL_BLOCK),
+  }
+
+
+def _ends() -> dict[str, Target]:
+  """What comes ahead of the blocks, and after them."""
+  embeddings = f"{_SOUND}.ast.embeddings"
+  return {
     f"{_PICTURE}.cls_token": Target("picture/class_token", _tokens),
     f"{_PICTURE}.pos_embed": Target("picture/places", _tokens),
     f"{_PICTURE}.temp_embed": Target("picture/times", _tokens),
     **convolution(f"{_PICTURE}.patch_embed_3d.proj", "picture/patches"),
     **affine(f"{_PICTURE}.norm", "picture/norm"),
     **_pool(f"{_PICTURE}.spatial_attn_agg", "picture/pool"),
-  }
-  for i in range(depth):
-    key, path = f"{_PICTURE}.blocks.{i}", f"picture/block_{i}"
-    for theirs, norm, ours in (
-      ("timeattn", "norm3", "time_attention"),
-      ("attn", "norm1", "attention"),
-    ):
-      targets |= affine(f"{key}.{norm}", f"{path}/{ours}_norm")
-      targets |= linear(f"{key}.{theirs}.qkv", f"{path}/{ours}/qkv")
-      targets |= linear(f"{key}.{theirs}.proj", f"{path}/{ours}/out")
-    targets |= affine(f"{key}.norm2", f"{path}/mlp_norm")
-    targets |= linear(f"{key}.mlp.fc1", f"{path}/mlp_in")
-    targets |= linear(f"{key}.mlp.fc2", f"{path}/mlp_out")
-  return targets
-
-
-def _sound(depth: int) -> dict[str, Target]:
-  root = f"{_SOUND}.ast"
-  embeddings = f"{root}.embeddings"
-  targets = {
     f"{embeddings}.cls_token": Target("sound/class_token", _tokens),
     f"{embeddings}.distillation_token": Target(
       "sound/distillation_token", _tokens
     ),
     f"{embeddings}.position_embeddings": Target("sound/places", _tokens),
     **convolution(f"{embeddings}.patch_embeddings.projection", "sound/patches"),
-    **affine(f"{root}.layernorm", "sound/norm"),
+    **affine(f"{_SOUND}.ast.layernorm", "sound/norm"),
     **_pool(f"{_SOUND}.freq_attn_agg", "sound/pool"),
-  }
-  for i in range(depth):
-    key, path = f"{root}.encoder.layer.{i}", f"sound/block_{i}"
-    targets |= affine(f"{key}.layernorm_before", f"{path}/attention_norm")
-    for name in ("query", "key", "value"):
-      targets |= linear(
-        f"{key}.attention.attention.{name}", f"{path}/attention/{name}"
-      )
-    targets |= linear(f"{key}.attention.output.dense", f"{path}/attention/out")
-    targets |= affine(f"{key}.layernorm_after", f"{path}/mlp_norm")
-    targets |= linear(f"{key}.intermediate.dense", f"{path}/mlp_in")
-    targets |= linear(f"{key}.output.dense", f"{path}/mlp_out")
-  return targets
-
-
-def _joint(depth: int) -> dict[str, Target]:
-  targets = {
+    **linear("vproj", "joint/picture_in"),
+    **linear("aproj", "joint/sound_in"),
     f"{_JOINT}.OFF_tok": Target("joint/offset_token", _tokens),
     f"{_JOINT}.MOD_tok": Target("joint/sound_token", _tokens),
     f"{_JOINT}.pos_emb_cfg.pos_emb": Target("joint/places", _tokens),
-    **linear("vproj", "joint/picture_in"),
-    **linear("aproj", "joint/sound_in"),
     **affine(f"{_JOINT}.vis_in_lnorm", "joint/picture_norm"),
     **affine(f"{_JOINT}.aud_in_lnorm", "joint/sound_norm"),
     **affine(f"{_JOINT}.ln_f", "joint/norm"),
     **linear(f"{_JOINT}.off_head", "joint/head"),
-  }
-  for i in range(depth):
-    key, path = f"{_JOINT}.blocks.{i}", f"joint/block_{i}"
-    targets |= affine(f"{key}.ln1", f"{path}/attention_norm")
-    for theirs, ours in (
-      ("query", "query"),
-      ("key", "key"),
-      ("value", "value"),
-      ("proj", "out"),
-    ):
-      targets |= linear(f"{key}.attn.{theirs}", f"{path}/attention/{ours}")
-    targets |= affine(f"{key}.ln2", f"{path}/mlp_norm")
-    targets |= linear(f"{key}.mlp.0", f"{path}/mlp_in")
-    targets |= linear(f"{key}.mlp.2", f"{path}/mlp_out")
-  return targets
-
-
-def _pool(key: str, path: str) -> dict[str, Target]:
-  """Of PyTorch's encoder layer with a class token."""
-  block = f"{path}/block"
-  return {
-    f"{key}.cls_token": Target(f"{path}/class_token", _tokens),
-    **affine(f"{key}.norm1", f"{block}/attention_norm"),
-    f"{key}.self_attn.in_proj_weight": Target(
-      f"{block}/attention/qkv/kernel", pointwise
-    ),
-    f"{key}.self_attn.in_proj_bias": Target(
-      f"{block}/attention/qkv/bias", vector
-    ),
-    **linear(f"{key}.self_attn.out_proj", f"{block}/attention/out"),
-    **affine(f"{key}.norm2", f"{block}/mlp_norm"),
-    **linear(f"{key}.linear1", f"{block}/mlp_in"),
-    **linear(f"{key}.linear2", f"{block}/mlp_out"),
   }
