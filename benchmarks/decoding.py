@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Sequence
 
 from benchmarks.data import measure
-from mmdiff_jax.data import media
-from mmdiff_jax.data.container import ReadOptions
+from mmdiff_jax.media import reading
+from mmdiff_jax.media.container import ReadOptions
 
 FPS, SIZE, RATE = 10, 64, 16000
 
@@ -54,8 +54,8 @@ def ffmpeg_reads(film: pathlib.Path, sound: bool) -> int:
 def we_read(film: pathlib.Path, threads: int) -> int:
   """Pictures and sound, as preparation reads them."""
   options = ReadOptions(threads=threads)
-  track = media.read_track(film, RATE, options=options)
-  reader = media.FrameReader(film, FPS, SIZE, track, options)
+  track = reading.read_track(film, RATE, options=options)
+  reader = reading.FrameReader(film, FPS, SIZE, track, options)
   count = sum(1 for _ in reader)
   if track is not None:
     track.cut(reader.origin, 0, round(count * RATE / FPS))

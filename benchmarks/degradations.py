@@ -13,11 +13,11 @@ import argparse
 
 import numpy as np
 
+from benchmarks.damage import DEGRADATIONS
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.evaluation import metrics
 from mmdiff_jax.evaluation.cache import default_cache_dir
 from mmdiff_jax.evaluation.clip_sets import open_clips
-from mmdiff_jax.evaluation.degradations import DEGRADATIONS
 from mmdiff_jax.evaluation.entries import jackknife
 from mmdiff_jax.evaluation.extractors import Setting
 from mmdiff_jax.evaluation.features import FeatureStore

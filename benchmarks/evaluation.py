@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
 from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.evaluate import evaluate
+from mmdiff_jax.media import reading
 from mmdiff_jax.metric_networks import audioclip, i3d, vggish
 from mmdiff_jax.metric_networks.random_weights import random_variables
 
@@ -117,7 +117,7 @@ def files(folder: str) -> None:
   real, fake = arrays(loaded[::2]), arrays(loaded[1::2])
   with tempfile.TemporaryDirectory() as directory:
     for i, clip in enumerate(loaded[1::2]):
-      media.write_mp4(
+      reading.write_mp4(
         pathlib.Path(directory) / f"{i:06d}.mp4",
         clip["video"],
         clip["audio"][:, None],

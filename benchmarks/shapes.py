@@ -20,8 +20,9 @@ import numpy as np
 
 from benchmarks import sync as sync_rows
 from configs import default
-from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec, uint8_to_unit
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
 from mmdiff_jax.sampling.given import Job, Source
 from mmdiff_jax.sampling.upscale import load_sampling_params
@@ -103,7 +104,7 @@ def sample(
   settings = default.get_config().sample
   settings.update(row.sample)
   settings.batch_size = batch
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   task = make_task(config, mesh)
   sampler = ClipSampler(
     task,

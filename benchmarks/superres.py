@@ -20,18 +20,13 @@ import pathlib
 import numpy as np
 
 from configs import default
-from mmdiff_jax import sharding
-from mmdiff_jax.data import (
-  image_quality,
-  media,
-  media_writer,
-  transforms,
-  views,
-)
+from mmdiff_jax.data import views
 from mmdiff_jax.data.clips import is_held_out
-from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.sampling.sr_preview import side_by_side
+from mmdiff_jax.devices.mesh import make_mesh
+from mmdiff_jax.media import image_quality, reading, transforms, writing
+from mmdiff_jax.media.files import find_media
 from mmdiff_jax.sampling.upscale import Upscaler
+from mmdiff_jax.training.sr_preview import side_by_side
 
 # A region of fewer pixels is no basis for a figure of flicker.
 MIN_STATIC_PIXELS = 1000
@@ -61,7 +56,7 @@ def make_upscaler(
   settings.sr.sample.update(
     sampler=flags.sampler, order=flags.order, steps=steps
   )
-  return Upscaler(flags.checkpoint, settings, sharding.make_mesh(), seed=0)
+  return Upscaler(flags.checkpoint, settings, make_mesh(), seed=0)
 
 
 def held_out_clips(
@@ -70,7 +65,7 @@ def held_out_clips(
   """Name -> uint8 `[F, H, W, 3]` of the videos that training did not see."""
   videos, _ = find_media(folder)
   return {
-    name: media.read_media(path, size=size, fps=fps).video
+    name: reading.read_media(path, size=size, fps=fps).video
     for name, path in videos
     if is_held_out(name, fraction)
   }
@@ -98,7 +93,7 @@ def quality_table(
       ours = upscaler(low, 0)
       print_quality(name, method, ours, truth, bicubic)
       for i in range(len(truth) if pictures else 0):
-        media_writer.write_png(
+        writing.write_png(
           pictures / f"{name}_{method.replace(' ', '_')}_{i:02d}.png",
           side_by_side(low[i], bicubic[i], ours[i], truth[i]),
         )

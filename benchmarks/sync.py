@@ -16,7 +16,7 @@ import numpy as np
 
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
+from mmdiff_jax.media import reading
 from mmdiff_jax.world import sync
 from mmdiff_jax.world.clips import make_clip, split_seed
 
@@ -54,7 +54,7 @@ def through_mp4(seeds: Sequence[int], spec: AVSpec) -> tuple[list, list]:
     write_folder(directory, seeds, spec)
     files = sorted(pathlib.Path(directory).glob("*.mp4"))
     rate = spec.sample_rate
-    clips = [media.read_media(file, sample_rate=rate) for file in files]
+    clips = [reading.read_media(file, sample_rate=rate) for file in files]
   return [clip.video for clip in clips], [clip.audio for clip in clips]
 
 
@@ -102,10 +102,10 @@ def samples(directory: pathlib.Path) -> None:
   """Figures of the mp4 files of a folder; a wav beside one is its sound."""
   videos, audios, spec = [], [], None
   for file in sorted(directory.glob("*.mp4")):
-    clip = media.read_media(file)
+    clip = reading.read_media(file)
     audio, rate = clip.audio, clip.sample_rate
     if file.with_suffix(".wav").is_file():
-      audio, rate = media.read_audio(file.with_suffix(".wav"))
+      audio, rate = reading.read_audio(file.with_suffix(".wav"))
     if audio is None:
       raise ValueError(f"{file} has no sound.")
     spec = AVSpec(*clip.video.shape[:3], clip.fps, rate)

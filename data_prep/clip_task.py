@@ -16,11 +16,12 @@ import numpy as np
 
 from data_prep.emptiness import Emptiness, Limits
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import clips, media
-from mmdiff_jax.data.container import ReadOptions
+from mmdiff_jax.data import clips
 from mmdiff_jax.data.manifest import VERSION
 from mmdiff_jax.data.tfrecord import TFRecordWriter
-from mmdiff_jax.files import as_path, file_size, local_copy, replacing
+from mmdiff_jax.disk.files import as_path, file_size, local_copy, replacing
+from mmdiff_jax.media import reading
+from mmdiff_jax.media.container import ReadOptions
 
 MISSING_AUDIO = ("skip", "silence", "error")
 # A video with a shorter side (pixels) shows nothing.
@@ -135,7 +136,7 @@ def prepare_clip(task: ClipTask) -> dict:
     with local_copy(task.path) as path:
       local = dataclasses.replace(task, path=os.fspath(path))
       report = {"source": task.source, **_write_part(local)}
-  except media.MediaError as error:
+  except reading.MediaError as error:
     report = {"source": task.source, "reason": error.reason}
   except (MissingAudioError, OSError):
     raise
@@ -161,7 +162,7 @@ def _write_part(task: ClipTask) -> dict:
   """Returns what the report says of a video that can be used."""
   options = task.options
   spec = options.spec
-  track = media.read_track(
+  track = reading.read_track(
     task.path, spec.sample_rate, options.channels, options.reading
   )
   repaired = []
@@ -169,16 +170,16 @@ def _write_part(task: ClipTask) -> dict:
     if options.missing_audio == "error":
       raise MissingAudioError(f"{task.source}: has no audio")
     if options.missing_audio == "skip":
-      raise media.MediaError(task.path, "has no audio")
+      raise reading.MediaError(task.path, "has no audio")
     repaired.append("has no audio: silence")
-  reader = media.FrameReader(
+  reader = reading.FrameReader(
     task.path, spec.fps, (spec.height, spec.width), track, options.reading
   )
   empty = Emptiness()
   with TFRecordWriter(task.part) as writer:
     total = _write_segments(task, reader, track, writer, empty)
     if total < spec.frames:
-      raise media.MediaError(
+      raise reading.MediaError(
         task.path,
         f"lasts {total / spec.fps:.2f} s: too short for {spec.frames} frames"
         f" at {spec.fps:g} fps ({spec.duration:.2f} s)",
@@ -187,7 +188,7 @@ def _write_part(task: ClipTask) -> dict:
     repaired += track.repairs(reader.origin, total / spec.fps)
   left_out = empty.left_out(spec.frames, options.limits)
   if sum(end - begin for begin, end in left_out) > total - spec.frames:
-    raise media.MediaError(
+    raise reading.MediaError(
       task.path, "every clip is too quiet, silent or still"
     )
   return {
@@ -200,8 +201,8 @@ def _write_part(task: ClipTask) -> dict:
 
 def _write_segments(
   task: ClipTask,
-  reader: media.FrameReader,
-  track: media.AudioTrack | None,
+  reader: reading.FrameReader,
+  track: reading.AudioTrack | None,
   writer: TFRecordWriter,
   empty: Emptiness,
 ) -> int:
@@ -236,7 +237,7 @@ def _write_segments(
   for image in reader:
     if min(reader.native_size) < MIN_SIDE:
       height, width = reader.native_size
-      raise media.MediaError(
+      raise reading.MediaError(
         task.path, f"{width}x{height} pixels: smaller than {MIN_SIDE}"
       )
     empty.add_picture(image)

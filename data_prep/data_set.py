@@ -20,7 +20,7 @@ from mmdiff_jax.data.tfrecord import (
   read_index,
   read_records,
 )
-from mmdiff_jax.files import is_cloud, move, remove_tree
+from mmdiff_jax.disk.files import is_cloud, move, remove_tree
 
 PARTS = ".parts"
 # What the parts are called while they are removed: never taken for work done.

@@ -19,7 +19,7 @@ from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.data.verify import verify_data_set
-from mmdiff_jax.files import (
+from mmdiff_jax.disk.files import (
   as_path,
   check_file,
   check_path,

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.files import is_cloud
+from mmdiff_jax.disk.files import is_cloud
+from mmdiff_jax.media.files import find_media
 
 LABELS = ("none", "folders")
 

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.media_writer import write_mp4
-from mmdiff_jax.files import as_path, check_path, is_cloud
+from mmdiff_jax.disk.files import as_path, check_path, is_cloud
+from mmdiff_jax.media.writing import write_mp4
 from mmdiff_jax.world.clips import SPLITS, World, make_clip, split_seed
 
 _TRUTH = "truth.json"

@@ -20,7 +20,7 @@ from data_prep import clip_task, data_set
 from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.data_set import Shard
 from data_prep.listing import Listed, find_videos
-from mmdiff_jax.files import as_path, is_cloud, replacing
+from mmdiff_jax.disk.files import as_path, is_cloud, replacing
 
 # Anything that JSON holds.
 Row = Any

@@ -13,10 +13,10 @@ from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded
 from data_prep.emptiness import Limits
 from data_prep.listing import LABELS
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.cli.config_file import load_config
+from mmdiff_jax.configuration import load_config
 from mmdiff_jax.data.clips import FRAME_FORMATS
-from mmdiff_jax.data.container import FITS, HDR, ReadOptions, check_hwaccel
-from mmdiff_jax.data.media import CHANNELS
+from mmdiff_jax.media.container import FITS, HDR, ReadOptions, check_hwaccel
+from mmdiff_jax.media.reading import CHANNELS
 
 # Frames up to this size (pixels) are stored uncompressed by default.
 _RAW_SIZE = 64

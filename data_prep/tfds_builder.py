@@ -20,7 +20,7 @@ from mmdiff_jax.data.clips import FRAME_FORMATS, GIVEN_PREFIXES
 from mmdiff_jax.data.codec import Feature, decode_example
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import read_records
-from mmdiff_jax.files import check_path
+from mmdiff_jax.disk.files import check_path
 
 VERSION = "1.0.0"
 

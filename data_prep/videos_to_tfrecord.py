@@ -20,8 +20,8 @@ from data_prep.on_beam import BeamEngine
 from data_prep.runners import ProcessEngine
 from data_prep.summary import summary
 from mmdiff_jax.data.manifest import Manifest
-from mmdiff_jax.files import as_path, check_directory, check_path, is_cloud
-from mmdiff_jax.locks import locked
+from mmdiff_jax.disk.files import as_path, check_directory, check_path, is_cloud
+from mmdiff_jax.disk.locks import locked
 
 
 def prepare(

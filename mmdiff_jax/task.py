@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.devices.mesh import platform_of
 from mmdiff_jax.diffusion import Schedule, make_schedule
 from mmdiff_jax.models import Leaves, Network, create_network
 from mmdiff_jax.models.remat import MEMORY_FIRST
@@ -204,7 +204,7 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
   """
   platform = jax.default_backend()
   if mesh is not None:
-    platform = sharding.platform(mesh)
+    platform = platform_of(mesh)
   network = create_network(config.model).on(platform, mesh)
   x, cond = network.inputs(config)
   network.check_shapes(x)

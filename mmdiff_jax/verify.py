@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Iterator
 
 from mmdiff_jax import checkpoint
-from mmdiff_jax.checksums import find_changes
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.verify import verify_data_set
-from mmdiff_jax.files import as_path
+from mmdiff_jax.disk.checksums import find_changes
+from mmdiff_jax.disk.files import as_path
 from mmdiff_jax.sampling import folder as sample_folder
 
 

@@ -3,8 +3,8 @@
 import json
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
-from mmdiff_jax.files import file_sha256
+from mmdiff_jax.disk.files import file_sha256
+from mmdiff_jax.media import reading
 from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec(16, 32, 32, 10.0, 4000)
@@ -15,7 +15,7 @@ def write_clip(path, number=0):
   """A clip of the sounding shapes as a file."""
   clip = make_clip(split_seed("tune", number), SPEC)
   rates = {"fps": SPEC.fps, "sample_rate": SPEC.sample_rate}
-  media.write_mp4(path, clip.video, clip.audio, **rates)
+  reading.write_mp4(path, clip.video, clip.audio, **rates)
   return path
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data_prep import videos_to_tfrecord
-from mmdiff_jax.data import media
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
+from mmdiff_jax.media import reading
 from tests.media_fixtures import click_track, flash_frames, write
 
 RATE = 8000
@@ -49,7 +49,7 @@ def videos(tmp_path_factory):
   (folder / "empty.mp4").touch()
   (folder / "garbage.AVI").write_bytes(b"garbage" * 100)
   (folder / "notes.txt").write_text("not a video")
-  media.write_gif_grid(
+  reading.write_gif_grid(
     folder / "dot.gif", np.zeros((1, 9, 1, 1, 3), np.uint8), fps=10
   )
   (folder / "link.mp4").symlink_to("a.mp4")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mmdiff_jax import sharding
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.models import attention, ops, plain
 from mmdiff_jax.task import make_task
 from tests.attention_oracle import normal, softmax_attention
@@ -189,7 +190,7 @@ import jax, numpy as np
 from mmdiff_jax import sharding
 from mmdiff_jax.models import attention
 from tests.attention_oracle import normal, softmax_attention
-mesh = sharding.make_mesh(2, 2)
+mesh = make_mesh(2, 2)
 q, k, v = (normal(8, 5, 2, 8, seed=t) for t in range(3))
 split = sharding.batch_sharded(mesh)
 for name in ("packed", "tiled", "lanes", "elementwise"):
@@ -217,7 +218,7 @@ def test_devices_attend_for_themselves():
 
 def test_the_task_decides_by_the_devices_it_is_made_for(monkeypatch):
   config = make_tiny_config()
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   assert make_task(config, mesh).network.module.attention == "auto"
   monkeypatch.setattr(sharding, "platform", lambda mesh: "tpu")
   chosen = make_task(config, mesh).network.module.attention
@@ -228,4 +229,4 @@ def test_a_kernel_of_tpus_is_refused_elsewhere():
   config = make_tiny_config()
   config.model.attention = "pallas"
   with pytest.raises(ValueError, match="'pallas' is for TPUs, not for a cpu"):
-    make_task(config, sharding.make_mesh())
+    make_task(config, make_mesh())

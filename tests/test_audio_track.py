@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import audio_track, media
-from mmdiff_jax.data.audio_clock import Aligner, resample_cubic
+from mmdiff_jax.media import audio_track, reading
+from mmdiff_jax.media.audio_clock import Aligner, resample_cubic
 from tests.media_fixtures import write
 
 RATE = 16000
@@ -137,7 +137,7 @@ def test_surround_sound_is_mixed_by_the_standard_coefficients(tmp_path, layout):
     sound[channel] = 0.5
     write_channels(tmp_path / "a.mkv", sound, layout)
     for mix, gain in zip(("mean", "first"), wanted, strict=True):
-      audio = media.read_media(tmp_path / "a.mkv", channels=mix).audio
+      audio = reading.read_media(tmp_path / "a.mkv", channels=mix).audio
       np.testing.assert_allclose(audio[2000:-2000], 0.5 * gain, atol=2e-3)
 
 
@@ -153,7 +153,7 @@ def test_channels_whose_places_are_unknown_are_averaged(tmp_path):
   path.write_bytes(
     header + sound.nbytes.to_bytes(4, "little") + sound.tobytes()
   )
-  audio, rate = media.read_audio(path)
+  audio, rate = reading.read_audio(path)
   assert (audio.shape, rate) == ((RATE, 1), RATE)
   np.testing.assert_allclose(audio, 1000 / 32768, atol=1e-4)
 
@@ -162,14 +162,14 @@ def test_opposite_phase_is_named_and_not_silence(tmp_path):
   left = tone(1.0)
   for right, opposite in ((-left, True), (left, False), (0 * left, False)):
     write_channels(tmp_path / "a.mkv", np.stack([left, right]), "stereo")
-    item = media.read_media(tmp_path / "a.mkv")
+    item = reading.read_media(tmp_path / "a.mkv")
     assert any("opposite phase" in w for w in item.repairs) == opposite
     assert np.abs(item.audio).max() > 0.2
 
 
 def test_a_long_track_is_read_in_pieces(tmp_path):
   path = tmp_path / "long.wav"
-  media.write_wav(path, np.tile(tone(1.0), 300)[:, None], RATE)
+  reading.write_wav(path, np.tile(tone(1.0), 300)[:, None], RATE)
   track = audio_track.read_track(path)
   most = 0
   for begin in range(0, 300 * RATE - RATE, RATE // 2):

@@ -3,7 +3,7 @@ import zlib
 
 import google_crc32c
 
-from mmdiff_jax import checksums
+from mmdiff_jax.disk import checksums
 
 
 def test_checksums_are_those_of_the_libraries(tmp_path):

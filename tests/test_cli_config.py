@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from configs import default, superres
-from mmdiff_jax.cli import config_file, config_help, overrides
+from mmdiff_jax import configuration
+from mmdiff_jax.cli import config_help, overrides
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -18,7 +19,7 @@ def test_a_shipped_configuration_is_found_from_anywhere(
   monkeypatch, tmp_path, text
 ):
   monkeypatch.chdir(tmp_path)
-  assert config_file.load_config(text).data.frames == 8
+  assert configuration.load_config(text).data.frames == 8
 
 
 def test_a_file_of_ones_own_goes_before_a_shipped_one(monkeypatch, tmp_path):
@@ -31,8 +32,8 @@ def test_a_file_of_ones_own_goes_before_a_shipped_one(monkeypatch, tmp_path):
     "  config.data.frames = 7\n"
     "  return config\n"
   )
-  assert config_file.load_config("configs/smoke.py").data.frames == 7
-  assert config_file.load_config("smoke").data.frames == 8
+  assert configuration.load_config("configs/smoke.py").data.frames == 7
+  assert configuration.load_config("smoke").data.frames == 8
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_what_is_no_configuration_is_one_clear_line(tmp_path, text, message):
   if text is not None:
     path.write_text(text)
   with pytest.raises(ValueError, match=f"^--config=.*{message}") as error:
-    config_file.load_config(str(path))
+    configuration.load_config(str(path))
   assert len(str(error.value).splitlines()) == 1
 
 
@@ -148,9 +149,9 @@ def test_a_key_is_listed_with_its_comment_and_value():
     config_help.describe("default", config, "tran")
 
 
-@pytest.mark.parametrize("name", config_file.shipped_configs())
+@pytest.mark.parametrize("name", configuration.shipped_configs())
 def test_every_key_is_explained(name):
-  config = config_file.load_config(name)
+  config = configuration.load_config(name)
   listing = config_help.describe(name, config)
   for key in overrides.all_keys(config):
     assert f"\n{key} = " in f"\n{listing}"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
 from mmdiff_jax.evaluation.clip_sets import open_clips
+from mmdiff_jax.media import reading
 from tests.prepared_fixtures import write_dataset
 
 SPEC = AVSpec(frames=4, height=16, width=16, fps=10.0, sample_rate=8000)
@@ -22,7 +22,7 @@ def numbered_video(frames, height=16, width=16):
 def write_video(path, frames, audio=True, **size):
   sound = np.linspace(-0.5, 0.5, frames * 800)[:, None] if audio else None
   path.parent.mkdir(parents=True, exist_ok=True)
-  media.write_mp4(
+  reading.write_mp4(
     path, numbered_video(frames, **size), sound, fps=10, sample_rate=8000
   )
 
@@ -98,7 +98,7 @@ def test_arrays_files_and_folders_hold_the_same_clips(tmp_path):
   for i in range(2):
     path = tmp_path / "videos" / f"{i}.mp4"
     path.parent.mkdir(exist_ok=True)
-    media.write_mp4(path, video[i], audio[i], fps=10, sample_rate=8000)
+    reading.write_mp4(path, video[i], audio[i], fps=10, sample_rate=8000)
   arrays = open_clips({"video": video, "audio": audio}, SPEC)
   archive = open_clips(tmp_path / "clips.npz", SPEC)
   files = open_clips(tmp_path / "videos", SPEC)

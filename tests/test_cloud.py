@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_prep import inspect_dataset, make_synthetic, videos_to_tfrecord
-from mmdiff_jax import checkpoint, files, models, verify
+from mmdiff_jax import checkpoint, models, verify
 from mmdiff_jax.data.tfrecord import (
   CorruptRecordError,
   TFRecordSource,
@@ -23,6 +23,7 @@ from mmdiff_jax.data.tfrecord import (
   build_index,
   read_records,
 )
+from mmdiff_jax.disk import files
 from mmdiff_jax.training import metrics
 from tests import test_task
 from tests.conftest import make_tiny_config

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.damage import DEGRADATIONS
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.evaluation import compare
-from mmdiff_jax.evaluation.degradations import DEGRADATIONS
 from mmdiff_jax.evaluation.frechet import frechet_distance
 from mmdiff_jax.world.clips import make_clip, split_seed
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mmdiff_jax.evaluation import degradations
-from mmdiff_jax.evaluation.degradations import DEGRADATIONS
+from benchmarks import damage
+from benchmarks.damage import DEGRADATIONS
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_only_the_named_stream_changes(clips, name):
 def test_noise_has_its_level(clips):
   out = damaged("video noise", clips)
   noise = out["video"].astype(float) - clips["video"]
-  assert noise.std() == pytest.approx(degradations._VIDEO_NOISE, rel=0.05)
+  assert noise.std() == pytest.approx(damage._VIDEO_NOISE, rel=0.05)
   noise = damaged("audio noise", clips)["audio"] - clips["audio"]
   level = np.sqrt(np.mean(clips["audio"] ** 2))
   assert noise.std() == pytest.approx(0.3 * level, rel=0.05)

@@ -12,7 +12,8 @@ import tomllib
 import numpy as np
 import pytest
 
-from mmdiff_jax.cli import config_file, overrides, program
+from mmdiff_jax import configuration
+from mmdiff_jax.cli import overrides, program
 from mmdiff_jax.cli.commands import COMMANDS
 from mmdiff_jax.convert import torch_file
 
@@ -154,7 +155,7 @@ def test_keys_on_the_pages_exist_and_take_these_values(page):
   for key, value in re.findall(r"--config\.([\w.]+)(?:=([^\s`|)]+))?", text):
     if key == "KEY" or key.endswith(".KEY"):
       continue
-    configs = [config_file.load_config(n) for n in ("default", "superres")]
+    configs = [configuration.load_config(n) for n in ("default", "superres")]
     known = [c for c in configs if key in overrides.all_keys(c)]
     assert known, f"{page}: no key {key}"
     # DIR, N, ... stand for what the reader gives.

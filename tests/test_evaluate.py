@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
 from mmdiff_jax.data.clips import is_held_out
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation.frechet import frechet_distance
+from mmdiff_jax.media import reading
 from mmdiff_jax.metric_networks import i3d
 from tests.evaluation_fixtures import SPEC, light, make_arrays, run
 from tests.metric_golden import published_weights
@@ -102,7 +102,7 @@ def test_arrays_and_mp4_files_give_nearly_the_same_figures(
   real, fake, tmp_path
 ):
   for i in range(len(fake["video"])):
-    media.write_mp4(
+    reading.write_mp4(
       tmp_path / f"{i:02d}.mp4",
       fake["video"][i],
       fake["audio"][i],

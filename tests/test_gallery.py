@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import media
 from mmdiff_jax.gallery import make_gallery, words
+from mmdiff_jax.media import reading
 from mmdiff_jax.world.clips import make_clip, split_seed
 from tests.gallery_fixtures import LOSSES, SPEC, make_run, write_clip
 
@@ -95,7 +95,7 @@ def test_the_page_says_who_made_what_and_how(samples, tmp_path):
 def test_the_clips_whose_impacts_agree_stand_first(samples, tmp_path):
   folder = shutil.copytree(samples, tmp_path / "samples")
   # Without sound nothing of the first clip can agree.
-  media.write_wav(folder / "sample_000000.wav", np.zeros((6400, 1)), 4000)
+  reading.write_wav(folder / "sample_000000.wav", np.zeros((6400, 1)), 4000)
   values = values_of(parse(make_gallery(folder, onsets=True)))
   assert [v["loss"] for v in values] == [LOSSES[1], LOSSES[2], LOSSES[0]]
   assert [v["place"] for v in values] == [0, 1, 2]
@@ -136,8 +136,8 @@ def test_the_source_stands_beside_the_result(runs, tmp_path):
   assert len(inside) == len(LOSSES)
   path = tmp_path / "source.mp4"
   path.write_bytes(base64.b64decode(inside[0].partition(",")[2]))
-  shown = media.read_media(path).video.astype(int)
-  given = media.read_media(runs / "from" / "given.mp4").video.astype(int)
+  shown = reading.read_media(path).video.astype(int)
+  given = reading.read_media(runs / "from" / "given.mp4").video.astype(int)
   assert shown.shape == given.shape and abs(shown - given).mean() < 3
   text = " ".join(parsed.text)
   assert "Source: its sound was given, its pictures were not." in text
@@ -150,7 +150,7 @@ def test_the_source_stands_beside_the_result(runs, tmp_path):
 def test_the_source_is_fitted_as_when_sampling(tmp_path, fit, bars):
   source = tmp_path / "wide.mp4"
   white = np.full((SPEC.frames, SPEC.height, 2 * SPEC.width, 3), 255, np.uint8)
-  media.write_mp4(source, white, None, fps=SPEC.fps, sample_rate=None)
+  reading.write_mp4(source, white, None, fps=SPEC.fps, sample_rate=None)
   folder = tmp_path / "v2a"
   folder.mkdir()
   make_run(folder, "video", source)
@@ -162,7 +162,7 @@ def test_the_source_is_fitted_as_when_sampling(tmp_path, fit, bars):
   inside = next(src for src in videos if src.startswith("data:"))
   path = tmp_path / "shown.mp4"
   path.write_bytes(base64.b64decode(inside.partition(",")[2]))
-  assert (media.read_media(path).video[:, 0].mean() < 50) == bars
+  assert (reading.read_media(path).video[:, 0].mean() < 50) == bars
 
 
 def test_a_source_that_is_another_file_now_is_not_shown(runs, tmp_path):
@@ -183,7 +183,7 @@ def test_a_source_that_is_another_file_now_is_not_shown(runs, tmp_path):
 def test_the_upscaled_copy_stands_beside_the_clip(samples, tmp_path):
   folder = shutil.copytree(samples, tmp_path / "samples")
   large = np.zeros((16, 64, 64, 3), np.uint8)
-  media.write_mp4(folder / "large.mp4", large, fps=10.0)
+  reading.write_mp4(folder / "large.mp4", large, fps=10.0)
   listing = json.loads((folder / "samples.json").read_text())
   listing["samples"][0]["upscaled"] = "large.mp4"
   (folder / "samples.json").write_text(json.dumps(listing))
@@ -280,9 +280,9 @@ def test_folders_without_a_sound_listing(samples, tmp_path, listing, said):
 def test_damaged_files_and_wavs(samples, tmp_path):
   (tmp_path / "bad.mp4").write_bytes(b"no video")
   wave = np.sin(np.arange(4000) / 3)[:, None].astype(np.float32)
-  media.write_wav(tmp_path / "alone.wav", wave, 4000)
+  reading.write_wav(tmp_path / "alone.wav", wave, 4000)
   shutil.copyfile(samples / "sample_000000.mp4", tmp_path / "good.mp4")
-  media.write_wav(tmp_path / "good.wav", np.zeros((6400, 1)), 4000)
+  reading.write_wav(tmp_path / "good.wav", np.zeros((6400, 1)), 4000)
   parsed = parse(make_gallery(tmp_path, onsets=True))
   assert len(parsed.all("li")) == 3
   assert [a["src"] for a in parsed.all("audio")] == ["alone.wav"]

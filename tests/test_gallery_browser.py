@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import media
 from mmdiff_jax.gallery import make_gallery
+from mmdiff_jax.media import reading
 from tests import browser
 from tests.gallery_fixtures import make_run
 
@@ -158,7 +158,7 @@ def test_browser_runs_nothing_but_the_page_s_own_script(tmp_path):
   folder = tmp_path / "samples"
   folder.mkdir()
   for name in HOSTILE:
-    media.write_wav(folder / name, np.zeros((400, 1)), 4000)
+    reading.write_wav(folder / name, np.zeros((400, 1)), 4000)
   page = make_gallery(folder, title="safe")
   with browser.Browser(tmp_path / "profile") as tab:
     tab.open(page)

@@ -12,8 +12,8 @@ import pytest
 from configs import default
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media, media_writer
-from mmdiff_jax.data.media_files import listed_geometry
+from mmdiff_jax.media import reading, writing
+from mmdiff_jax.media.files import listed_geometry
 from mmdiff_jax.sampling import generate
 from mmdiff_jax.sampling.given import Source, load_sources, make_jobs
 from mmdiff_jax.task import make_task
@@ -100,7 +100,7 @@ def test_files_hold_clips_of_the_configured_geometry(samples, spec):
   assert [r["file"] for r in records(samples)] == [
     f"sample_{i:06d}.mp4" for i in range(3)
   ]
-  clip = media.read_media(samples / "sample_000000.mp4")
+  clip = reading.read_media(samples / "sample_000000.mp4")
   assert clip.video.shape == spec.video_shape
   assert clip.fps == spec.fps
   assert len(read_wav(samples / "sample_000000.wav")) == spec.audio_length
@@ -261,7 +261,7 @@ def test_index_of_a_source_depends_on_its_name_and_number_alone():
 def write_source(path, spec, frames):
   long = AVSpec(frames, spec.height, spec.width, spec.fps, spec.sample_rate)
   clip = make_clip(3, long)
-  media_writer.write_mp4(
+  writing.write_mp4(
     path, clip.video, clip.audio, fps=spec.fps, sample_rate=spec.sample_rate
   )
   return clip
@@ -272,7 +272,7 @@ def test_given_audio_is_in_the_output_bit_for_bit(
   config, run, spec, tmp_path, method
 ):
   clip = make_clip(3, spec)
-  media_writer.write_wav(tmp_path / "bell.wav", clip.audio, spec.sample_rate)
+  writing.write_wav(tmp_path / "bell.wav", clip.audio, spec.sample_rate)
   config = config.copy_and_resolve_references()
   config.sample.condition_method = method
   if method == "gradient":
@@ -301,7 +301,7 @@ def test_another_source_of_the_same_name_is_an_error(
   def write(path, number):
     path.parent.mkdir(exist_ok=True)
     audio = make_clip(number, spec).audio
-    media_writer.write_wav(path, audio, spec.sample_rate)
+    writing.write_wav(path, audio, spec.sample_rate)
 
   def make(source, num_samples):
     options = {"condition": "audio", "source": str(source)}
@@ -348,7 +348,7 @@ def test_given_video_is_in_the_output_bit_for_bit(config, run, spec, tmp_path):
     condition="video",
     source=str(tmp_path),
   )
-  given = media.read_media(tmp_path / "ball.mp4").video
+  given = reading.read_media(tmp_path / "ball.mp4").video
   np.testing.assert_array_equal(read_frames(tmp_path / "out/ball_000"), given)
 
 
@@ -363,14 +363,16 @@ def test_continuation_begins_with_what_is_given(config, run, spec, tmp_path):
     source=str(tmp_path / "ball.mp4"),
     overlap=0.2,
   )
-  given = media.read_media(tmp_path / "ball.mp4", sample_rate=spec.sample_rate)
+  given = reading.read_media(
+    tmp_path / "ball.mp4", sample_rate=spec.sample_rate
+  )
   frames = read_frames(tmp_path / "out/ball_000")
   np.testing.assert_array_equal(frames[:2], given.video[:2])
   assert np.mean(frames[2:] != given.video[2 : spec.frames]) > 0.5
   known = spec.frames_to_samples(2)
   np.testing.assert_array_equal(
     read_wav(tmp_path / "out/ball_000.wav")[:known],
-    media_writer.to_pcm16(given.audio[:known, 0]),
+    writing.to_pcm16(given.audio[:known, 0]),
   )
 
 
@@ -378,14 +380,14 @@ def test_long_samples_have_the_length_asked_for_and_no_seams(
   config, run, spec, tmp_path
 ):
   sample(config, run, tmp_path, num_samples=1, duration=1.1, overlap=0.2)
-  clip = media.read_media(tmp_path / "sample_000000.mp4")
+  clip = reading.read_media(tmp_path / "sample_000000.mp4")
   assert len(clip.video) == 11
   assert len(read_wav(tmp_path / "sample_000000.wav")) == 2200
 
 
 def test_long_sample_of_a_given_sound_keeps_it(config, run, spec, tmp_path):
   long = AVSpec(9, spec.height, spec.width, spec.fps, spec.sample_rate)
-  media_writer.write_wav(
+  writing.write_wav(
     tmp_path / "bell.wav", make_clip(1, long).audio, spec.sample_rate
   )
   sample(
@@ -473,9 +475,7 @@ def test_option_of_another_sampler_is_an_error(config, run, tmp_path):
 
 
 def test_short_source_says_what_is_needed(config, run, spec, tmp_path):
-  media_writer.write_wav(
-    tmp_path / "short.wav", np.ones((100, 1)), spec.sample_rate
-  )
+  writing.write_wav(tmp_path / "short.wav", np.ones((100, 1)), spec.sample_rate)
   with pytest.raises(ValueError, match="short.wav: lasts 0.05 s, but 0.40 s"):
     sample(
       config,

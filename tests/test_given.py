@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.data import media_writer
+from mmdiff_jax.media import writing
 from mmdiff_jax.sampling.given import load_sources
 from mmdiff_jax.world.clips import make_clip, split_seed
 from tests.prepared_fixtures import numbered_frame, write_dataset
@@ -56,7 +56,7 @@ def test_records_of_another_model_are_refused(tmp_path):
 
 def test_only_sound_is_asked_of_a_file_that_gives_only_sound(tmp_path):
   wave = np.sin(np.arange(900))[:, None] * 0.5
-  media_writer.write_wav(tmp_path / "a.wav", wave, 2000)
+  writing.write_wav(tmp_path / "a.wav", wave, 2000)
   (source,) = load_sources("audio", str(tmp_path), SPEC, 4)
   np.testing.assert_allclose(source.known["audio"], wave[:800], atol=2e-5)
   with pytest.raises(ValueError, match="holds no media file"):
@@ -67,7 +67,7 @@ def test_only_sound_is_asked_of_a_file_that_gives_only_sound(tmp_path):
 
 def test_where_nothing_can_be_used_it_is_said(tmp_path, caplog):
   for name in ("a.wav", "b.wav"):
-    media_writer.write_wav(tmp_path / name, np.ones((100, 1)), 2000)
+    writing.write_wav(tmp_path / name, np.ones((100, 1)), 2000)
   with pytest.raises(ValueError, match="nothing in it can be used"):
     load_sources("audio", str(tmp_path), SPEC, 4)
   assert "b.wav: lasts 0.05 s, but 0.40 s are needed" in caplog.text

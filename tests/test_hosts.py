@@ -17,7 +17,8 @@ import time
 import numpy as np
 import pytest
 
-from mmdiff_jax import checkpoint, hosts
+from mmdiff_jax import checkpoint
+from mmdiff_jax.devices import hosts
 from mmdiff_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.damage import DEGRADATIONS
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import i3d_jax, tree_shapes
 from mmdiff_jax.evaluation import extractors
-from mmdiff_jax.evaluation.degradations import DEGRADATIONS
 from mmdiff_jax.evaluation.frechet import frechet_distance
 from mmdiff_jax.metric_networks import i3d
 from mmdiff_jax.world.clips import make_clip, split_seed

@@ -6,9 +6,9 @@ import zlib
 
 import pytest
 
-from mmdiff_jax import leftovers
+from mmdiff_jax.disk import leftovers
+from mmdiff_jax.disk.files import replacing
 from mmdiff_jax.evaluation.cache import BlockCache
-from mmdiff_jax.files import replacing
 
 
 def process_that_has_ended():

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from mmdiff_jax import locks
+from mmdiff_jax.disk import locks
 
 HOLD = """
 import sys, time
-from mmdiff_jax.locks import locked
+from mmdiff_jax.disk.locks import locked
 with locked(sys.argv[1]):
   print("held", flush=True)
   time.sleep(60)

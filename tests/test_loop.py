@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from mmdiff_jax import checkpoint, locks, memory
+from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.tfrecord import read_records
+from mmdiff_jax.devices import memory
+from mmdiff_jax.disk import locks
 from mmdiff_jax.training import divergence, loop, metrics
 from tests.prepared_fixtures import write_dataset
 from tests.toy import make_toy_config

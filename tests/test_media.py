@@ -2,7 +2,7 @@ import av
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import media
+from mmdiff_jax.media import reading
 from tests.media_fixtures import (
   FLASHES,
   click_track,
@@ -63,7 +63,7 @@ def assert_in_sync(item, fps=10.0, seconds=2.0):
 )
 def test_containers_codecs_and_rates_stay_in_sync(tmp_path, name, options):
   path = av_file(tmp_path / name, **options)
-  item = media.read_media(path, fps=10, size=(24, 32), sample_rate=RATE)
+  item = reading.read_media(path, fps=10, size=(24, 32), sample_rate=RATE)
   assert item.video.shape[1:] == (24, 32, 3)
   assert_in_sync(item)
 
@@ -73,7 +73,7 @@ def test_ntsc_rate_keeps_time(tmp_path):
   times = np.arange(60) / rate
   path = tmp_path / "ntsc.mp4"
   write(path, flash_frames(times), rate=rate)
-  video = media.read_media(path, fps=10).video
+  video = reading.read_media(path, fps=10).video
   assert len(video) == 20
   np.testing.assert_allclose(flash_times(video, 10), FLASHES, atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_variable_frame_rate_is_sampled_by_time(tmp_path):
   path = tmp_path / "vfr.mkv"
   frames = flash_frames(times, flashes=(0.4, 1.5), length=0.2)
   write(path, frames, times=times)
-  video = media.read_media(path, fps=10).video
+  video = reading.read_media(path, fps=10).video
   assert len(video) == 20
   bright = np.flatnonzero(video.mean(axis=(1, 2, 3)) > 100)
   assert bright.tolist() == [4, 5, 15, 16]
@@ -94,7 +94,7 @@ def test_late_audio_is_padded_and_reported(tmp_path):
   times = np.arange(20) / 10
   sound = click_track(1.6, RATE, clicks=(0.1, 1.1))
   write(path, flash_frames(times), audio=sound, audio_start=0.4)
-  item = media.read_media(path, fps=10, sample_rate=RATE)
+  item = reading.read_media(path, fps=10, sample_rate=RATE)
   assert_in_sync(item)
   assert np.abs(item.audio[: int(0.3 * RATE)]).max() == 0
   assert any("late" in words for words in item.repairs)
@@ -110,7 +110,7 @@ def test_late_video_holds_its_first_frame(tmp_path):
     times=times,
     audio=click_track(2.35, RATE, clicks=(0.55, 1.55)),
   )
-  item = media.read_media(path, fps=10, sample_rate=RATE)
+  item = reading.read_media(path, fps=10, sample_rate=RATE)
   assert len(item.video) == 23
   assert any("first frame held 3 times" in words for words in item.repairs)
   # The grid starts at 0.05 s, so that the frames keep their phase.
@@ -124,7 +124,7 @@ def test_short_audio_is_padded_and_long_audio_is_cut(tmp_path):
     path = tmp_path / f"{seconds}.mkv"
     sound = np.full(round(seconds * RATE), 0.5, np.float32)
     write(path, flash_frames(times), audio=sound, audio_codec="pcm_s16le")
-    item = media.read_media(path, fps=10, sample_rate=RATE)
+    item = reading.read_media(path, fps=10, sample_rate=RATE)
     assert item.audio.shape == (2 * RATE, 1)
     covered = min(round(seconds * RATE), 2 * RATE)
     np.testing.assert_allclose(item.audio[:covered], 0.5, atol=1e-4)
@@ -140,7 +140,7 @@ def test_aac_padding_is_trimmed_and_nothing_else(tmp_path):
   with av.open(str(path)) as container:
     decoded = sum(frame.samples for frame in container.decode(audio=0))
   assert decoded > len(tone)
-  audio = media.read_media(path).audio[:, 0]
+  audio = reading.read_media(path).audio[:, 0]
   assert len(audio) == len(tone)
   for part in (slice(0, 800), slice(12000, 12800), slice(-800, None)):
     assert np.corrcoef(audio[part], tone[part])[0, 1] > 0.98
@@ -157,7 +157,7 @@ def test_surround_sound_is_mixed_or_its_first_channel_taken(
   path = tmp_path / "surround.mkv"
   frames = flash_frames(np.arange(10) / 10)
   write(path, frames, audio=sound, layout="5.1", audio_codec="pcm_s16le")
-  item = media.read_media(path, channels=channels)
+  item = reading.read_media(path, channels=channels)
   np.testing.assert_allclose(item.audio, expected, atol=1e-3)
 
 
@@ -173,7 +173,7 @@ def quadrants(count=4, height=64, width=96):
 def test_rotation_is_applied(tmp_path, rotation):
   path = tmp_path / "rotated.mp4"
   write(path, quadrants(), rotation=rotation)
-  image = media.read_media(path).video[0]
+  image = reading.read_media(path).video[0]
   expected = np.rot90(quadrants()[0], rotation // 90)
   assert image.shape == expected.shape
   assert np.abs(image.astype(int) - expected)[::8, ::8].mean() < 20
@@ -182,8 +182,8 @@ def test_rotation_is_applied(tmp_path, rotation):
 def test_pixel_aspect_ratio_shapes_the_display_size(tmp_path):
   path = tmp_path / "anamorphic.mkv"
   write(path, quadrants(height=64, width=48), aspect=2)
-  assert media.read_media(path).video.shape[1:] == (64, 96, 3)
-  fitted = media.read_media(path, size=48).video[0]
+  assert reading.read_media(path).video.shape[1:] == (64, 96, 3)
+  fitted = reading.read_media(path, size=48).video[0]
   rows = np.flatnonzero(fitted.max(axis=(1, 2)) > 60)
   assert (rows[0], rows[-1]) == (8, 39)
 
@@ -191,7 +191,7 @@ def test_pixel_aspect_ratio_shapes_the_display_size(tmp_path):
 def test_aspect_is_kept_with_black_bars(tmp_path):
   path = tmp_path / "wide.mp4"
   write(path, np.full((3, 32, 64, 3), 200, np.uint8))
-  image = media.read_media(path, size=32).video[0]
+  image = reading.read_media(path, size=32).video[0]
   assert not image[:8].any() and not image[24:].any()
   np.testing.assert_allclose(image[8:24], 200, atol=4)
 
@@ -207,7 +207,7 @@ def test_interlaced_frames_show_one_instant(tmp_path):
     pix_fmt="yuv444p",
     options={},
   )
-  plain = media.read_media(path).video[0]
+  plain = reading.read_media(path).video[0]
   assert np.ptp(plain[..., 0]) > 200
   path = tmp_path / "interlaced.mpg"
   options = {"flags": "+ildct+ilme", "b": "8M"}
@@ -219,7 +219,7 @@ def test_interlaced_frames_show_one_instant(tmp_path):
     options=options,
     pix_fmt="yuv422p",
   )
-  image = media.read_media(path).video[0]
+  image = reading.read_media(path).video[0]
   assert image.shape == (64, 64, 3)
   assert image.min() > 180
 
@@ -240,7 +240,7 @@ def test_bt709_and_bt601_colours_come_back(tmp_path):
       container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
   # Untagged high definition means BT.709.
-  image = media.read_media(path).video[0]
+  image = reading.read_media(path).video[0]
   np.testing.assert_allclose(
     image[::100, ::10].mean((0, 1)), (30, 200, 60), atol=4
   )
@@ -250,15 +250,15 @@ def test_animated_gif_is_read(tmp_path):
   path = tmp_path / "a.gif"
   clips = np.zeros((3, 10, 16, 16, 3), np.uint8)
   clips[:, 5:] = 255
-  media.write_gif_grid(path, clips, fps=10)
-  item = media.read_media(path, fps=10)
+  reading.write_gif_grid(path, clips, fps=10)
+  item = reading.read_media(path, fps=10)
   assert item.audio is None
   assert item.video.shape == (10, 32, 32, 3)
   assert item.video[4].max() < 5 and item.video[5, 0, 0, 0] > 250
   assert item.video[5, -1, -1].max() < 5  # The empty cell.
   path.write_bytes(path.read_bytes()[:-3])
-  with pytest.raises(media.MediaError, match="end mark of the gif"):
-    media.read_media(path, fps=10)
+  with pytest.raises(reading.MediaError, match="end mark of the gif"):
+    reading.read_media(path, fps=10)
 
 
 def damaged(path, kind, source):
@@ -297,8 +297,8 @@ def test_damage_is_one_clear_error(tmp_path, kind, reason):
   source = av_file(tmp_path / "good.mp4")
   path = tmp_path / "bad.mp4"
   damaged(path, kind, source)
-  with pytest.raises(media.MediaError, match=reason) as error:
-    media.read_media(path)
+  with pytest.raises(reading.MediaError, match=reason) as error:
+    reading.read_media(path)
   assert str(error.value).startswith(f"{path}: ")
   assert "\n" not in str(error.value)
 
@@ -308,33 +308,33 @@ def test_a_file_that_is_cut_off_is_truncated(tmp_path, container):
   noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
   whole = tmp_path / f"whole.{container}"
   if container == "mp4":
-    media.write_mp4(whole, noise, fps=10)
+    reading.write_mp4(whole, noise, fps=10)
   else:
     write(whole, noise)
   path = tmp_path / f"cut.{container}"
   path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-  with pytest.raises(media.MediaError, match="truncated|damaged"):
-    media.read_media(path)
+  with pytest.raises(reading.MediaError, match="truncated|damaged"):
+    reading.read_media(path)
 
 
 def test_a_file_without_video_or_without_length(tmp_path):
   path = tmp_path / "sound.mp4"
   write(path, audio=click_track(1.0, RATE))
-  with pytest.raises(media.MediaError, match="has no video"):
-    media.read_media(path)
+  with pytest.raises(reading.MediaError, match="has no video"):
+    reading.read_media(path)
   path = tmp_path / "short.mp4"
   write(path, flash_frames(np.zeros(1)), rate=50)
-  with pytest.raises(media.MediaError, match="less than one frame"):
-    media.read_media(path, fps=10)
+  with pytest.raises(reading.MediaError, match="less than one frame"):
+    reading.read_media(path, fps=10)
 
 
 def test_arguments_are_checked(tmp_path):
   path = av_file(tmp_path / "a.mp4", seconds=0.5)
   with pytest.raises(ValueError, match="channels must be one of"):
-    media.read_media(path, channels="left")
+    reading.read_media(path, channels="left")
   with pytest.raises(ValueError, match="fps must be positive"):
-    media.read_media(path, fps=0)
+    reading.read_media(path, fps=0)
   with pytest.raises(ValueError, match="sample_rate"):
-    media.read_media(path, sample_rate=-1)
+    reading.read_media(path, sample_rate=-1)
   with pytest.raises(ValueError, match="size"):
-    media.read_media(path, size=(0, 3))
+    reading.read_media(path, size=(0, 3))

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import hdr, media, media_files
-from mmdiff_jax.data.media_streams import Packets, Streams, choose_streams
+from mmdiff_jax.media import files, hdr, reading
+from mmdiff_jax.media.streams import Packets, Streams, choose_streams
 from tests.media_fixtures import click_track, flash_frames, onsets, write
 
 RATE = 16000
@@ -39,7 +39,7 @@ def test_no_frame_is_lost_where_a_container_has_no_times(tmp_path, name):
   with av.open(str(path)) as container:
     kinds = {frame.pict_type for frame in container.decode(video=0)}
   assert av.video.frame.PictureType.B in kinds
-  item = media.read_media(path)
+  item = reading.read_media(path)
   assert levels_shown(item.video) == set(range(40))
   assert np.all(np.diff(item.video.mean(axis=(1, 2, 3))) > -1)
 
@@ -110,11 +110,11 @@ def test_containers_are_found_and_read(tmp_path, name, codec, sound):
   )
   hidden = tmp_path / "film.data"
   shutil.copy(path, hidden)
-  found, left_out = media_files.find_media(tmp_path)
+  found, left_out = files.find_media(tmp_path)
   assert [n for n, _ in found] == sorted([name, "film.data"])
   assert not left_out
   for file in (path, hidden):
-    item = media.read_media(file, fps=25, sample_rate=RATE)
+    item = reading.read_media(file, fps=25, sample_rate=RATE)
     bright = np.flatnonzero(item.video.mean(axis=(1, 2, 3)) > 100) / 25
     starts = bright[np.diff(bright, prepend=-1.0) > 0.1]
     late = starts - onsets(item.audio, RATE)
@@ -132,7 +132,7 @@ def test_what_holds_no_video_is_counted_by_kind(tmp_path):
   Image.new("RGB", (64, 64)).save(tmp_path / "p.png")
   os.mkfifo(tmp_path / "x.mp4")
   write(tmp_path / "s.wav", audio=tone(0.5), audio_codec="pcm_s16le")
-  found, left_out = media_files.find_media(tmp_path)
+  found, left_out = files.find_media(tmp_path)
   assert not found
   assert dict(left_out) == {
     "*.json": "2 files without a video",
@@ -142,11 +142,11 @@ def test_what_holds_no_video_is_counted_by_kind(tmp_path):
     "files without a suffix": "1 file without a video",
     "x.mp4": "is a FIFO, not a regular file",
   }
-  with pytest.raises(media.MediaError, match="FIFO"):
-    media.read_media(tmp_path / "x.mp4")
-  with pytest.raises(media.MediaError, match="device"):
-    media.read_media("/dev/zero")
-  found, _ = media_files.find_media(tmp_path, sound_alone=True)
+  with pytest.raises(reading.MediaError, match="FIFO"):
+    reading.read_media(tmp_path / "x.mp4")
+  with pytest.raises(reading.MediaError, match="device"):
+    reading.read_media("/dev/zero")
+  found, _ = files.find_media(tmp_path, sound_alone=True)
   assert [name for name, _ in found] == ["s.wav"]
 
 
@@ -198,7 +198,7 @@ def test_the_default_sound_is_taken_or_the_first_with_content(tmp_path):
   ):
     path = tmp_path / "a.mkv"
     write_streams(path, [film], sounds, default)
-    item = media.read_media(path)
+    item = reading.read_media(path)
     assert pitch(item.audio) == wanted
     assert any("of 2 taken" in words for words in item.repairs)
 
@@ -207,16 +207,16 @@ def test_the_film_is_taken_not_its_preview_or_cover(tmp_path):
   film = grey_counter(12, 96, 128)
   path = tmp_path / "a.mkv"
   write_streams(path, [grey_counter(12, 24, 32), film], [])
-  item = media.read_media(path)
+  item = reading.read_media(path)
   assert item.video.shape == (12, 96, 128, 3)
   assert item.repairs == ("picture: stream 1 (128x96) of 2 taken",)
   # The mark counts more than the size.
   write_streams(path, [grey_counter(12, 24, 32), film], [], default=0)
-  assert media.read_media(path).video.shape == (12, 24, 32, 3)
+  assert reading.read_media(path).video.shape == (12, 24, 32, 3)
   # A cover that is not marked as one, but as the default.
   cover = np.full((1, 300, 300, 3), 255, np.uint8)
   write_streams(path, [cover, film], [], default=0)
-  item = media.read_media(path)
+  item = reading.read_media(path)
   assert levels_shown(item.video) == set(range(12))
   assert item.repairs == ()
 
@@ -253,7 +253,7 @@ def test_all_eight_orientations(tmp_path, rotation, mirrored):
       frame.pts, frame.time_base = index, Fraction(1, 10)
       container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
-  shown = media.read_media(path).video[0]
+  shown = reading.read_media(path).video[0]
   assert shown.shape == expected.shape
   assert np.abs(shown.astype(int) - expected)[4::8, 4::8].max() < 20
 
@@ -271,7 +271,7 @@ def test_wide_pictures_without_tags_are_bt709(tmp_path):
     container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
   for size in (None, 32):
-    shown = media.read_media(path, size=size).video[0]
+    shown = reading.read_media(path, size=size).video[0]
     middle = shown[shown.shape[0] // 2, shown.shape[1] // 2]
     np.testing.assert_allclose(middle, colour, atol=4)
 
@@ -317,7 +317,7 @@ def test_high_dynamic_range_is_mapped_named_or_left_out(
     frame.colorspace, frame.color_range, frame.pts = 9, 1, 0
     container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
-  item = media.read_media(path)
+  item = reading.read_media(path)
   assert item.repairs == (
     f"high dynamic range ({name}) mapped to BT.709 (BT.2390)",
   )
@@ -328,8 +328,8 @@ def test_high_dynamic_range_is_mapped_named_or_left_out(
   expected = 255 * (light[:4] / 203) ** (1 / 2.4)
   np.testing.assert_allclose(bars[:4, 0], expected, atol=4)
   assert bars[-1, 0] > 250
-  with pytest.raises(media.MediaError, match="high dynamic range"):
-    media.read_media(path, options=media.ReadOptions(hdr="skip"))
+  with pytest.raises(reading.MediaError, match="high dynamic range"):
+    reading.read_media(path, options=reading.ReadOptions(hdr="skip"))
 
 
 def test_a_still_of_over_a_minute_is_a_still(tmp_path):
@@ -343,7 +343,7 @@ def test_a_still_of_over_a_minute_is_a_still(tmp_path):
     audio_rate=8000,
     audio_codec="pcm_s16le",
   )
-  item = media.read_media(path, fps=1, sample_rate=8000)
+  item = reading.read_media(path, fps=1, sample_rate=8000)
   shown = np.round((item.video.mean(axis=(1, 2, 3)) - 40) / 4).astype(int)
   assert shown[:70].tolist() == [0] * 70
   assert shown[70:75].tolist() == [1] * 5
@@ -364,7 +364,7 @@ def test_files_that_were_joined_are_read_piece_by_piece(tmp_path):
   path = tmp_path / "joined.ts"
   path.write_bytes(piece.read_bytes() * 3)
   # A fine grid: the pieces need not lie on the frames of the first.
-  item = media.read_media(path, fps=100, sample_rate=RATE)
+  item = reading.read_media(path, fps=100, sample_rate=RATE)
   assert abs(len(item.video) - 600) <= 12
   assert "clocks restart 2 times: joined" in item.repairs
   bright = np.flatnonzero(item.video.mean(axis=(1, 2, 3)) > 100) / 100
@@ -377,13 +377,13 @@ def test_files_that_were_joined_are_read_piece_by_piece(tmp_path):
 def test_pictures_that_are_too_large_and_files_that_take_too_long(tmp_path):
   path = tmp_path / "a.mkv"
   write(path, grey_counter(3))
-  options = media.ReadOptions(max_pixels=48 * 64 - 1)
-  with pytest.raises(media.MediaError, match="64x48 pixels: more than"):
-    media.read_media(path, options=options)
-  options = media.ReadOptions(max_pixels=48 * 64)
-  assert len(media.read_media(path, options=options).video) == 3
-  with pytest.raises(media.MediaError, match="takes longer than 0 s"):
-    media.read_media(path, options=media.ReadOptions(time_limit=0))
+  options = reading.ReadOptions(max_pixels=48 * 64 - 1)
+  with pytest.raises(reading.MediaError, match="64x48 pixels: more than"):
+    reading.read_media(path, options=options)
+  options = reading.ReadOptions(max_pixels=48 * 64)
+  assert len(reading.read_media(path, options=options).video) == 3
+  with pytest.raises(reading.MediaError, match="takes longer than 0 s"):
+    reading.read_media(path, options=reading.ReadOptions(time_limit=0))
 
 
 def test_the_choice_of_streams_survives_the_closing_of_the_file(tmp_path):

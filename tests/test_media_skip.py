@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import media
-from mmdiff_jax.data.container import ReadOptions, check_hwaccel
-from mmdiff_jax.data.media_skip import Skipper
+from mmdiff_jax.media import reading
+from mmdiff_jax.media.container import ReadOptions, check_hwaccel
+from mmdiff_jax.media.skip import Skipper
 from tests.media_fixtures import write
 
 # Bicubic, all chroma samples, exact rounding.
@@ -62,7 +62,7 @@ def test_the_frames_shown_are_those_of_decoding_everything(
     "_needed",
     lambda *a, needed=Skipper._needed: told.append(needed(*a)) or told[-1],
   )
-  reader = media.FrameReader(
+  reader = reading.FrameReader(
     path, fps, None, None, ReadOptions(threads=threads)
   )
   found = list(reader)

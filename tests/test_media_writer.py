@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
+from mmdiff_jax.media import reading
 from mmdiff_jax.world.clips import make_clip, split_seed
 
 RATE = 16000
@@ -20,8 +20,8 @@ def test_mp4_round_trip(tmp_path):
   video = smooth_video()
   tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(25600) / RATE)
   path = tmp_path / "clip.mp4"
-  media.write_mp4(path, video, tone[:, None], fps=10, sample_rate=RATE)
-  item = media.read_media(path)
+  reading.write_mp4(path, video, tone[:, None], fps=10, sample_rate=RATE)
+  item = reading.read_media(path)
   assert (item.fps, item.sample_rate, item.repairs) == (10.0, RATE, ())
   assert item.video.shape == video.shape
   assert np.abs(item.video.astype(int) - video).mean() < 4
@@ -37,10 +37,10 @@ def test_mp4_round_trip(tmp_path):
 def test_mp4_pads_odd_sizes_and_resamples_rare_rates(tmp_path):
   path = tmp_path / "odd.mp4"
   sound = np.zeros((2000, 1), np.float32)
-  media.write_mp4(
+  reading.write_mp4(
     path, smooth_video(5, 33, 31), sound, fps=10, sample_rate=4000
   )
-  item = media.read_media(path)
+  item = reading.read_media(path)
   assert item.video.shape == (5, 34, 32, 3)
   assert item.sample_rate == 7350
   assert item.audio.shape == (3675, 1)
@@ -49,25 +49,25 @@ def test_mp4_pads_odd_sizes_and_resamples_rare_rates(tmp_path):
 def test_writers_check_their_arguments(tmp_path):
   good = smooth_video(2)
   with pytest.raises(ValueError, match=r"uint8 \[F, H, W, 3\]"):
-    media.write_mp4(tmp_path / "a.mp4", good.astype(np.float32), fps=10)
+    reading.write_mp4(tmp_path / "a.mp4", good.astype(np.float32), fps=10)
   with pytest.raises(ValueError, match="audio must be"):
-    media.write_mp4(tmp_path / "a.mp4", good, np.zeros(9), fps=10)
+    reading.write_mp4(tmp_path / "a.mp4", good, np.zeros(9), fps=10)
   with pytest.raises(ValueError, match="sample_rate"):
-    media.write_mp4(tmp_path / "a.mp4", good, np.zeros((9, 1)), fps=10)
+    reading.write_mp4(tmp_path / "a.mp4", good, np.zeros((9, 1)), fps=10)
   with pytest.raises(ValueError, match="not finite"):
-    media.write_wav(tmp_path / "a.wav", np.full((9, 1), np.nan), RATE)
+    reading.write_wav(tmp_path / "a.wav", np.full((9, 1), np.nan), RATE)
   with pytest.raises(ValueError, match="fps"):
-    media.write_mp4(tmp_path / "a.mp4", good, fps=0)
+    reading.write_mp4(tmp_path / "a.mp4", good, fps=0)
   with pytest.raises(ValueError, match="videos must be"):
-    media.write_gif_grid(tmp_path / "a.gif", good, fps=10)
+    reading.write_gif_grid(tmp_path / "a.gif", good, fps=10)
   assert not list(tmp_path.iterdir())
 
 
 def test_wav_keeps_rate_and_values(tmp_path):
   path = tmp_path / "a.wav"
   audio = np.random.default_rng(0).uniform(-1, 1, (1234, 1)).astype(np.float32)
-  media.write_wav(path, audio, 5333)
-  back, rate = media.read_audio(path)
+  reading.write_wav(path, audio, 5333)
+  back, rate = reading.read_audio(path)
   assert rate == 5333
   np.testing.assert_allclose(back, audio, atol=4e-5)
 
@@ -76,7 +76,7 @@ def test_png_frames_are_lossless(tmp_path):
   from PIL import Image
 
   video = smooth_video(3)
-  media.write_png_frames(tmp_path / "frames", video)
+  reading.write_png_frames(tmp_path / "frames", video)
   names = sorted(p.name for p in (tmp_path / "frames").iterdir())
   assert names == ["0000.png", "0001.png", "0002.png"]
   for name, image in zip(names, video, strict=True):
@@ -88,10 +88,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "a.mp4"
   path.write_bytes(b"old")
   monkeypatch.setattr(
-    media.write_mp4.__globals__["np"], "ascontiguousarray", None
+    reading.write_mp4.__globals__["np"], "ascontiguousarray", None
   )
   with pytest.raises(TypeError):
-    media.write_mp4(
+    reading.write_mp4(
       path, smooth_video(2), np.zeros((9, 1)), fps=10, sample_rate=1
     )
   assert path.read_bytes() == b"old"
@@ -110,7 +110,7 @@ def test_a_clip_is_always_the_same_file(tmp_path, size):
       np.full(rng.integers(1, 300_000), rng.integers(256), np.uint8)
       for _ in range(20)
     ]
-    media.write_mp4(tmp_path / "clip.mp4", video, fps=10)
+    reading.write_mp4(tmp_path / "clip.mp4", video, fps=10)
     written.add((tmp_path / "clip.mp4").read_bytes())
     del kept
   assert len(written) == 1

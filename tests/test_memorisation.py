@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
 from mmdiff_jax.evaluation import descriptors, memorisation
+from mmdiff_jax.media import reading
 from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec()
@@ -89,10 +89,10 @@ def test_reencoded_copies_are_found(compare, training, tmp_path):
   for i in planted:
     path = tmp_path / f"{i}.mp4"
     rates = {"fps": SPEC.fps, "sample_rate": SPEC.sample_rate}
-    media.write_mp4(
+    reading.write_mp4(
       path, training[0][i], training[1][i][:, None], crf=28, **rates
     )
-    content = media.read_media(path, **rates)
+    content = reading.read_media(path, **rates)
     videos.append(content.video[: SPEC.frames])
     waves.append(content.audio[: SPEC.audio_length, 0])
   assert not np.array_equal(videos[0], training[0][planted[0]])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mmdiff_jax import memory
+from mmdiff_jax.devices import memory
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 from configs import default
 from data_prep import inspect_dataset, videos_to_tfrecord
 from data_prep.clip_task import ClipOptions
-from mmdiff_jax import files
 from mmdiff_jax.aot.compile import compile_for
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import exporter, importer
+from mmdiff_jax.disk import files
 from mmdiff_jax.evaluation.compare import compare
 from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.gallery import make_gallery

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
 from mmdiff_jax.gallery import lettering, picture
+from mmdiff_jax.media import reading
 from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec(16, 32, 32, 10.0, 4000)
@@ -19,7 +19,7 @@ def files(tmp_path_factory):
     clip = make_clip(split_seed("tune", i), SPEC)
     rates = {"fps": SPEC.fps, "sample_rate": SPEC.sample_rate}
     path = folder / f"{i}.mp4"
-    media.write_mp4(path, clip.video, clip.audio, **rates)
+    reading.write_mp4(path, clip.video, clip.audio, **rates)
   return [str(folder / f"{i}.mp4") for i in range(2)]
 
 

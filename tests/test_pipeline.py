@@ -8,9 +8,9 @@ import pytest
 
 from configs import default
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import transforms
 from mmdiff_jax.data.clips import is_held_out
 from mmdiff_jax.data.pipeline import create_loader
+from mmdiff_jax.media import transforms
 from tests.prepared_fixtures import write_dataset
 
 SPEC = AVSpec(4, 8, 8, 10.0, 1000)
@@ -293,7 +293,7 @@ def test_sr_config_is_checked(sr_dataset):
 def test_reading_and_preparing_start_no_heavy_package():
   # The pipeline itself is left out: grain imports jax.
   code = (
-    "import sys; import mmdiff_jax.data.media, mmdiff_jax.data.sources;"
+    "import sys; import mmdiff_jax.media.reading, mmdiff_jax.data.sources;"
     "import data_prep.clip_task;"
     "print([m for m in ('jax', 'grain', 'tensorflow', 'av', 'librosa')"
     " if m in sys.modules])"

@@ -14,11 +14,11 @@ import pytest
 
 from data_prep import data_set, runners
 from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip
-from mmdiff_jax import locks
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
-from mmdiff_jax.data.media_files import find_media
 from mmdiff_jax.data.tfrecord import index_path
+from mmdiff_jax.disk import locks
+from mmdiff_jax.media import reading
+from mmdiff_jax.media.files import find_media
 from tests.preparation_fixtures import (
   FLAGS,
   GOOD,
@@ -48,13 +48,13 @@ def test_killed_run_continues_to_the_same_bytes(videos, tmp_path, monkeypatch):
   done = len(list(parts.glob("*.json")))
   assert 5 <= done < 40
   decoded = collections.Counter()
-  original = media.read_track
+  original = reading.read_track
 
   def counting(path, *arguments):
     decoded[path] += 1
     return original(path, *arguments)
 
-  monkeypatch.setattr(media, "read_track", counting)
+  monkeypatch.setattr(reading, "read_track", counting)
   assert run(many, output) == 0
   assert decoded.total() == 40 - done
   assert not parts.exists()

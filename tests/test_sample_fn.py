@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import default
-from mmdiff_jax import samplers, sharding
+from mmdiff_jax import samplers
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import make_task
@@ -71,7 +72,7 @@ def test_clips_are_sampled_under_every_condition(name, options, method):
   config.model.num_classes = 3
   task = make_task(config)
   settings = settings_of(name, options, cfg_scale=2.0)
-  sample = make_sample_fn(task, settings, sharding.make_mesh())
+  sample = make_sample_fn(task, settings, make_mesh())
   condition = None
   if method is not None:
     scale = 1.0 if method == "gradient" else 0.0
@@ -85,11 +86,11 @@ def test_images_and_resampled_clips_are_sampled_too(name, options):
   settings = settings_of(name, options)
   task = make_task(make_tiny_sr_config())
   low_res = jnp.zeros((BATCH, *task.cond["low_res"].shape))
-  sample = make_sample_fn(task, settings, sharding.make_mesh())
+  sample = make_sample_fn(task, settings, make_mesh())
   check(sample, task, None, {"low_res": low_res})
 
   task = make_task(make_tiny_config())
-  sample = make_sample_fn(task, settings, sharding.make_mesh())
+  sample = make_sample_fn(task, settings, make_mesh())
   known = {"video": jnp.zeros((BATCH, *task.x["video"].shape))}
   check(sample, task, Condition(known, method="resampling"), {})
 

@@ -13,7 +13,7 @@ import sys
 import jax
 import pytest
 
-from mmdiff_jax import sharding
+from mmdiff_jax.devices.mesh import join_hosts, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ if network == "sr_unet":
 config.model.model_channels = 64
 config.mesh.fsdp, config.train.batch_size = int(fsdp), 16
 config.train.microbatches = int(micro)
-mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
 task = make_task(config, mesh)
 split = sharding.batch_sharded(mesh)
 if what == "train":
@@ -100,7 +100,7 @@ def test_gpus_that_slurm_would_leave_idle_are_an_error(monkeypatch):
   monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
   monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x2)")
   with pytest.raises(ValueError, match="--ntasks-per-node=8"):
-    sharding.join_hosts(None, None, None)
+    join_hosts(None, None, None)
 
 
 class Device:
@@ -115,12 +115,12 @@ class Device:
 
 def test_slices_are_joined_along_the_data_axis():
   devices = [Device(i, i // 4) for i in range(8)]
-  mesh = sharding.make_mesh(-1, 2, devices)
+  mesh = make_mesh(-1, 2, devices)
   assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
   for row in mesh.devices:
     assert len({device.slice_index for device in row}) == 1
   with pytest.raises(ValueError, match="data=1 must be a multiple of the 2"):
-    sharding.make_mesh(1, 8, devices)
+    make_mesh(1, 8, devices)
 
 
 @pytest.mark.parametrize("axes", [(3, 1), (0, 1), (2, -1)])
@@ -128,4 +128,4 @@ def test_mesh_that_does_not_cover_the_devices_is_an_error(axes):
   if jax.device_count() != 1:
     pytest.skip("written for one device")
   with pytest.raises(ValueError, match="does not cover the 1 device"):
-    sharding.make_mesh(*axes)
+    make_mesh(*axes)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import default, shapes
-from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax import checkpoint
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
 from mmdiff_jax.sampling.given import Job
 from mmdiff_jax.sampling.upscale import load_sampling_params
@@ -47,7 +48,7 @@ def samples():
     sampler="dpm_solver++", method="multistep", order=2, steps=15
   )
   config.sample.batch_size = 16
-  task, mesh = make_task(config), sharding.make_mesh()
+  task, mesh = make_task(config), make_mesh()
   sampler = ClipSampler(
     task,
     config.sample,

@@ -7,7 +7,6 @@ import pytest
 
 from configs import default
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media, media_files
 from mmdiff_jax.data.clips import is_held_out
 from mmdiff_jax.data.pipeline import create_loader
 from mmdiff_jax.data.sources import (
@@ -16,6 +15,7 @@ from mmdiff_jax.data.sources import (
   media_source,
   open_source,
 )
+from mmdiff_jax.media import files, reading
 from mmdiff_jax.world.clips import CLASSES, make_clip, split_seed
 from tests.prepared_fixtures import numbered_frame, write_dataset
 
@@ -41,7 +41,7 @@ def grey_video(path, frames, audio=True, step=10):
   video = np.broadcast_to(levels[:, None, None, None], (frames, 16, 16, 3))
   sound = np.linspace(-0.5, 0.5, frames * 800)[:, None] if audio else None
   path.parent.mkdir(parents=True, exist_ok=True)
-  media.write_mp4(path, video, sound, fps=10, sample_rate=8000)
+  reading.write_mp4(path, video, sound, fps=10, sample_rate=8000)
 
 
 def loader_config(source, **overrides):
@@ -206,7 +206,7 @@ def test_a_long_file_lies_on_the_disk_and_reads_the_same(
     clips.append(arrays)
   for one, other in zip(*clips, strict=True):
     np.testing.assert_array_equal(one, other)
-  whole = media.read_media(
+  whole = reading.read_media(
     tmp_path / "a.mp4",
     fps=SPEC.fps,
     size=(SPEC.height, SPEC.width),
@@ -238,7 +238,7 @@ def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
   (tmp_path / "a" / "up").symlink_to(tmp_path)
   listing = {"samples": [{"file": "s.mp4", "upscaled": "s_256.mp4"}]}
   (tmp_path / "run" / "samples.json").write_text(json.dumps(listing))
-  found, left_out = media_files.find_media(tmp_path)
+  found, left_out = files.find_media(tmp_path)
   assert [name for name, _ in found] == [
     "B.MP4", "a/c.gif", "run/gallery/mine.mp4", "run/s.mp4"
   ]  # fmt: skip
@@ -248,7 +248,7 @@ def test_what_counts_as_a_medium_is_the_same_everywhere(tmp_path):
     "link.mp4": "a link to B.MP4",
     "run/s_256.mp4": "samples.json does not list it as a sample",
   }
-  sounds, _ = media_files.find_media(tmp_path, sound_alone=True)
+  sounds, _ = files.find_media(tmp_path, sound_alone=True)
   assert [n for n, _ in sounds] == [
     "B.MP4", "a/c.gif", "a/d.wav", "run/gallery/mine.mp4", "run/s.mp4"
   ]  # fmt: skip

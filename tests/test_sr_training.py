@@ -5,10 +5,9 @@ import pytest
 from PIL import Image
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import image_quality
 from mmdiff_jax.data.clips import is_held_out
-from mmdiff_jax.sampling import sr_preview
-from mmdiff_jax.training import loop, metrics
+from mmdiff_jax.media import image_quality
+from mmdiff_jax.training import loop, metrics, sr_preview
 from tests import prepared_fixtures, sr_fixtures
 
 

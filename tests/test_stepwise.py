@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from mmdiff_jax import sharding
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling import stepwise
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
@@ -56,7 +56,7 @@ def test_parts_make_the_same_samples_bit_for_bit(
   task, params, case, monkeypatch
 ):
   name, options, known, count = case
-  settings, mesh = settings_of(name, **options), sharding.make_mesh()
+  settings, mesh = settings_of(name, **options), make_mesh()
   condition = None
   if known is not None:
     sound = jnp.full((BATCH, *task.x["audio"].shape), 0.25)
@@ -86,7 +86,7 @@ def _calls(case):
 
 def test_a_sampler_that_chooses_its_steps_is_run_whole(task, params):
   settings = settings_of("dpm_solver++", method="adaptive", atol=0.5, rtol=0.5)
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   args = params, jax.random.key(3), jnp.arange(BATCH)
   watched = WatchedSampler(task, settings, mesh)
   assert watched.count(None) is None
@@ -113,7 +113,7 @@ def test_clips_count_the_steps_of_all_their_pieces(pieces):
     resample_jump=4,
   )
   clips = ClipSampler(
-    task, settings, Lengths(total, overlap), params, sharding.make_mesh(), 0
+    task, settings, Lengths(total, overlap), params, make_mesh(), 0
   )
   told = []
   clips([Job("a", 0)], told.append)

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import media
-from mmdiff_jax.files import file_sha256
+from mmdiff_jax.disk.files import file_sha256
+from mmdiff_jax.media import reading
 from mmdiff_jax.study import loudness, texts
 from mmdiff_jax.study.build import _choose, _sources
 from mmdiff_jax.study.folder import load_study, load_truth
@@ -71,7 +71,7 @@ def test_loudness_agrees_with_ffmpeg():
 def test_all_clips_are_equally_loud(study):
   truth = load_truth(study)
   for clip, what in truth.items():
-    audio, rate = media.read_audio(study.clip_path(clip))
+    audio, rate = reading.read_audio(study.clip_path(clip))
     assert rate == loudness.RATE
     measured = loudness.loudness(audio[:, 0])
     if what["trap"] == "muted":
@@ -187,8 +187,8 @@ def test_traps_have_their_faults(study):
   kinds = {}
   for clip, what in truth.items():
     if what["trap"]:
-      spoilt = media.read_media(study.clip_path(clip))
-      intact = media.read_media(study.clip_path(what["of"]))
+      spoilt = reading.read_media(study.clip_path(clip))
+      intact = reading.read_media(study.clip_path(what["of"]))
       kinds.setdefault(what["trap"], []).append((spoilt, intact))
   assert set(kinds) == {"foreign", "frozen", "muted"}
   for spoilt, _ in kinds["muted"]:

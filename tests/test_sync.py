@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.data import media
+from mmdiff_jax.media import reading
 from mmdiff_jax.world import sync
 from mmdiff_jax.world.clips import make_clip, split_seed
 from mmdiff_jax.world.sync import Events
@@ -76,7 +76,7 @@ def test_truth_survives_a_round_trip_through_mp4(tmp_path, spec):
   listed = json.loads(path.read_text())["clips"]
   assert [entry["seed"] for entry in listed] == seeds
   read = [
-    media.read_media(tmp_path / entry["file"], sample_rate=spec.sample_rate)
+    reading.read_media(tmp_path / entry["file"], sample_rate=spec.sample_rate)
     for entry in listed
   ]
   heard = [sync.analyse_audio(clip.audio, spec) for clip in read]

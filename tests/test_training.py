@@ -16,16 +16,17 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from configs import default
-from mmdiff_jax import models, sharding
+from mmdiff_jax import models
 from mmdiff_jax.data.tfrecord import read_records
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.diffusion import create_timestep_sampler
-from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.task import make_task
 from mmdiff_jax.training import divergence, metrics
 from mmdiff_jax.training.optimizer import (
   create_optimizer,
   learning_rate_schedule,
 )
+from mmdiff_jax.training.shown import Shown
 from mmdiff_jax.training.state import state_initializer
 from mmdiff_jax.training.step import make_train_step
 
@@ -90,7 +91,7 @@ def build(**train):
     config,
     optimizer,
     timesteps,
-    sharding.make_mesh(),
+    make_mesh(),
     jax.random.key(1),
   )
   return init(jax.random.key(0)), jax.jit(step), make_batch()

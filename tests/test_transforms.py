@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmdiff_jax.data import transforms
+from mmdiff_jax.media import transforms
 
 
 def test_fit_keeps_the_ratio_and_centres():

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from configs import default
-from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import importer
-from mmdiff_jax.data import media, media_writer
+from mmdiff_jax.devices.mesh import make_mesh
+from mmdiff_jax.media import reading, writing
 from mmdiff_jax.sampling import generate
 from mmdiff_jax.sampling.upscale import (
   Upscaler,
@@ -45,7 +46,7 @@ def upscaler(run, seed=0, sampler=None, **sr):
   settings = default.get_config()
   settings.sr.update(chunk_frames=5, **sr)
   settings.sr.sample.update(sampler or {})
-  return Upscaler(run, settings, sharding.make_mesh(), seed)
+  return Upscaler(run, settings, make_mesh(), seed)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_learned_variance_moves_the_ancestral_sampler_alone(
   """The second half of the head's channels is the variance."""
   config = checkpoint.load_config(run)
   params = jax.device_get(
-    load_sampling_params(make_task(config), run, sharding.make_mesh())
+    load_sampling_params(make_task(config), run, make_mesh())
   )
   bias = np.array(params["head"]["bias"])
   assert bias.shape == (6,)
@@ -158,7 +159,7 @@ def test_wrong_checkpoints_and_chunks_are_refused(run, tmp_path):
   with pytest.raises(ValueError, match="chunk_frames=0 must be positive"):
     settings = default.get_config()
     settings.sr.chunk_frames = 0
-    Upscaler(run, settings, sharding.make_mesh(), 0)
+    Upscaler(run, settings, make_mesh(), 0)
   checkpoint.save_params(tmp_path, {"x": np.zeros(1)}, make_tiny_config())
   with pytest.raises(ValueError, match="holds av_unet; a super-resolution"):
     upscaler(tmp_path)
@@ -210,7 +211,7 @@ def test_cascade_writes_both_sizes_with_the_same_sound(joint, run, tmp_path):
   spec = AVSpec.from_config(config.data)
   long = AVSpec(9, 16, 16, spec.fps, spec.sample_rate)
   bell = tmp_path / "bell.wav"
-  media_writer.write_wav(bell, make_clip(1, long).audio, spec.sample_rate)
+  writing.write_wav(bell, make_clip(1, long).audio, spec.sample_rate)
   options = {
     "checkpoint_path": path,
     "output": str(tmp_path / "out"),
@@ -229,7 +230,7 @@ def test_cascade_writes_both_sizes_with_the_same_sound(joint, run, tmp_path):
   for k, record in enumerate(index["samples"]):
     assert record["upscaled"] == f"bell_{k:03d}_32.mp4"
     pair = [
-      media.read_media(tmp_path / "out" / record[key])
+      reading.read_media(tmp_path / "out" / record[key])
       for key in ("file", "upscaled")
     ]
     assert [clip.video.shape for clip in pair] == [
@@ -273,7 +274,7 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
   # Stereo: another tone on each side.
   audio = 0.5 * np.sin(2 * np.pi * time * [440, 660]).astype(np.float32)
   source = tmp_path / "ball.mp4"
-  media_writer.write_mp4(source, video, audio, fps=5.0, sample_rate=8000)
+  writing.write_mp4(source, video, audio, fps=5.0, sample_rate=8000)
   [path] = upscale(
     default.get_config(),
     sr_checkpoint=run,
@@ -282,7 +283,7 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
     seed=0,
   )
   assert path == tmp_path / "out/ball_24.mp4"
-  old, new = (media.read_media(p, channels="all") for p in (source, path))
+  old, new = (reading.read_media(p, channels="all") for p in (source, path))
   assert new.video.shape == (8, 24, 32, 3) and new.fps == 5.0
   assert new.audio.shape == old.audio.shape == (12800, 2)
   error = new.audio - old.audio
@@ -295,7 +296,7 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
 
 def test_file_without_sound_stays_without(run, tmp_path):
   source = tmp_path / "mute.mp4"
-  media_writer.write_mp4(source, np.zeros((5, 4, 4, 3), np.uint8), fps=10)
+  writing.write_mp4(source, np.zeros((5, 4, 4, 3), np.uint8), fps=10)
   [path] = upscale(
     default.get_config(),
     sr_checkpoint=run,
@@ -312,7 +313,7 @@ def test_a_folder_gives_what_its_files_give_alone(run, tmp_path, caplog):
   for name in ("a.mp4", "below/b.mp4"):
     frames = generator.integers(0, 256, (5, 4, 4, 3), np.uint8)
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    media_writer.write_mp4(folder / name, frames, fps=10)
+    writing.write_mp4(folder / name, frames, fps=10)
   (folder / "bad.mp4").write_bytes(b"no video")
 
   def up(source, output):

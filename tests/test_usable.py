@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmdiff_jax.data import media
 from mmdiff_jax.evaluation import cache, clip_sets
+from mmdiff_jax.media import reading
 from tests.evaluation_fixtures import SPEC, light, make_arrays, run
 
 
@@ -24,7 +24,7 @@ def files(real, tmp_path):
   folder.mkdir()
   for i in range(21):
     name = b"%02d.mp4" % i if i else b"\xff\xfe.mp4"
-    media.write_mp4(
+    reading.write_mp4(
       folder / name.decode("utf-8", "surrogateescape"),
       real["video"][i],
       real["audio"][i],
@@ -36,7 +36,7 @@ def files(real, tmp_path):
 
 def test_one_bad_clip_is_left_out_and_listed(files, fake, tmp_path):
   whole = run(fake, files, metrics=["fad_mel"])
-  media.write_mp4(files / "mute.mp4", fake["video"][0], None, fps=SPEC.fps)
+  reading.write_mp4(files / "mute.mp4", fake["video"][0], None, fps=SPEC.fps)
   output = tmp_path / "report.json"
   report = run(fake, files, metrics=["fad_mel"], output=output)
   assert light(report) == light(whole)
@@ -98,7 +98,7 @@ def test_clips_are_decoded_once_and_never_again(
   files, fake, tmp_path, decoded, monkeypatch
 ):
   monkeypatch.setattr(cache, "BLOCK", 8)
-  media.write_mp4(files / "mute.mp4", fake["video"][0], None, fps=SPEC.fps)
+  reading.write_mp4(files / "mute.mp4", fake["video"][0], None, fps=SPEC.fps)
   options = {"metrics": ["fad_mel"], "cache_dir": tmp_path / "cache"}
   first = run(fake, files, **options)
   # The bad one is not embedded: nothing of its block but it is kept for that.

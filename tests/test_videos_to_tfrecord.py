@@ -9,11 +9,11 @@ import pytest
 
 from data_prep import make_synthetic, videos_to_tfrecord
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
 from mmdiff_jax.data.codec import decode_example
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import read_records
 from mmdiff_jax.evaluation.clip_sets import open_clips
+from mmdiff_jax.media import reading
 from tests.preparation_fixtures import (
   GOOD,
   RATE,
@@ -68,7 +68,7 @@ def test_every_clip_is_there_once_with_its_own_sound(videos, prepared):
   expected = [f"{n} @{i}" for n, c in counts.items() for i in range(c - 3)]
   assert sorted(labels) == sorted(expected)
   whole = {
-    name: media.read_media(videos / name, fps=10, size=16, sample_rate=RATE)
+    name: reading.read_media(videos / name, fps=10, size=16, sample_rate=RATE)
     for name in GOOD
   }
   for index, label in enumerate(labels):

@@ -18,10 +18,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax import checkpoint
 from mmdiff_jax.aot.hardware import open_devices
-from mmdiff_jax.files import write_json
-from mmdiff_jax.memory import program_bytes
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.memory import program_bytes
+from mmdiff_jax.devices.mesh import check_batch_size, make_mesh
+from mmdiff_jax.disk.files import write_json
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training.flops import count_flops
@@ -37,7 +39,7 @@ def trace_step(
     What was traced, and what it is given by kind.
   """
   batch, micro = config.train.batch_size, config.train.microbatches
-  sharding.check_batch_size(
+  check_batch_size(
     mesh,
     batch // micro,
     f"config.train.batch_size / config.train.microbatches={micro}: a share",
@@ -61,7 +63,7 @@ def trace_sampler(
     What was traced, and what it is given by kind.
   """
   split, size = sharding.batch_sharded(mesh), config.sample.batch_size
-  sharding.check_batch_size(mesh, size, "config.sample.batch_size")
+  check_batch_size(mesh, size, "config.sample.batch_size")
   params = jax.eval_shape(task.init, jax.random.key(0))
   params = sharding.with_shardings(params, sharding.fsdp_sharded(mesh, params))
   cond = {
@@ -95,7 +97,7 @@ def run(folder: pathlib.Path) -> None:
     devices = open_devices(job["topology"], job["slices"])
     # A cache would keep XLA from writing its reports.
     jax.config.update("jax_enable_compilation_cache", False)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     task = make_task(config, mesh)
     traced, given = trace(task, config, mesh)
   except (ValueError, ImportError) as error:

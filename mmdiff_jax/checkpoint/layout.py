@@ -15,8 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdiff_jax import models
-from mmdiff_jax.checksums import find_changes, json_checksum
-from mmdiff_jax.files import absolute, as_path, is_cloud, write_json
+from mmdiff_jax.disk.checksums import find_changes, json_checksum
+from mmdiff_jax.disk.files import absolute, as_path, is_cloud, write_json
 
 _log = logging.getLogger(__name__)
 

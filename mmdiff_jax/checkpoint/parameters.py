@@ -21,15 +21,15 @@ from mmdiff_jax.checkpoint.layout import (
   reading,
   writing,
 )
-from mmdiff_jax.checksums import write_checksums
-from mmdiff_jax.files import (
+from mmdiff_jax.disk.checksums import write_checksums
+from mmdiff_jax.disk.files import (
   absolute,
   is_cloud,
   local_copy,
   unreachable,
   upload,
 )
-from mmdiff_jax.leftovers import temporary_path
+from mmdiff_jax.disk.leftovers import temporary_path
 
 
 def load_params(

@@ -22,8 +22,8 @@ from mmdiff_jax.checkpoint.layout import (
   saved_steps,
   writing,
 )
-from mmdiff_jax.checksums import write_checksums
-from mmdiff_jax.files import absolute, is_cloud, remove_tree
+from mmdiff_jax.disk.checksums import write_checksums
+from mmdiff_jax.disk.files import absolute, is_cloud, remove_tree
 
 # What the gathered metrics are called on disk, from the first checkpoints on.
 _METRICS = "window"

@@ -12,8 +12,8 @@ import tokenize
 
 from ml_collections import ConfigDict, FieldReference
 
-from mmdiff_jax.cli.config_file import find_config, load_config
 from mmdiff_jax.cli.overrides import all_keys, find_key
+from mmdiff_jax.configuration import find_config, load_config
 
 
 def describe(name: str, config: ConfigDict, key: str = "") -> str:

@@ -4,7 +4,7 @@ import argparse
 
 from ml_collections import ConfigDict
 
-from mmdiff_jax.files import check_local, check_path
+from mmdiff_jax.disk.files import check_local, check_path
 
 # Flags that name places, and those that must be local.
 _PLACES = (

@@ -13,7 +13,8 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 import mmdiff_jax
-from mmdiff_jax.cli import config_file, help_text, overrides, places
+from mmdiff_jax import configuration
+from mmdiff_jax.cli import help_text, overrides, places
 from mmdiff_jax.cli.commands import COMMANDS
 from mmdiff_jax.cli.flags import parse_flags
 
@@ -94,7 +95,7 @@ def _check_name(name: str) -> None:
 
 def _run_own_parser(program: str, name: str, arguments: Sequence[str]) -> int:
   _set_up_logging()
-  config_file.add_top_level()
+  configuration.add_top_level()
   for argument in arguments:
     places.check_argument(name, argument)
   return COMMANDS[name].run(arguments, f"{program} {name}") or 0
@@ -140,7 +141,7 @@ def _parse(
     options.overridden = {key for key, _ in changes}
     config = None
     if command.config:
-      config = config_file.load_config(options.config or "default")
+      config = configuration.load_config(options.config or "default")
       for key, text in changes:
         overrides.override(config, key, text)
   except ValueError as error:
@@ -186,20 +187,20 @@ def _join_hosts(options: argparse.Namespace) -> None:
       if value is not None:
         raise ValueError(f"--{name} goes with --distributed; add that flag.")
     return
-  from mmdiff_jax import hosts
+  from mmdiff_jax.devices import hosts
 
   hosts.check_given(*values)
   if not hosts.is_watched():
     hosts.run_watched()
   hosts.watch_parent()
-  from mmdiff_jax import sharding
+  from mmdiff_jax.devices.mesh import join_hosts
 
-  sharding.join_hosts(*values)
+  join_hosts(*values)
 
 
 def _leave_hosts(error: Exception) -> None:
   """Ends this process at once where it is one of several hosts of a run."""
-  from mmdiff_jax import hosts
+  from mmdiff_jax.devices import hosts
 
   if hosts.is_watched():
     hosts.leave(error)

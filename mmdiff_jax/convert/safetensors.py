@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mmdiff_jax.files import replacing
+from mmdiff_jax.disk.files import replacing
 
 _DTYPES: dict[str, Any] = {
   "F64": np.float64,

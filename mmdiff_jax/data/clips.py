@@ -19,7 +19,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.codec import Feature, decode_example, encode_example
-from mmdiff_jax.data.media_writer import from_pcm16, to_pcm16
+from mmdiff_jax.media.writing import from_pcm16, to_pcm16
 
 FRAME_FORMATS = ("raw", "png", "jpeg")
 # zlib level of PNG frames: higher ones are much slower and little smaller.

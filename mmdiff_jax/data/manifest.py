@@ -13,7 +13,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import segments
-from mmdiff_jax.files import as_path, replacing
+from mmdiff_jax.disk.files import as_path, replacing
 
 FORMAT = "mmdiff_jax clips"
 VERSION = 1

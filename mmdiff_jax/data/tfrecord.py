@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import google_crc32c
 
-from mmdiff_jax.files import (
+from mmdiff_jax.disk.files import (
   as_path,
   file_size,
   is_cloud,

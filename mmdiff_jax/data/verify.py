@@ -10,7 +10,7 @@ from mmdiff_jax.data.tfrecord import (
   index_path,
   read_records,
 )
-from mmdiff_jax.files import as_path
+from mmdiff_jax.disk.files import as_path
 from mmdiff_jax.progress import progress_bar
 
 

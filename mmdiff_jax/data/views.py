@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.data import transforms
 from mmdiff_jax.data.sources import Clip, Source
+from mmdiff_jax.media import transforms
 
 Element = dict[str, np.ndarray]
 Transform = Callable[[Clip, np.random.Generator], Element]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mmdiff_jax.disk.files import replacing
+from mmdiff_jax.disk.leftovers import remove_leftovers
 from mmdiff_jax.evaluation.clip_sets import ClipSet
-from mmdiff_jax.files import replacing
-from mmdiff_jax.leftovers import remove_leftovers
 
 # Clips of one cache file; a run that is interrupted repeats at most so many.
 BLOCK = 64

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.container import MediaError
 from mmdiff_jax.data.sources import (
   ClipList,
   Name,
@@ -21,6 +20,7 @@ from mmdiff_jax.data.sources import (
   open_source,
 )
 from mmdiff_jax.evaluation.geometry import Geometry, frames_needed, resample
+from mmdiff_jax.media.container import MediaError
 
 # Decoded clips that a set holds on to: 3,500 of the paper's size.
 _KEPT_BYTES = 2**30

@@ -10,8 +10,6 @@ import numpy as np
 from scipy import signal
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import transforms
-from mmdiff_jax.data.media_files import listed_geometry
 from mmdiff_jax.data.sources import (
   Name,
   SourceOptions,
@@ -19,6 +17,8 @@ from mmdiff_jax.data.sources import (
   open_source,
   probe,
 )
+from mmdiff_jax.media import transforms
+from mmdiff_jax.media.files import listed_geometry
 
 _FIELDS = [field.name for field in dataclasses.fields(AVSpec)]
 # Rounding of a number of frames.

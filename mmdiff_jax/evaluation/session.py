@@ -12,8 +12,9 @@ from typing import Any
 import jax
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.media_files import read_listing
 from mmdiff_jax.data.sources import Name
+from mmdiff_jax.disk.files import as_path, check_file
+from mmdiff_jax.disk.leftovers import remove_leftovers
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.cache import default_cache_dir
@@ -22,8 +23,7 @@ from mmdiff_jax.evaluation.features import FeatureStore
 from mmdiff_jax.evaluation.geometry import find_geometry
 from mmdiff_jax.evaluation.usable import leave_out_bad
 from mmdiff_jax.evaluation.weights import Embedder, Weights
-from mmdiff_jax.files import as_path, check_file
-from mmdiff_jax.leftovers import remove_leftovers
+from mmdiff_jax.media.files import read_listing
 from mmdiff_jax.metric_networks.audioclip import PROTOCOLS
 
 _log = logging.getLogger(__name__)

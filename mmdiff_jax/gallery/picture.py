@@ -232,11 +232,11 @@ def write_picture(
   """
   from PIL import Image
 
-  from mmdiff_jax.data import media
+  from mmdiff_jax.media import reading
 
   pictures = []
   for name in clips:
-    clip = media.read_media(name)
+    clip = reading.read_media(name)
     events = None
     if onsets:
       events = find_events(clip.video, clip.audio, clip.fps, clip.sample_rate)

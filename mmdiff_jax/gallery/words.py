@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from mmdiff_jax.configuration import flatten
 from mmdiff_jax.gallery.folder import Run
-from mmdiff_jax.nested import flatten
 
 # What was given -> heading, and what stands under the source and the result.
 _CONDITIONS = {

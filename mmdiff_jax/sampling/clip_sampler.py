@@ -11,8 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import samplers, sharding
+from mmdiff_jax import samplers
 from mmdiff_jax.av import AVSpec, unit_to_uint8
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.mesh import check_batch_size
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling.extend import extend
 from mmdiff_jax.sampling.given import Job
@@ -134,9 +136,7 @@ class ClipSampler:
       ValueError: for options of sampler or conditioning that do not fit
         together.
     """
-    sharding.check_batch_size(
-      mesh, settings.batch_size, "config.sample.batch_size"
-    )
+    check_batch_size(mesh, settings.batch_size, "config.sample.batch_size")
     self.nfe = 0
     self._spec, self._lengths = task.spec, lengths
     self._batch_size = settings.batch_size

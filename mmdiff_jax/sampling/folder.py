@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.checksums import checksum
-from mmdiff_jax.data import media, media_writer
-from mmdiff_jax.files import as_path, list_files, local_copy, write_json
-from mmdiff_jax.nested import flatten
+from mmdiff_jax.configuration import flatten
+from mmdiff_jax.disk.checksums import checksum
+from mmdiff_jax.disk.files import as_path, list_files, local_copy, write_json
+from mmdiff_jax.media import reading, writing
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class SampleFolder:
     names = self._file_names(name)
     rate = self._spec.sample_rate
     if "mp4" in names:
-      media_writer.write_mp4(
+      writing.write_mp4(
         self._directory / names["mp4"],
         video,
         audio,
@@ -156,9 +156,9 @@ class SampleFolder:
         sample_rate=rate,
       )
     if "wav" in names:
-      media_writer.write_wav(self._directory / names["wav"], audio, rate)
+      writing.write_wav(self._directory / names["wav"], audio, rate)
     if "png" in names:
-      media_writer.write_png_frames(self._directory / names["png"], video)
+      writing.write_png_frames(self._directory / names["png"], video)
     for file in names.values():
       self._checksums |= _checksums(self._directory, file)
     return names.get("mp4") or next(iter(names.values()))
@@ -182,13 +182,13 @@ class SampleFolder:
     if len(shapes) > 1:
       _log.warning("No grid.gif: the samples have different shapes.")
       return
-    media_writer.write_gif_grid(
+    writing.write_gif_grid(
       self._directory / "grid.gif", np.stack(videos), fps=self._spec.fps
     )
 
   def _read_video(self, name: str) -> np.ndarray:
     with local_copy(self._directory / f"{name}.mp4") as path:
-      return media.read_media(path).video
+      return reading.read_media(path).video
 
 
 def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:

@@ -11,10 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, samplers, sharding
-from mmdiff_jax.checksums import CHECKSUMS
-from mmdiff_jax.files import check_directory, file_size, list_files
-from mmdiff_jax.locks import locked
+from mmdiff_jax import checkpoint, samplers
+from mmdiff_jax.devices.mesh import make_mesh
+from mmdiff_jax.disk.checksums import CHECKSUMS
+from mmdiff_jax.disk.files import check_directory, file_size, list_files
+from mmdiff_jax.disk.locks import locked
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.sampling.clip_sampler import (
   ClipSampler,
@@ -101,7 +102,7 @@ def sample(
   """
   check_directory(output)
   check_formats(formats)
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
   directory = checkpoint.find_checkpoint(checkpoint_path)
   run, task = _load_task(directory, mesh)
   lengths = Lengths.of(task.spec, condition, duration, overlap)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec, uint8_to_unit
 from mmdiff_jax.data import sources as data_sources
-from mmdiff_jax.data import transforms
+from mmdiff_jax.media import transforms
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, samplers, sharding
+from mmdiff_jax import checkpoint, samplers
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.samplers.base import DenoiseFn
 from mmdiff_jax.sampling.sample_fn import SampleFn, make_sample_fn
@@ -41,7 +42,7 @@ class Model:
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Model":
     """See `mmdiff_jax.load`."""
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
     config = checkpoint.load_config(path)
     task = make_task(config, mesh)
     return cls(task, load_sampling_params(task, path, mesh), config, mesh)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from mmdiff_jax.files import as_path, is_cloud
+from mmdiff_jax.disk.files import as_path, is_cloud
 
 
 def parse_seeds(texts: Sequence[str]) -> list[int]:

@@ -7,7 +7,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import samplers, sharding
+from mmdiff_jax import samplers
+from mmdiff_jax.devices import sharding
 from mmdiff_jax.samplers.base import DenoiseFn, Sampler
 from mmdiff_jax.task import Task
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import samplers, sharding
-from mmdiff_jax.memory import check_memory
+from mmdiff_jax import samplers
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.memory import check_memory
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.samplers.plan import PlannedSampler
 from mmdiff_jax.sampling.sample_fn import (

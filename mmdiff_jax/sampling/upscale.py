@@ -11,12 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, sharding
+from mmdiff_jax import checkpoint
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
-from mmdiff_jax.data import media, media_writer
-from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.files import as_path, check_directory, local_copy
-from mmdiff_jax.leftovers import remove_leftovers
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.mesh import make_mesh
+from mmdiff_jax.disk.files import as_path, check_directory, local_copy
+from mmdiff_jax.disk.leftovers import remove_leftovers
+from mmdiff_jax.media import reading, writing
+from mmdiff_jax.media.files import find_media
 from mmdiff_jax.sampling.sample_fn import (
   SampleFn,
   inherit_sampler,
@@ -242,7 +244,7 @@ def upscale(
   check_directory(output)
   videos = _find_videos(source)
   remove_leftovers(output)
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
   upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
   if videos is None:
     stem = pathlib.Path(source).stem
@@ -285,14 +287,14 @@ def _upscale_file(
 ) -> pathlib.Path:
   """Writes the large video to `target`, to whose name its height is added."""
   with local_copy(source) as file:
-    clip = media.read_media(file, channels="all")
+    clip = reading.read_media(file, channels="all")
   audio = clip.audio
   if audio is not None and audio.shape[1] > 2:
     _log.warning("%s: %d channels become one.", source, audio.shape[1])
     audio = audio.mean(axis=1, keepdims=True)
   large = upscaler(clip.video, 0)
   path = target.parent / f"{target.name}_{large.shape[1]}.mp4"
-  media_writer.write_mp4(
+  writing.write_mp4(
     path, large, audio, fps=clip.fps, sample_rate=clip.sample_rate
   )
   _log.info("Wrote %s.", path)

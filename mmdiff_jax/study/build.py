@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.files import (
+from mmdiff_jax.disk.files import (
   check_directory,
   check_local,
   file_sha256,
   write_json,
 )
-from mmdiff_jax.locks import locked
+from mmdiff_jax.disk.locks import locked
+from mmdiff_jax.media.files import find_media
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.study import design, encode, texts, traps
 from mmdiff_jax.study.design import Stimulus

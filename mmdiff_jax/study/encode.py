@@ -15,9 +15,9 @@ from fractions import Fraction
 import numpy as np
 from scipy import signal
 
-from mmdiff_jax.data import media
-from mmdiff_jax.data.media_writer import SAME_BYTES
-from mmdiff_jax.files import replacing
+from mmdiff_jax.disk.files import replacing
+from mmdiff_jax.media import reading
+from mmdiff_jax.media.writing import SAME_BYTES
 from mmdiff_jax.study import loudness
 from mmdiff_jax.study.settings import ClipSettings
 
@@ -93,10 +93,10 @@ def common_geometry(
 
 def _probe(path) -> tuple[tuple[int, int], float, float, int]:
   """Size, frame rate, seconds and sample rate of a file."""
-  track = media.read_track(path)
+  track = reading.read_track(path)
   if track is None:
     raise ValueError(f"{path} has no sound; a study needs clips with sound.")
-  reader = media.FrameReader(path, track=track)
+  reader = reading.FrameReader(path, track=track)
   frames = sum(1 for _ in reader)
   seconds = frames / reader.fps
   return reader.native_size, reader.fps, seconds, track.sample_rate
@@ -113,7 +113,7 @@ def read_clip(
   Returns:
     uint8 `[F, H, W, 3]`, and float32 `[L]` at 48 kHz at the study's loudness.
   """
-  clip = media.read_media(
+  clip = reading.read_media(
     path, fps=geometry.fps, sample_rate=geometry.sample_rate
   )
   assert clip.audio is not None

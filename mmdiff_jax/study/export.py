@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from mmdiff_jax.files import check_local, replacing
+from mmdiff_jax.disk.files import check_local, replacing
 from mmdiff_jax.study.folder import ANSWERS, load_study, load_truth
 from mmdiff_jax.study.store import Store, answered
 

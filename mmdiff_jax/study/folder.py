@@ -14,7 +14,7 @@ import os
 import pathlib
 from typing import Any
 
-from mmdiff_jax.files import file_sha256, write_json
+from mmdiff_jax.disk.files import file_sha256, write_json
 from mmdiff_jax.study.design import Trial
 from mmdiff_jax.study.settings import Settings, settings_from
 

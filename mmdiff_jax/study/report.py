@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.files import check_directory, replacing, write_json
-from mmdiff_jax.leftovers import remove_leftovers
+from mmdiff_jax.disk.files import check_directory, replacing, write_json
+from mmdiff_jax.disk.leftovers import remove_leftovers
 from mmdiff_jax.study import plots
 from mmdiff_jax.study.agreement import alpha
 from mmdiff_jax.study.detection import detect, real_rate

@@ -26,7 +26,7 @@ from pydantic import BaseModel, StrictBool, StrictInt
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmdiff_jax.files import file_sha256
+from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.study import texts
 from mmdiff_jax.study.conduct import Conduct, Refused
 from mmdiff_jax.study.export import rows_csv, votes_rows

@@ -5,7 +5,7 @@ import wave
 
 import numpy as np
 
-from mmdiff_jax.data.media_writer import to_pcm16
+from mmdiff_jax.media.writing import to_pcm16
 
 _RATE = 16_000
 _SECONDS, _TONE, _FIRST, _STEP = 6.0, 0.25, 0.5, 0.65

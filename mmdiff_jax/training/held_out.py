@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding
+from mmdiff_jax.devices import sharding
 from mmdiff_jax.task import Task
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.step import draw_noise, make_loss_fn

@@ -13,10 +13,12 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, sharding
-from mmdiff_jax.files import as_path, check_directory
-from mmdiff_jax.locks import Lock, locked
-from mmdiff_jax.memory import check_memory
+from mmdiff_jax import checkpoint
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.memory import check_memory
+from mmdiff_jax.devices.mesh import check_batch_size, make_mesh
+from mmdiff_jax.disk.files import as_path, check_directory
+from mmdiff_jax.disk.locks import Lock, locked
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import divergence, metrics, settings
 from mmdiff_jax.training.flops import count_flops
@@ -69,7 +71,7 @@ def train(
   checkpoint.check_checkpoints_path(workdir)
   if jax.process_index() == 0:
     check_directory(workdir, "--workdir")
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
   tracing = Profile(profile, workdir, config.train.num_steps)
   _check_batch(config.train, mesh)
@@ -140,7 +142,7 @@ def _check_batch(train_config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       f"config.train.microbatches={train_config.microbatches} must divide "
       f"config.train.batch_size={train_config.batch_size}."
     )
-  sharding.check_batch_size(
+  check_batch_size(
     mesh,
     train_config.batch_size // train_config.microbatches,
     "config.train.batch_size / config.train.microbatches",

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdiff_jax.files import Mirror, as_path, naming, replacing
-from mmdiff_jax.sampling.shown import Shown
+from mmdiff_jax.disk.files import Mirror, as_path, naming, replacing
+from mmdiff_jax.training.shown import Shown
 from mmdiff_jax.training.tensorboard import EventFile
 
 LOG = "metrics.jsonl"

@@ -8,10 +8,10 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax.sampling.preview import make_preview
-from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.task import Task
 from mmdiff_jax.training.held_out import make_held_out_loss
+from mmdiff_jax.training.preview import make_preview
+from mmdiff_jax.training.shown import Shown
 from mmdiff_jax.training.state import TrainState
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding
+from mmdiff_jax.devices import sharding
 from mmdiff_jax.diffusion import create_timestep_sampler
 from mmdiff_jax.task import Task
 from mmdiff_jax.training.optimizer import create_optimizer

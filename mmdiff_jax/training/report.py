@@ -9,12 +9,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mmdiff_jax.nested import flatten
+from mmdiff_jax.configuration import flatten
 from mmdiff_jax.progress import progress_bar
-from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.flops import peak_flops
 from mmdiff_jax.training.optimizer import learning_rate_schedule
+from mmdiff_jax.training.shown import Shown
 
 
 class Report:

@@ -6,7 +6,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from mmdiff_jax.nested import flatten
+from mmdiff_jax.configuration import flatten
 from mmdiff_jax.training import divergence
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding
+from mmdiff_jax.devices import sharding
 from mmdiff_jax.diffusion import training_losses
 from mmdiff_jax.task import Task
 from mmdiff_jax.training import metrics

@@ -4,7 +4,7 @@ import pathlib
 import time
 from typing import Any
 
-from mmdiff_jax.files import naming
+from mmdiff_jax.disk.files import naming
 
 
 class EventFile:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.container import ReadOptions
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.sources.arrays import ArraySource, open_npz
 from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
@@ -22,7 +21,8 @@ from mmdiff_jax.data.sources.media_source import (
 )
 from mmdiff_jax.data.sources.prepared import open_tfds, open_tfrecord
 from mmdiff_jax.data.sources.synthetic import SyntheticSource
-from mmdiff_jax.files import as_path
+from mmdiff_jax.disk.files import as_path
+from mmdiff_jax.media.container import ReadOptions
 
 __all__ = [
   "SPLITS",

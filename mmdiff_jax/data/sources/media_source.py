@@ -19,19 +19,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data import media
-from mmdiff_jax.data.container import MediaError, ReadOptions, opened
 from mmdiff_jax.data.manifest import MANIFEST
-from mmdiff_jax.data.media_files import find_media
-from mmdiff_jax.data.media_streams import choose_streams, may_jump
 from mmdiff_jax.data.sources.spool import Spool
-from mmdiff_jax.files import (
+from mmdiff_jax.disk.files import (
   as_path,
   download,
   file_sha256,
   is_cloud,
   unreachable,
 )
+from mmdiff_jax.media import reading
+from mmdiff_jax.media.container import MediaError, ReadOptions, opened
+from mmdiff_jax.media.files import find_media
+from mmdiff_jax.media.streams import choose_streams, may_jump
 
 _log = logging.getLogger(__name__)
 
@@ -264,8 +264,8 @@ def probe(path: str | os.PathLike) -> AVSpec | None:
   try:
     found = place.is_dir() and find_media(_on_disk(place))[0]
     file = found[0][1] if found else _on_disk(place)
-    track = media.read_track(file)
-    reader = media.FrameReader(file, track=track)
+    track = reading.read_track(file)
+    reader = reading.FrameReader(file, track=track)
     next(iter(reader))
     if track is None:
       return None
@@ -297,14 +297,14 @@ def _read(
   options: ReadOptions,
 ) -> _Content:
   """Decodes a file of any length in little memory."""
-  track = media.read_track(path, spec.sample_rate)
+  track = reading.read_track(path, spec.sample_rate)
   sound = Spool(_SPOOL_BYTES)
   if streams == ("audio",):
     for block in _with_sound(path, track).blocks():
       sound.add(block)
     return _Content(None, sound.joined(), ())
   size = (spec.height, spec.width)
-  reader = media.FrameReader(path, spec.fps, size, track, options)
+  reader = reading.FrameReader(path, spec.fps, size, track, options)
   pictures = Spool(_SPOOL_BYTES)
   count = heard = 0
 
@@ -327,8 +327,8 @@ def _read(
 
 
 def _with_sound(
-  path: str | os.PathLike, track: media.AudioTrack | None
-) -> media.AudioTrack:
+  path: str | os.PathLike, track: reading.AudioTrack | None
+) -> reading.AudioTrack:
   if track is None:
     raise MediaError(path, "has no audio")
   return track
@@ -357,7 +357,7 @@ def _count_frames(
     if known:
       return int(float(stream.duration * stream.time_base) * fps + 0.1)
   if "video" in streams:
-    return sum(1 for _ in media.FrameReader(path, fps, _TINY))
-  track = _with_sound(path, media.read_track(path))
+    return sum(1 for _ in reading.FrameReader(path, fps, _TINY))
+  track = _with_sound(path, reading.read_track(path))
   count = sum(len(block) for block in track.blocks())
   return int(count / track.sample_rate * fps + 0.1)

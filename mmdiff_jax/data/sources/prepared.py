@@ -10,7 +10,7 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import Segment
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import TFRecordSource
-from mmdiff_jax.files import as_path
+from mmdiff_jax.disk.files import as_path
 
 
 class Records(Protocol):

@@ -6,9 +6,9 @@ import os
 import pathlib
 from typing import Any
 
+from mmdiff_jax.disk.files import replacing
 from mmdiff_jax.evaluation.report import players, plots
 from mmdiff_jax.evaluation.report.page import format_value, weights_line
-from mmdiff_jax.files import replacing
 
 # A difference of more standard errors than this is marked.
 _CLEAR = 2.0

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mmdiff_jax.disk.files import as_path, replacing
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.prdc import realism
 from mmdiff_jax.evaluation.report import players, plots
-from mmdiff_jax.files import as_path, replacing
 
 # Clips that the page shows from each end of the ranking.
 _SHOWN = 6

@@ -6,10 +6,10 @@ import pathlib
 
 import numpy as np
 
+from mmdiff_jax.disk.files import as_path, replacing
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.memorisation import Space
 from mmdiff_jax.evaluation.report import players, plots
-from mmdiff_jax.files import as_path, replacing
 from mmdiff_jax.gallery import lettering
 
 # Pairs per space, frames per clip and height of a frame on the picture.

@@ -9,8 +9,8 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
-from mmdiff_jax.files import as_path, is_cloud, naming, unreachable
-from mmdiff_jax.leftovers import remove_leftovers
+from mmdiff_jax.disk.files import as_path, is_cloud, naming, unreachable
+from mmdiff_jax.disk.leftovers import remove_leftovers
 
 _log = logging.getLogger(__name__)
 

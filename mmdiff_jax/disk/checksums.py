@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Collection
 from typing import Any
 
-from mmdiff_jax.files import as_path, file_size, list_files, write_json
+from mmdiff_jax.disk.files import as_path, file_size, list_files, write_json
 
 CHECKSUMS = "checksums.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.data.container import MediaError, opened
+from mmdiff_jax.media.container import MediaError, opened
 
 # Packets that show which of several video streams are films.
 _SURVEY_PACKETS = 400

@@ -10,13 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import samplers, sharding
+from mmdiff_jax import samplers
 from mmdiff_jax.av import unit_to_uint8
-from mmdiff_jax.data import media_writer
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.media import writing
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
-from mmdiff_jax.sampling.shown import Shown
-from mmdiff_jax.sampling.sr_preview import make_image_preview
 from mmdiff_jax.task import Task
+from mmdiff_jax.training.shown import Shown
+from mmdiff_jax.training.sr_preview import make_image_preview
 
 Preview = Callable[[Any, int], Shown]
 
@@ -70,16 +71,14 @@ def _make_clip_preview(
     video = unit_to_uint8(x["video"])
     audio = np.clip(x["audio"], -1.0, 1.0)
     for i in range(wanted):
-      media_writer.write_mp4(
+      writing.write_mp4(
         folder / f"sample_{i:02d}.mp4",
         video[i],
         audio[i],
         fps=spec.fps,
         sample_rate=spec.sample_rate,
       )
-    media_writer.write_gif_grid(
-      folder / "grid.gif", video[:wanted], fps=spec.fps
-    )
+    writing.write_gif_grid(folder / "grid.gif", video[:wanted], fps=spec.fps)
     # Late: only previews need what draws them.
     from mmdiff_jax.gallery.picture import render_clip
 

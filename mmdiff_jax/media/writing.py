@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from mmdiff_jax.files import as_path, replacing
+from mmdiff_jax.disk.files import as_path, replacing
 
 # Sampling rates that AAC defines (Hz).
 AAC_RATES = (

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.container import (
+from mmdiff_jax.disk.files import as_path, is_cloud, list_files
+from mmdiff_jax.media.container import (
   MediaError,
   ReadOptions,
   irregular,
   opened,
 )
-from mmdiff_jax.data.media_streams import has_film
-from mmdiff_jax.files import as_path, is_cloud, list_files
+from mmdiff_jax.media.streams import has_film
 
 # Files that are taken for media by name, so that one that is damaged is listed
 # as such; all others are looked into.

@@ -5,15 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmdiff_jax.data.audio_clock import Aligner
-from mmdiff_jax.data.audio_mixer import ALL_CHANNELS, CHANNELS, Mixer
-from mmdiff_jax.data.container import (
-  Deadline,
-  MediaError,
-  ReadOptions,
-  opened,
-)
-from mmdiff_jax.data.media_streams import Packets, Streams, choose_streams
+from mmdiff_jax.media.audio_clock import Aligner
+from mmdiff_jax.media.audio_mixer import ALL_CHANNELS, CHANNELS, Mixer
+from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions, opened
+from mmdiff_jax.media.streams import Packets, Streams, choose_streams
 
 # A shorter lack of sound at the ends is not worth a word (seconds).
 _AUDIO_GAP = 0.05

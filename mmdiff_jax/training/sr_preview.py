@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import sharding
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
-from mmdiff_jax.data import image_quality, media_writer, transforms
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.media import image_quality, transforms, writing
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
-from mmdiff_jax.sampling.shown import Shown
 from mmdiff_jax.task import Task
+from mmdiff_jax.training.shown import Shown
 
 
 def make_image_preview(
@@ -71,7 +71,7 @@ def make_image_preview(
     if jax.process_index() == 0:
       folder = directory / f"{step:08d}"
       for name, panels in pictures.items():
-        media_writer.write_png(folder / f"{name.split('/')[1]}.png", panels)
+        writing.write_png(folder / f"{name.split('/')[1]}.png", panels)
     scalars = {
       name + suffix: measure(images[:wanted], truth[:wanted])
       for name, measure in (

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.data.hdr import TRANSFERS, tone_map
-from mmdiff_jax.data.transforms import fit_frame, inner_size
+from mmdiff_jax.media.hdr import TRANSFERS, tone_map
+from mmdiff_jax.media.transforms import fit_frame, inner_size
 
 # AVColorSpace: unspecified; swscale's ITU709.
 _UNSPECIFIED, _SWS_ITU709 = 2, 1

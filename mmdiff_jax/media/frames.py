@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from mmdiff_jax.data.container import Deadline, MediaError, ReadOptions
-from mmdiff_jax.data.media_skip import Skipper
-from mmdiff_jax.data.media_streams import Packets, Streams
+from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions
+from mmdiff_jax.media.skip import Skipper
+from mmdiff_jax.media.streams import Packets, Streams
 
 # A picture may stand that long where the file does not tell its duration;
 # where it does, a timestamp may lie that much behind its end (seconds).

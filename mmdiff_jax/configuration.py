@@ -11,10 +11,12 @@ import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
-_PACKAGE = pathlib.Path(__file__).parents[1]
+_PACKAGE = pathlib.Path(__file__).parent
 _BUNDLED = _PACKAGE / "bundled"
 _TOP_LEVEL = _BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent
 
@@ -104,3 +106,14 @@ def _where(error: Exception, path: pathlib.Path) -> str:
   text = re.sub(r"Other fields present: .*\}", "", str(reason), flags=re.DOTALL)
   text = " ".join(text.replace('"', "").split())
   return f"line {lines[-1]}: {text}" if lines else text
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """`{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+  flat: dict[str, Any] = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat

@@ -1,20 +1,14 @@
-"""Device mesh and the shardings of batches and parameters (GSPMD)."""
+"""The mesh of all devices, and how hosts become one run."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from mmdiff_jax import hosts
-
-# Leaves smaller than this are replicated: gathering them costs more than
-# they take.
-MIN_SHARDED_ELEMENTS = 2**14
-
+from mmdiff_jax.devices import hosts
 
 # After so many seconds without a sign of life a host counts as lost.
 HEARTBEAT_TIMEOUT = 30
@@ -122,67 +116,9 @@ def make_mesh(
   return Mesh(grid, ("data", "fsdp"), axis_types=auto)
 
 
-def platform(mesh: Mesh) -> str:
+def platform_of(mesh: Mesh) -> str:
   """What the mesh's devices are: "cpu", "gpu" or "tpu"."""
   return mesh.devices.flat[0].platform
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of a value that every device holds."""
-  return NamedSharding(mesh, PartitionSpec())
-
-
-def batch_sharded(mesh: Mesh) -> NamedSharding:
-  """The sharding of a batch: its leading axis over all devices."""
-  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-
-
-def fsdp_sharded(mesh: Mesh, tree: Any) -> Any:
-  """Shardings of parameters or optimiser state over the `fsdp` axis.
-
-  Each leaf is split along its largest dimension that the axis divides;
-  small leaves, and those that nothing divides, are replicated.
-
-  Args:
-    mesh: the mesh of `make_mesh`.
-    tree: arrays or `jax.ShapeDtypeStruct`s.
-
-  Returns:
-    A tree of `NamedSharding` of the same structure.
-  """
-  size = mesh.shape["fsdp"]
-
-  def leaf_sharding(leaf: Any) -> NamedSharding:
-    shape = leaf.shape
-    if size == 1 or np.prod(shape) < MIN_SHARDED_ELEMENTS:
-      return replicated(mesh)
-    divisible = [axis for axis, n in enumerate(shape) if n % size == 0]
-    if not divisible:
-      return replicated(mesh)
-    axis = max(divisible, key=lambda a: shape[a])
-    spec: list[str | None] = [None] * len(shape)
-    spec[axis] = "fsdp"
-    return NamedSharding(mesh, PartitionSpec(*spec))
-
-  return jax.tree.map(leaf_sharding, tree)
-
-
-def gathered(mesh: Mesh, params: Any) -> Any:
-  """Parameters as the network uses them: whole on every device.
-
-  Within a program, where parameters are split over `fsdp`: what moves between
-  devices is then weights. Left to itself, XLA may move activations instead.
-  """
-  if mesh.shape["fsdp"] == 1:
-    return params
-  return jax.lax.with_sharding_constraint(params, replicated(mesh))
-
-
-def scattered(mesh: Mesh, grads: Any) -> Any:
-  """Gradients summed over the devices, each of which keeps its share."""
-  if mesh.shape["fsdp"] == 1:
-    return grads
-  return jax.lax.with_sharding_constraint(grads, fsdp_sharded(mesh, grads))
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
@@ -192,20 +128,3 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
       f"{name}={batch_size} must be a positive multiple of the {mesh.size} "
       "device(s) of this run."
     )
-
-
-def put_batch(mesh: Mesh, batch: Any) -> Any:
-  """Assembles each host's share (leading axis) into global sharded arrays."""
-  sharding = batch_sharded(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
-  )
-
-
-def with_shardings(abstract: Any, shardings: Any) -> Any:
-  """Attaches shardings to a tree of `jax.ShapeDtypeStruct`s."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    abstract,
-    shardings,
-  )

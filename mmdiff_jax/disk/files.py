@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from typing import Any, cast
 
-from mmdiff_jax.leftovers import temporary_path
+from mmdiff_jax.disk.leftovers import temporary_path
 
 # What reaches an object store; each is an extra of that store's name.
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}

@@ -13,18 +13,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmdiff_jax.data.audio_mixer import CHANNELS
-from mmdiff_jax.data.audio_track import AudioTrack, read_track
-from mmdiff_jax.data.container import (
-  MediaError,
-  ReadOptions,
-  opened,
-)
-from mmdiff_jax.data.hdr import NAMES as HDR_NAMES
-from mmdiff_jax.data.media_frames import TimedFrames
-from mmdiff_jax.data.media_picture import Renderer, geometry
-from mmdiff_jax.data.media_streams import choose_streams
-from mmdiff_jax.data.media_writer import (
+from mmdiff_jax.media.audio_mixer import CHANNELS
+from mmdiff_jax.media.audio_track import AudioTrack, read_track
+from mmdiff_jax.media.container import MediaError, ReadOptions, opened
+from mmdiff_jax.media.frames import TimedFrames
+from mmdiff_jax.media.hdr import NAMES as HDR_NAMES
+from mmdiff_jax.media.picture import Renderer, geometry
+from mmdiff_jax.media.streams import choose_streams
+from mmdiff_jax.media.writing import (
   AAC_RATES,
   write_gif_grid,
   write_mp4,

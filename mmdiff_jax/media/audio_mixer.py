@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.data.container import MediaError
+from mmdiff_jax.media.container import MediaError
 
 CHANNELS = ("mean", "first")
 ALL_CHANNELS = "all"

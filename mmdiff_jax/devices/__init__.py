@@ -1,0 +1,1 @@
+"""Hosts, their devices, and what lies where on them."""

@@ -1,0 +1,1 @@
+"""Pictures and sound of files: clocks, streams, colours, mixing, writing."""
