@@ -54,8 +54,6 @@ def remove_parts(output: pathlib.Path) -> None:
 def remove_leftovers(output: pathlib.Path) -> None:
   """Removes what a killed run left and no run reads; parts stay."""
   remove_tree(output / _GONE)
-  for path in output.glob(f".{MANIFEST}.*.tmp"):
-    path.unlink()
 
 
 def forget_incomplete(tasks: Sequence[ClipTask]) -> None:

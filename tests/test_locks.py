@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mmdiff_jax.disk import locks
+from mmdiff_jax.disk import flock, locks
 
 HOLD = """
 import sys, time
@@ -49,9 +49,9 @@ def test_a_directory_is_made_and_its_loss_is_noticed(tmp_path):
 
 def test_a_file_system_without_locks_is_noted(tmp_path, monkeypatch, caplog):
   def refuse(file, operation):
-    raise OSError(locks.errno.ENOLCK, "No locks available")
+    raise OSError(errno.ENOLCK, "No locks available")
 
-  monkeypatch.setattr(locks.fcntl, "flock", refuse)
+  monkeypatch.setattr(flock.fcntl, "flock", refuse)
   with locks.locked(tmp_path):
     pass
   assert "cannot be locked (No locks available)" in caplog.text

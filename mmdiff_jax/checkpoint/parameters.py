@@ -1,9 +1,7 @@
 """Parameters in checkpoints: read alone, written alone."""
 
-import glob
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +27,7 @@ from mmdiff_jax.disk.files import (
   unreachable,
   upload,
 )
-from mmdiff_jax.disk.leftovers import temporary_path
+from mmdiff_jax.disk.leftovers import temporary_folder
 
 
 def load_params(
@@ -130,12 +128,10 @@ def write_checkpoint(
       with unreachable(path):
         upload(local, path, last=[CLOUD_MARK])
     return
-  # Complete, with its checksums, before it has its name.
-  temporary = temporary_path(path)
-  # Orbax does not come back from a place that it cannot write to.
-  temporary.mkdir(parents=True)
-  temporary.rmdir()
-  try:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # Complete, with its checksums, before it has its name. Its file is made
+  # first: orbax does not come back from a place that it cannot write to.
+  with temporary_folder(path) as temporary:
     with writing(path.parent):
       ocp.save_checkpointables(
         temporary,
@@ -148,10 +144,6 @@ def write_checkpoint(
     if path.exists():
       raise FileExistsError(f"{path} was made by another process meanwhile.")
     os.rename(temporary, path)
-  finally:
-    # What orbax has not finished has a name of its own.
-    for left in path.parent.glob(f"{glob.escape(temporary.name)}*"):
-      shutil.rmtree(left, ignore_errors=True)
 
 
 def read_average(path: str | os.PathLike) -> tuple[Any, ConfigDict]:

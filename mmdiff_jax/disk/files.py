@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from typing import Any, cast
 
-from mmdiff_jax.disk.leftovers import temporary_path
+from mmdiff_jax.disk.leftovers import temporary_file
 
 # What reaches an object store; each is an extra of that store's name.
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -196,13 +196,9 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
     return
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = temporary_path(path)
-  try:
-    with naming(path):
-      yield str(temporary)
-      os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with naming(path), temporary_file(path) as temporary:
+    yield str(temporary)
+    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

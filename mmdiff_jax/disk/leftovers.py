@@ -1,35 +1,78 @@
-"""Names of what is being written, and what the dead have left under them."""
+"""Temporary files, and those that killed processes left.
+
+A temporary file is locked for as long as somebody writes to it. Its lock, not
+its name or its age, tells whether it is left over: that holds in containers
+that share a volume, whatever they call themselves.
+"""
 
 import contextlib
 import os
 import pathlib
 import re
+import secrets
 import shutil
-import socket
-import time
-import zlib
 from collections.abc import Iterator
 
-# .NAME.HOST.PID.tmp; what orbax makes of it until all is written follows.
-_TEMPORARY = re.compile(
-  r"\..+\.([0-9a-f]{8})\.([0-9]+)\.tmp(\.orbax-checkpoint-tmp.*)?", re.DOTALL
-)
-# After so long (seconds) nobody elsewhere is taken to be writing still.
-_LONG = 86_400.0
+from mmdiff_jax.disk.flock import NoLocksError, is_at, try_lock
+
+# .NAME.RANDOM.tmp is the locked file; of a folder, its content follows.
+_TEMPORARY = re.compile(r"(\..+\.[0-9a-f]{16}\.tmp)(\.folder.*)?", re.DOTALL)
+# Of the final name, which is for people and may be as long as names can be.
+_NAME_LENGTH = 40
 # Folders below the one that is cleared: previews/STEP of a run.
 _DEPTH = 2
 
 
-def temporary_path(path: pathlib.Path) -> pathlib.Path:
-  """A name beside `path` that tells which process uses it, and where."""
-  return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def temporary_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields an empty, locked file beside `path`; removes what is left of it."""
+  temporary, file = _create(path)
+  try:
+    yield temporary
+  finally:
+    temporary.unlink(missing_ok=True)
+    os.close(file)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a free name beside `path` for a folder; removes what is left there.
+
+  Names that begin with it count too. The lock is that of a file beside it: not
+  every file system locks folders.
+  """
+  with temporary_file(path) as beside:
+    folder = beside.with_name(f"{beside.name}.folder")
+    try:
+      yield folder
+    finally:
+      _remove_folders(beside)
+
+
+def _create(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+  """A new locked file beside `path`, and its descriptor."""
+  while True:
+    name = f".{path.name[:_NAME_LENGTH]}.{secrets.token_hex(8)}.tmp"
+    temporary = path.with_name(name)
+    file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+      # Where there are no locks, nobody can find it unlocked either.
+      with contextlib.suppress(NoLocksError):
+        try_lock(file)
+      if is_at(file, temporary):
+        return temporary, file
+    except BaseException:
+      os.close(file)
+      temporary.unlink(missing_ok=True)
+      raise
+    # Another process took it for left over ahead of its lock.
+    os.close(file)
 
 
 def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
-  """Removes what processes that ended were writing to a folder.
+  """Removes temporary files that nobody writes to any more.
 
-  Those of this machine are asked for; what others were writing goes when it
-  has been left alone for a day. What cannot be removed stays.
+  What cannot be locked or removed stays.
 
   Args:
     folder: local; need not exist.
@@ -37,13 +80,8 @@ def remove_leftovers(folder: str | os.PathLike, *, below: bool = False) -> None:
   """
   for entry in _entries(folder, _DEPTH if below else 0):
     match = _TEMPORARY.fullmatch(entry.name)
-    if match is None or not _is_left(entry, match[1], int(match[2])):
-      continue
-    if entry.is_dir(follow_symlinks=False):
-      shutil.rmtree(entry.path, ignore_errors=True)
-    else:
-      with contextlib.suppress(OSError):
-        os.unlink(entry.path)
+    if match is not None:
+      _remove_if_left(pathlib.Path(entry.path).with_name(match[1]))
 
 
 def _entries(folder: str | os.PathLike, depth: int) -> Iterator[os.DirEntry]:
@@ -57,26 +95,34 @@ def _entries(folder: str | os.PathLike, depth: int) -> Iterator[os.DirEntry]:
       yield from _entries(entry.path, depth - 1)
 
 
-def _is_left(entry: os.DirEntry, host: str, process: int) -> bool:
-  """Whether nobody writes to a temporary file or folder any more."""
-  if host == _host():
-    return not _is_alive(process)
-  try:
-    return time.time() - entry.stat(follow_symlinks=False).st_mtime > _LONG
-  except OSError:
-    return False
+def _remove_if_left(path: pathlib.Path) -> None:
+  """Removes a temporary file, and the folder of it, unless it is locked."""
+  with contextlib.ExitStack() as stack:
+    try:
+      file = _open(path)
+    except FileNotFoundError:
+      # The folder of a file that is gone: its writer, too.
+      _remove_folders(path)
+      return
+    except OSError:
+      return
+    stack.callback(os.close, file)
+    with contextlib.suppress(OSError):
+      if try_lock(file):
+        _remove_folders(path)
+        path.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def _open(path: pathlib.Path) -> int:
+  flags = os.O_NOFOLLOW | os.O_NONBLOCK
   try:
-    os.kill(process, 0)
-  except (ProcessLookupError, OverflowError):
-    return False
+    # NFS locks only what is open for writing.
+    return os.open(path, os.O_RDWR | flags)
   except PermissionError:
-    pass  # Somebody else's.
-  return True
+    return os.open(path, os.O_RDONLY | flags)
 
 
-def _host() -> str:
-  """This machine, in eight digits: a whole name may be too long for a file."""
-  return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+def _remove_folders(beside: pathlib.Path) -> None:
+  for entry in _entries(beside.parent, 0):
+    if entry.name.startswith(f"{beside.name}.folder"):
+      shutil.rmtree(entry.path, ignore_errors=True)

@@ -1,8 +1,6 @@
 """One writer to a directory."""
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import pathlib
@@ -10,13 +8,12 @@ import socket
 from collections.abc import Iterator
 
 from mmdiff_jax.disk.files import as_path, is_cloud, naming, unreachable
+from mmdiff_jax.disk.flock import NoLocksError, is_at, try_lock
 from mmdiff_jax.disk.leftovers import remove_leftovers
 
 _log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-# What file systems answer that cannot lock at all.
-_UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class InUseError(OSError):
@@ -26,10 +23,8 @@ class InUseError(OSError):
 class Lock:
   """A directory of which this process is the only writer.
 
-  The lock is the kernel's, on `<directory>/.lock`: it ends with the process,
-  however that ends. Between machines it holds where the file system carries
-  locks (NFS and Lustre do); buckets that are mounted as folders mostly do not.
-  An object store has none: `.lock` then says who writes, and keeps nobody out.
+  The lock is the kernel's (see `flock`), on `<directory>/.lock`. An object
+  store has none: `.lock` then says who writes, and keeps nobody out.
   """
 
   def __init__(self, directory: str | os.PathLike, file: int | None):
@@ -41,7 +36,7 @@ class Lock:
     """Raises FileNotFoundError if the directory was deleted or replaced."""
     if self._file is None:
       return
-    if not _is_at(self._file, pathlib.Path(self._directory) / LOCK):
+    if not is_at(self._file, pathlib.Path(self._directory) / LOCK):
       raise FileNotFoundError(
         f"{self._directory} was deleted or replaced while this process wrote "
         "to it; run the same command again."
@@ -70,7 +65,7 @@ def locked(directory: str | os.PathLike) -> Iterator[Lock]:
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
       _lock(file, folder)
-      if _is_at(file, path):
+      if is_at(file, path):
         break
     except BaseException:
       os.close(file)
@@ -84,7 +79,7 @@ def locked(directory: str | os.PathLike) -> Iterator[Lock]:
     remove_leftovers(folder, below=True)
     yield Lock(folder, file)
   finally:
-    if _is_at(file, path):
+    if is_at(file, path):
       path.unlink()
     os.close(file)
 
@@ -117,26 +112,17 @@ def _announced(directory: str | os.PathLike) -> Iterator[None]:
 
 def _lock(file: int, folder: pathlib.Path) -> None:
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    holder = os.pread(file, 200, 0).decode(errors="replace").strip()
-    raise InUseError(
-      f"{folder} is in use by {holder or 'another process'}; wait until it "
-      "ends, stop it, or choose another directory."
-    ) from None
-  except OSError as error:
-    if error.errno not in _UNABLE:
-      raise
+    if try_lock(file):
+      return
+  except NoLocksError as error:
     _log.warning(
       "%s cannot be locked (%s): take care that no other process writes to it.",
       folder,
       error.strerror,
     )
-
-
-def _is_at(file: int, path: pathlib.Path) -> bool:
-  """Whether an open file is the one that lies at `path`."""
-  try:
-    return os.path.samestat(os.fstat(file), os.stat(path))
-  except FileNotFoundError:
-    return False
+    return
+  holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+  raise InUseError(
+    f"{folder} is in use by {holder or 'another process'}; wait until it "
+    "ends, stop it, or choose another directory."
+  )
