@@ -12,14 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import special, stats
 
-from mmdiff_jax.study import bootstrap, detection, ordinal, pairs
-from mmdiff_jax.study.simulate import (
+from mmdiff_jax.study.serving.simulate import (
   SCORE_CUTS,
   World,
   score_answer,
   turing_answer,
 )
-from mmdiff_jax.study.votes import Votes
+from mmdiff_jax.study.statistics import bootstrap, detection, ordinal, pairs
+from mmdiff_jax.study.statistics.votes import Votes
 
 SYSTEMS = ("real", "good")
 RATERS, SOURCES, PER_RATER = 40, 60, 30

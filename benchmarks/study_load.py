@@ -21,8 +21,8 @@ import time
 
 import numpy as np
 
-from mmdiff_jax.study.conduct import Conduct
 from mmdiff_jax.study.folder import ANSWERS, Study, load_study
+from mmdiff_jax.study.serving.conduct import Conduct
 from mmdiff_jax.study.settings import SCALES
 from mmdiff_jax.study.store import Store
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.study.build import build
+from mmdiff_jax.study.building.build import build
 from mmdiff_jax.study.settings import SCALES, TaskSettings, load_settings
 
 SPEC = AVSpec(8, 32, 32, 10.0, 4000)

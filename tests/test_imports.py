@@ -231,6 +231,23 @@ def test_part_knows_no_jax(part):
       assert name.split(".")[0] not in ("jax", "flax"), (path, name)
 
 
+PARTS_OF_THE_STUDY = {"building", "serving", "statistics"}
+
+
+@pytest.mark.parametrize("part", [*sorted(PARTS_OF_THE_STUDY), "."])
+def test_parts_of_the_study_share_its_record_alone(part):
+  """Its folder, settings, texts and answers know none of the parts."""
+  folder = PACKAGE / "study" / part
+  files = folder.glob("*.py") if part == "." else folder.rglob("*.py")
+  known = PARTS_OF_THE_STUDY - {part}
+  for path in files:
+    if path.name != "command.py":
+      for name in imported(path.read_text()):
+        pieces = name.split(".")
+        if pieces[:2] == ["mmdiff_jax", "study"]:
+          assert pieces[2] not in known, (path, name)
+
+
 def test_configs_import_only_each_other():
   for path in (ROOT / "configs").glob("*.py"):
     for name in imported(path.read_text()):

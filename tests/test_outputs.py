@@ -16,7 +16,7 @@ from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.gallery import make_gallery
 from mmdiff_jax.sampling.generate import sample
 from mmdiff_jax.sampling.upscale import upscale
-from mmdiff_jax.study.build import build
+from mmdiff_jax.study.building.build import build
 from mmdiff_jax.study.settings import load_settings
 from mmdiff_jax.training.loop import train
 

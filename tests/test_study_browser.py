@@ -10,8 +10,8 @@ import urllib.request
 
 import pytest
 
-from mmdiff_jax.study.conduct import Conduct
 from mmdiff_jax.study.folder import ANSWERS
+from mmdiff_jax.study.serving.conduct import Conduct
 from mmdiff_jax.study.store import Store
 from tests import browser
 from tests.study_fixtures import build_small

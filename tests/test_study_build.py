@@ -10,8 +10,9 @@ import pytest
 
 from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.media import reading
-from mmdiff_jax.study import loudness, texts
-from mmdiff_jax.study.build import _choose, _sources
+from mmdiff_jax.study import texts
+from mmdiff_jax.study.building import loudness
+from mmdiff_jax.study.building.build import _choose, _sources
 from mmdiff_jax.study.folder import load_study, load_truth
 from mmdiff_jax.study.settings import load_settings
 from tests.media_fixtures import click_track, flash_frames, write
@@ -202,7 +203,7 @@ def test_traps_have_their_faults(study):
 
 
 def test_different_sources_become_alike(tmp_path):
-  from mmdiff_jax.study import encode
+  from mmdiff_jax.study.building import encode
 
   wide, square = tmp_path / "wide.mp4", tmp_path / "square.mp4"
   times = np.arange(60) / 30
@@ -299,7 +300,7 @@ def test_a_language_is_its_files(tmp_path):
   own = tmp_path / "own"
   own.mkdir()
   for name in texts.names(["opinion"]):
-    words = (texts.GIVEN / f"{name}_en.txt").read_text()
+    words = (texts.INCLUDED / f"{name}_en.txt").read_text()
     (own / f"{name}_fr.txt").write_text(words.replace("English", "Français"))
   target = tmp_path / "texts"
   copies = texts.copy_texts(own, target, ["fr"], ["opinion"])

@@ -5,9 +5,9 @@ import sqlite3
 
 import pytest
 
-from mmdiff_jax.study.conduct import Conduct, Refused
+from mmdiff_jax.study.serving.conduct import Conduct, Refused
+from mmdiff_jax.study.serving.tones import tones_wav
 from mmdiff_jax.study.store import Event, Store
-from mmdiff_jax.study.tones import tones_wav
 from tests.study_fixtures import answers, build_small
 
 

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mmdiff_jax.study import design
-from mmdiff_jax.study.design import Stimulus
+from mmdiff_jax.study.building import design
+from mmdiff_jax.study.building.design import Stimulus
 
 
 def stimuli(systems, sources):

@@ -11,16 +11,16 @@ import sys
 import numpy as np
 import pytest
 
-from mmdiff_jax.study import simulate
-from mmdiff_jax.study.exclusion import judge
 from mmdiff_jax.study.export import export, votes_rows
 from mmdiff_jax.study.folder import ANSWERS, Slot, load_study, write_study
-from mmdiff_jax.study.report import report
+from mmdiff_jax.study.serving import simulate
 from mmdiff_jax.study.settings import TaskSettings
+from mmdiff_jax.study.statistics.exclusion import judge
+from mmdiff_jax.study.statistics.report import report
+from mmdiff_jax.study.statistics.tables import Table
+from mmdiff_jax.study.statistics.votes import load_votes
 from mmdiff_jax.study.store import Store
 from mmdiff_jax.study.store import answered as answered_store
-from mmdiff_jax.study.tables import Table
-from mmdiff_jax.study.votes import load_votes
 from tests.study_fixtures import build_small
 
 ROOT = __file__.rpartition("/tests/")[0]
@@ -125,7 +125,7 @@ def planted(tmp_path_factory):
   folder = tmp_path_factory.mktemp("planted")
   study = build_small(folder)
   rng = np.random.default_rng(0)
-  from mmdiff_jax.study.design import Stimulus, slot_trials
+  from mmdiff_jax.study.building.design import Stimulus, slot_trials
 
   truth = json.loads((study.path / "truth.json").read_text())["clips"]
   shown = {}

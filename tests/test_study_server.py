@@ -13,11 +13,11 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from mmdiff_jax.study.conduct import Conduct
 from mmdiff_jax.study.folder import load_study
-from mmdiff_jax.study.server import create_app
+from mmdiff_jax.study.serving.conduct import Conduct
+from mmdiff_jax.study.serving.server import create_app
+from mmdiff_jax.study.serving.tones import tones_wav
 from mmdiff_jax.study.store import Store
-from mmdiff_jax.study.tones import tones_wav
 from tests.study_fixtures import answers, build_small
 
 ROOT = __file__.rpartition("/tests/")[0]

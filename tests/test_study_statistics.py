@@ -10,8 +10,14 @@ from statsmodels.miscmodels.ordinal_model import OrderedModel
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from benchmarks import study_coverage
-from mmdiff_jax.study import bootstrap, detection, ordinal, pairs, power
-from mmdiff_jax.study.agreement import alpha
+from mmdiff_jax.study.statistics import (
+  bootstrap,
+  detection,
+  ordinal,
+  pairs,
+  power,
+)
+from mmdiff_jax.study.statistics.agreement import alpha
 
 RNG = np.random.default_rng
 

@@ -100,7 +100,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _build(options: argparse.Namespace) -> None:
-  from mmdiff_jax.study.build import build
+  from mmdiff_jax.study.building.build import build
   from mmdiff_jax.study.settings import load_settings
 
   fake: dict[str, str] = {}
@@ -119,7 +119,7 @@ def _build(options: argparse.Namespace) -> None:
 
 def _serve(options: argparse.Namespace) -> None:
   try:
-    from mmdiff_jax.study.server import serve
+    from mmdiff_jax.study.serving.server import serve
   except ModuleNotFoundError as error:
     raise ValueError(
       f"Serving needs {error.name}: pip install fastapi jinja2 krippendorff "
@@ -129,7 +129,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-  from mmdiff_jax.study.report import report
+  from mmdiff_jax.study.statistics.report import report
 
   output = options.output or pathlib.Path(options.study) / "report"
   print(report(options.study, output, options.draws))
@@ -143,7 +143,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-  from mmdiff_jax.study import power, votes
+  from mmdiff_jax.study.statistics import power, votes
 
   parts = power.ASSUMED
   if options.pilot:
@@ -154,7 +154,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-  from mmdiff_jax.study.simulate import answer
+  from mmdiff_jax.study.serving.simulate import answer
 
   number = answer(options.study, options.raters, options.cheaters, options.seed)
   print(f"{options.study}: {number} answers of {options.raters} raters")

@@ -15,11 +15,18 @@ import pathlib
 from typing import Any
 
 from mmdiff_jax.disk.files import file_sha256, write_json
-from mmdiff_jax.study.design import Trial
 from mmdiff_jax.study.settings import Settings, settings_from
 
 STUDY, TRUTH, CLIPS, TEXTS = "study.json", "truth.json", "clips", "texts"
 TOKEN, ANSWERS = "admin_token", "answers.db"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One question: "training", "regular", "repeat" or "trap", and its clips."""
+
+  kind: str
+  clips: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

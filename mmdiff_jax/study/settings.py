@@ -13,6 +13,8 @@ SCALES = {
   "opinion": {"video": 5, "audio": 5, "match": 5},
   "preference": {"preferred": 3},
 }
+# Faults of trap clips, and the scale of the opinion task that each spoils.
+FAULTS = {"foreign": "match", "frozen": "video", "muted": "audio"}
 MATCHES = ("auto", "name", "order", "none")
 
 

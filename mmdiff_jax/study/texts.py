@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from mmdiff_jax.study.settings import SCALES
 
-GIVEN = pathlib.Path(__file__).parent / "texts"
+INCLUDED = pathlib.Path(__file__).parent / "texts"
 
 
 def names(tasks: Iterable[str]) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def copy_texts(
         )
       copies.append(target / file.name)
       shutil.copyfile(file, copies[-1])
-    lacking = labels(GIVEN, "en").keys() - labels(target, language).keys()
+    lacking = labels(INCLUDED, "en").keys() - labels(target, language).keys()
     if lacking:
       raise ValueError(
         f"{source}/labels_{language}.txt lacks {', '.join(sorted(lacking))}."

@@ -1,7 +1,7 @@
 "use strict";
 // The page shows what the server says is due. What counts is checked there:
 // this script only spares raters the refusals.
-const given = JSON.parse(document.getElementById("given").textContent);
+const page = JSON.parse(document.getElementById("page").textContent);
 const byId = (id) => document.getElementById(id);
 const videos = [...document.querySelectorAll("video.clip")];
 const buttons = [...document.querySelectorAll("button.play")];
@@ -11,7 +11,7 @@ let ended = [];
 let begun = false;
 
 async function ask(path, body) {
-  const options = { headers: { "X-Token": given.token } };
+  const options = { headers: { "X-Token": page.token } };
   if (body !== undefined) {
     options.method = "POST";
     options.body = JSON.stringify(body);
@@ -28,7 +28,7 @@ async function ask(path, body) {
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
     }
-    tell(given.labels.lost);
+    tell(page.labels.lost);
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
 }
@@ -53,15 +53,15 @@ function render(next) {
   byId("progress").value = state.trial;
   byId("practice").hidden = !state.training;
   byId("place").textContent = state.phase === "trial"
-    ? given.labels.progress.replace("{n}", state.trial + 1).replace("{total}", state.total) : "";
+    ? page.labels.progress.replace("{n}", state.trial + 1).replace("{total}", state.total) : "";
   if (state.phase === "done" || state.phase === "deaf") {
     show(null);
-    tell(given.labels[state.phase]);
+    tell(page.labels[state.phase]);
   } else if (!begun) {
     show("introduction");
   } else if (state.phase === "tones") {
     byId("attempts").textContent = state.attempts;
-    byId("tone").src = `tones/${given.token}/${state.attempts}.wav`;
+    byId("tone").src = `tones/${page.token}/${state.attempts}.wav`;
     show("tones");
   } else {
     showTrial();
@@ -75,7 +75,7 @@ function showTrial() {
   for (const field of fields) field.disabled = true;
   videos.forEach((video, side) => {
     buttons[side].disabled = true;
-    buttons[side].textContent = given.labels.loading;
+    buttons[side].textContent = page.labels.loading;
     video.src = `clips/${state.clips[side]}.mp4`;
     video.load();
   });
@@ -102,7 +102,7 @@ function update() {
   byId("send").disabled = !(all && answered);
   videos.forEach((video, side) => {
     buttons[side].disabled = !ready(side);
-    if (video.readyState >= 4) buttons[side].textContent = ended[side] ? given.labels.again : given.labels.play;
+    if (video.readyState >= 4) buttons[side].textContent = ended[side] ? page.labels.again : page.labels.play;
   });
 }
 
@@ -166,7 +166,7 @@ byId("counted").addEventListener("submit", async (event) => {
   const answer = await ask("api/tones", { count: Number(byId("count").value) });
   byId("count").value = "";
   await refresh();
-  if (answer.ok && !answer.body.right && state.phase === "tones") tell(given.labels.wrong);
+  if (answer.ok && !answer.body.right && state.phase === "tones") tell(page.labels.wrong);
 });
 
 document.addEventListener("keydown", (event) => {

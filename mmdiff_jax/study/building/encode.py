@@ -18,7 +18,7 @@ from scipy import signal
 from mmdiff_jax.disk.files import replacing
 from mmdiff_jax.media import reading
 from mmdiff_jax.media.writing import SAME_BYTES
-from mmdiff_jax.study import loudness
+from mmdiff_jax.study.building import loudness
 from mmdiff_jax.study.settings import ClipSettings
 
 _CRF = "16"

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from mmdiff_jax.study.exclusion import limits
 from mmdiff_jax.study.folder import Study, load_truth
+from mmdiff_jax.study.statistics.exclusion import limits
 from mmdiff_jax.study.store import Store
 
 _TASKS = {

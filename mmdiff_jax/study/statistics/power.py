@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import stats
 
-from mmdiff_jax.study.votes import Votes
+from mmdiff_jax.study.statistics.votes import Votes
 
 # Parts of the variance, as found in studies of this kind: of a vote "real"
 # at one half, and of a 5-point score.

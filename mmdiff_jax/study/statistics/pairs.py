@@ -9,8 +9,8 @@ import itertools
 
 import numpy as np
 
-from mmdiff_jax.study.bootstrap import Interval, t_interval, two_way
-from mmdiff_jax.study.votes import Votes
+from mmdiff_jax.study.statistics.bootstrap import Interval, t_interval, two_way
+from mmdiff_jax.study.statistics.votes import Votes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,10 @@ import os
 
 import numpy as np
 
-from mmdiff_jax.study.conduct import Conduct
 from mmdiff_jax.study.folder import ANSWERS, Study, load_study, load_truth
-from mmdiff_jax.study.settings import SCALES
+from mmdiff_jax.study.serving.conduct import Conduct
+from mmdiff_jax.study.settings import FAULTS, SCALES
 from mmdiff_jax.study.store import Store
-from mmdiff_jax.study.traps import SPOILS
 
 CHEATS = ("random", "constant", "hasty")
 # Certainty: evidence so far from the criterion.
@@ -95,7 +94,7 @@ class _Person:
     for scale in scales:
       opinion[scale] += rng.normal(0, noise / 2)
     if faulty:
-      opinion[SPOILS[shown[0]["trap"]]] -= 3.0
+      opinion[FAULTS[shown[0]["trap"]]] -= 3.0
     return {
       s: int(score_answer(np.array(v))) for s, v in opinion.items()
     }, ticked

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-KINDS = ("foreign", "frozen", "muted")
-# The scale of the opinion task that each fault spoils.
-SPOILS = {"foreign": "match", "frozen": "video", "muted": "audio"}
+from mmdiff_jax.study.settings import FAULTS
 
 
 def spoil(
@@ -25,4 +23,4 @@ def spoil(
     return np.repeat(video[:1], len(video), 0), audio
   if kind == "muted":
     return video, np.zeros_like(audio)
-  raise ValueError(f"A trap is one of {KINDS}, got {kind!r}.")
+  raise ValueError(f"A trap is one of {tuple(FAULTS)}, got {kind!r}.")

@@ -28,14 +28,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.study import texts
-from mmdiff_jax.study.conduct import Conduct, Refused
 from mmdiff_jax.study.export import rows_csv, votes_rows
 from mmdiff_jax.study.folder import ANSWERS, TEXTS, TOKEN, Study, load_study
+from mmdiff_jax.study.serving.conduct import Conduct, Refused
+from mmdiff_jax.study.serving.tones import tones_wav
 from mmdiff_jax.study.store import Store
-from mmdiff_jax.study.tones import tones_wav
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = pathlib.Path(__file__).parent / "pages"
+_PAGES = pathlib.Path(__file__).parent / "web"
 _STATIC = {"study.js": "text/javascript", "study.css": "text/css"}
 _HEADERS = {
   "Content-Security-Policy": (

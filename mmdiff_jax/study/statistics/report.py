@@ -10,19 +10,19 @@ import numpy as np
 
 from mmdiff_jax.disk.files import check_directory, replacing, write_json
 from mmdiff_jax.disk.leftovers import remove_leftovers
-from mmdiff_jax.study import plots
-from mmdiff_jax.study.agreement import alpha
-from mmdiff_jax.study.detection import detect, real_rate
-from mmdiff_jax.study.exclusion import Verdict, judge, self_agreement
 from mmdiff_jax.study.folder import ANSWERS, Study, load_study
-from mmdiff_jax.study.methods import methods
-from mmdiff_jax.study.opinion import opinions
-from mmdiff_jax.study.pairs import preferences, win_table
-from mmdiff_jax.study.plots import show
 from mmdiff_jax.study.settings import SCALES
+from mmdiff_jax.study.statistics import plots
+from mmdiff_jax.study.statistics.agreement import alpha
+from mmdiff_jax.study.statistics.detection import detect, real_rate
+from mmdiff_jax.study.statistics.exclusion import Verdict, judge, self_agreement
+from mmdiff_jax.study.statistics.methods import methods
+from mmdiff_jax.study.statistics.opinion import opinions
+from mmdiff_jax.study.statistics.pairs import preferences, win_table
+from mmdiff_jax.study.statistics.plots import show
+from mmdiff_jax.study.statistics.tables import Table
+from mmdiff_jax.study.statistics.votes import Votes, load_votes
 from mmdiff_jax.study.store import answered
-from mmdiff_jax.study.tables import Table
-from mmdiff_jax.study.votes import Votes, load_votes
 
 _ALPHA_DRAWS = 200
 
@@ -255,7 +255,7 @@ def _write(
 
   title = study.settings.title
   environment = Environment(
-    loader=FileSystemLoader(pathlib.Path(__file__).parent / "pages"),
+    loader=FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=select_autoescape(),
   )
   page = environment.get_template("report.html").render(

@@ -6,8 +6,8 @@ from typing import Literal
 import krippendorff
 import numpy as np
 
-from mmdiff_jax.study.bootstrap import Interval
-from mmdiff_jax.study.votes import Votes
+from mmdiff_jax.study.statistics.bootstrap import Interval
+from mmdiff_jax.study.statistics.votes import Votes
 
 # Of which kind the answers to each scale are.
 LEVELS: dict[str, Literal["nominal", "ordinal"]] = {

@@ -7,7 +7,7 @@ that plots fill any width, a telephone's too, while letters keep their size.
 import html
 from collections.abc import Sequence
 
-from mmdiff_jax.study.bootstrap import Interval
+from mmdiff_jax.study.statistics.bootstrap import Interval
 
 _ROW = 42
 

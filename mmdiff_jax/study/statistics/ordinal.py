@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 from scipy import optimize, special, stats
 
-from mmdiff_jax.study.bootstrap import Interval
+from mmdiff_jax.study.statistics.bootstrap import Interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 from scipy import special, stats
 
-from mmdiff_jax.study.bootstrap import (
+from mmdiff_jax.study.statistics.bootstrap import (
   Interval,
   rate_interval,
   t_interval,
   two_way,
 )
-from mmdiff_jax.study.votes import Votes
+from mmdiff_jax.study.statistics.votes import Votes
 
 REAL = "real"
 

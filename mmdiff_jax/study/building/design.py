@@ -19,6 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmdiff_jax.study.folder import Trial
+
 # Of fewer, one lapse would be half of all or more.
 _FEWEST_TRAPS = 3
 
@@ -36,14 +38,6 @@ class Stimulus:
   clips: tuple[str, ...]
   system: str
   source: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-  """One question: "training", "regular", "repeat" or "trap", and its clips."""
-
-  kind: str
-  clips: tuple[str, ...]
 
 
 def williams_square(size: int) -> np.ndarray:

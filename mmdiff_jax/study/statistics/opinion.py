@@ -5,9 +5,9 @@ import logging
 
 import numpy as np
 
-from mmdiff_jax.study import ordinal
-from mmdiff_jax.study.bootstrap import Interval, mean_interval
-from mmdiff_jax.study.votes import Votes
+from mmdiff_jax.study.statistics import ordinal
+from mmdiff_jax.study.statistics.bootstrap import Interval, mean_interval
+from mmdiff_jax.study.statistics.votes import Votes
 
 _LOGGER = logging.getLogger(__name__)
 REAL = "real"

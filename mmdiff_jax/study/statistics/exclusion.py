@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from mmdiff_jax.study.settings import SCALES, Exclusion
-from mmdiff_jax.study.traps import SPOILS
-from mmdiff_jax.study.votes import Votes
+from mmdiff_jax.study.settings import FAULTS, SCALES, Exclusion
+from mmdiff_jax.study.statistics.votes import Votes
 
 # What breaking the rule of each fact is called, in the order of the facts.
 _REASONS = {
@@ -92,7 +91,7 @@ def noticed(trap: Votes) -> np.ndarray:
   """
   if trap.task == "opinion":
     low = [
-      trap.values[SPOILS[kind]][i] <= 2 for i, kind in enumerate(trap.trap)
+      trap.values[FAULTS[kind]][i] <= 2 for i, kind in enumerate(trap.trap)
     ]
   elif trap.task == "turing":
     low = trap.values["origin"] == 6

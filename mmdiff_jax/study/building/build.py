@@ -21,8 +21,9 @@ from mmdiff_jax.disk.files import (
 from mmdiff_jax.disk.locks import locked
 from mmdiff_jax.media.files import find_media
 from mmdiff_jax.progress import progress_bar
-from mmdiff_jax.study import design, encode, texts, traps
-from mmdiff_jax.study.design import Stimulus
+from mmdiff_jax.study import texts
+from mmdiff_jax.study.building import design, encode, traps
+from mmdiff_jax.study.building.design import Stimulus
 from mmdiff_jax.study.folder import (
   CLIPS,
   STUDY,
@@ -33,7 +34,7 @@ from mmdiff_jax.study.folder import (
   Study,
   write_study,
 )
-from mmdiff_jax.study.settings import Settings
+from mmdiff_jax.study.settings import FAULTS, Settings
 
 _LOGGER = logging.getLogger(__name__)
 REAL = "real"
@@ -120,7 +121,7 @@ def _build(
   practice, files = _choose(files, systems, settings, rng)
   # Everything that can fail on the settings does so before the long part.
   copies = texts.copy_texts(
-    pathlib.Path(settings.texts) if settings.texts else texts.GIVEN,
+    pathlib.Path(settings.texts) if settings.texts else texts.INCLUDED,
     output / TEXTS, settings.languages, settings.tasks,
   )  # fmt: skip
   clips = _Clips()
@@ -275,12 +276,12 @@ class _Clips:
   ) -> list[Stimulus]:
     """Plans traps: of each kind some, made of clips drawn from `stimuli`."""
     faulty = []
-    order = rng.permutation(len(stimuli))
-    for number in range(min(_TRAPS_PER_KIND * len(traps.KINDS), len(order))):
+    order, kinds = rng.permutation(len(stimuli)), tuple(FAULTS)
+    for number in range(min(_TRAPS_PER_KIND * len(kinds), len(order))):
       base = stimuli[order[number]]
       others = [s for s in stimuli if s.source != base.source]
       if others:
-        kind = traps.KINDS[number % len(traps.KINDS)]
+        kind = kinds[number % len(kinds)]
         other = others[int(rng.integers(len(others)))]
         paths = [self._files[s.clips[0]][0] for s in (base, other)]
         faulty.append(

@@ -1,0 +1,1 @@
+"""From folders of clips to a study: encoded alike, hidden, planned."""

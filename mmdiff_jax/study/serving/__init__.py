@@ -1,0 +1,1 @@
+"""Raters take part: the rules, the web pages, simulated raters."""
