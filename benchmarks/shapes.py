@@ -24,8 +24,8 @@ from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec, uint8_to_unit
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
-from mmdiff_jax.sampling.given import Job, Source
-from mmdiff_jax.sampling.upscale import load_sampling_params
+from mmdiff_jax.sampling.known_sources import Job, Source
+from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.task import make_task
 from mmdiff_jax.world import sync
 from mmdiff_jax.world.clips import make_clip, split_seed

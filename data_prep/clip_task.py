@@ -209,7 +209,7 @@ def _write_segments(
   """Streams a video into segments, measured; returns its number of frames."""
   options, spec = task.options, task.options.spec
   longest = clips.segment_length(spec.frames)
-  given = {} if task.label is None else {"label": task.label}
+  inputs = {} if task.label is None else {"label": task.label}
   start = 0
   frames: list[bytes] = []
 
@@ -230,7 +230,7 @@ def _write_segments(
       frames=frames,
       frame_format=options.frame_format,
       audio=audio,
-      given=given,
+      inputs=inputs,
     )
     writer.write(record)
 

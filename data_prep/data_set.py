@@ -127,7 +127,7 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PreparationPlan:
   """What becomes of the parts.
 
   Attributes:
@@ -146,7 +146,7 @@ def make_plan(
   reports: Sequence[dict],
   left_out: LeftOut,
   shards: int,
-) -> Plan:
+) -> PreparationPlan:
   """Decides which videos go into which shard.
 
   Args:
@@ -183,7 +183,7 @@ def make_plan(
     )
   count = min(shards or -(-len(used) // _VIDEOS_PER_SHARD), len(used))
   edges = [shard * len(used) // count for shard in range(count + 1)]
-  return Plan(
+  return PreparationPlan(
     tuple(videos),
     tuple(sorted(skipped)),
     tuple(
@@ -216,7 +216,7 @@ def move_shard(output: pathlib.Path, name: str) -> None:
 
 def save_manifest(
   output: pathlib.Path,
-  plan: Plan,
+  plan: PreparationPlan,
   options: ClipOptions,
   classes: Sequence[str],
   mark: str,

@@ -18,7 +18,7 @@ def check(config: ConfigDict, spec: AVSpec) -> None:
   config = config.copy_and_resolve_references()
   config.data.update(dataclasses.asdict(spec))
   network = create_network(config.model)
-  network.check_shapes(network.inputs(config)[0])
+  network.check_shapes(network.declare(config)[0])
 
 
 def note(spec: AVSpec) -> str | None:

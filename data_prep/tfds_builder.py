@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data_prep.command_line import Parser, one_line
-from mmdiff_jax.data.clips import FRAME_FORMATS, GIVEN_PREFIXES
+from mmdiff_jax.data.clips import FRAME_FORMATS, INPUT_PREFIXES
 from mmdiff_jax.data.codec import Feature, decode_example
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import read_records
@@ -120,7 +120,7 @@ def _features(input_dir: str, manifest: Manifest) -> dict:
   given = {
     key: tfds.features.Tensor(shape=(None,), dtype=np.asarray(values).dtype)
     for key, values in decode_example(next(first)).items()
-    if key.startswith(GIVEN_PREFIXES)
+    if key.startswith(INPUT_PREFIXES)
   }
   return given | {
     "clip/source": text,
@@ -143,7 +143,7 @@ def _values(features: Mapping[str, Feature]) -> dict:
   for key, feature in features.items():
     if key == "video/frames":
       values[key] = np.array([bytes(frame) for frame in feature], object)
-    elif key.startswith(GIVEN_PREFIXES):
+    elif key.startswith(INPUT_PREFIXES):
       values[key] = np.asarray(feature)
     elif isinstance(feature, np.ndarray):
       values[key] = feature[0]

@@ -16,7 +16,7 @@ def load(path: str | os.PathLike) -> "Model":
     path: a checkpoint or a training run's workdir, whose newest is taken.
 
   Returns:
-    An object with `spec`, `denoise_fn(cond)` and `sample(count, ...)`; see
+    An object with `spec`, `denoise_fn(inputs)` and `sample(count, ...)`; see
     `sampling.model.Model`.
 
   Raises:

@@ -1,4 +1,4 @@
-"""The task: what is generated, what is given, and by which network.
+"""The task: what is generated, from which inputs, by which network.
 
 Made once from a configuration and handed on in its place. Training, sampling,
 previews and upscaling ask it, and know neither the network's name nor what
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -34,19 +35,19 @@ class Task:
     spec: geometry of a clip.
     x: what is generated, by name: shapes without batch axis and types as a
       batch carries them.
-    cond: what is given, likewise.
+    inputs: what the network is given beside it, likewise.
     schedule: of the noise.
     prediction: what the network predicts, "eps" or "x_start".
-    loss_weights: weight of each generated input in the loss.
-    cond_dropout: share of training samples whose given inputs are withheld,
-      where the network knows a value for that.
+    loss_weights: weight in the loss of all that is generated, by name.
+    cond_dropout: share of training samples whose inputs are withheld, where
+      the network has a value for that.
     compiler_options: for the programs that train, on the task's platform.
   """
 
   network: Network
   spec: AVSpec
   x: Leaves
-  cond: Leaves
+  inputs: Leaves
   schedule: Schedule
   prediction: str
   loss_weights: dict[str, float]
@@ -54,18 +55,18 @@ class Task:
   compiler_options: dict[str, str]
 
   def split(self, batch: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits a batch by name into `(x_start, cond)`.
+    """Splits a batch by name into `(x_start, inputs)`.
 
     Pixels (uint8) of what is generated become float32 in [-1, 1].
 
     Raises:
       ValueError: if the batch lacks an input, or has one that nobody declared.
     """
-    declared = self.x.keys() | self.cond.keys()
+    declared = self.x.keys() | self.inputs.keys()
     if batch.keys() != declared:
       raise ValueError(
         f"The batch holds {sorted(batch)}; the network generates "
-        f"{sorted(self.x)} and is given {sorted(self.cond)}: it must hold "
+        f"{sorted(self.x)} from the inputs {sorted(self.inputs)}: it must hold "
         "these and nothing else."
       )
     x_start = {
@@ -75,7 +76,7 @@ class Task:
       for name in batch
       if name in self.x
     }
-    return x_start, {name: batch[name] for name in self.cond}
+    return x_start, {name: batch[name] for name in self.inputs}
 
   def abstract_batch(self, size: int, split: Any = None) -> Leaves:
     """Shapes and types of a training batch, sharded as `split`."""
@@ -83,22 +84,22 @@ class Task:
       name: jax.ShapeDtypeStruct(
         (size, *leaf.shape), leaf.dtype, sharding=split
       )
-      for name, leaf in (self.x | self.cond).items()
+      for name, leaf in (self.x | self.inputs).items()
     }
 
   def init(self, rng: jax.Array) -> Any:
     """Initialises the network's parameters; traceable."""
-    return self.network.init(rng, self.x, self.cond)["params"]
+    return self.network.init(rng, self.x, self.inputs)["params"]
 
   def denoise_fn(
-    self, params: Any, cond: Arrays | None = None, train: bool = False
+    self, params: Any, inputs: Arrays | None = None, train: bool = False
   ) -> DenoiseFn:
     """Returns `denoise_fn(x_t, t, rng)` for given parameters.
 
     Args:
       params: of the network.
-      cond: given inputs `[B, ...]`; what is left out is not given.
-      train: turns dropout on, and withholds given inputs at random
+      inputs: of the network `[B, ...]`; one that is left out is withheld.
+      train: turns dropout on, and withholds inputs at random
         (`cond_dropout`, each sample for itself).
 
     Returns:
@@ -107,48 +108,54 @@ class Task:
       the channels where the network learns a variance.
 
     Raises:
-      ValueError: (when called) if an input that must be given is missing, or
-        one is given that the network does not take.
+      ValueError: (when called) if an input that is needed is missing, or the
+        network does not take one.
     """
 
     def denoise_fn(x_t: Any, t: jax.Array, rng: jax.Array) -> Any:
       window_rng, dropout_rng = jax.random.split(rng)
       rngs = {"window": window_rng}
-      given = self._complete(cond or {}, t.shape[0])
+      complete = self._complete(inputs or {}, t.shape[0])
       if train:
         rngs["dropout"] = dropout_rng
-        given = self._withhold(given, jax.random.fold_in(rng, 2))
+        complete = self._withhold(complete, jax.random.fold_in(rng, 2))
       return self.network.module.apply(
-        {"params": params}, x_t, t, given, train, rngs=rngs, method=self.network
+        {"params": params},
+        x_t,
+        t,
+        complete,
+        train,
+        rngs=rngs,
+        method=self.network,
       )
 
     return denoise_fn
 
   def guided_denoise_fn(
-    self, params: Any, cond: Arrays, scale: float
+    self, params: Any, inputs: Arrays, scale: float
   ) -> DenoiseFn:
     """Returns `denoise_fn(x_t, t, rng)` under classifier-free guidance.
 
     Args:
       params: of the network.
-      cond: given inputs `[B, ...]`.
+      inputs: of the network `[B, ...]`.
       scale: see `guidance.classifier_free`.
 
     Raises:
-      ValueError: if nothing is given that could be withheld.
+      ValueError: if none of the inputs can be withheld.
     """
-    null = {k: v for k, v in self.network.null.items() if k in cond}
+    null = {k: v for k, v in self.network.null.items() if k in inputs}
     if not null:
       raise ValueError(
-        "Guidance compares what is given with its absence, but nothing is "
-        f"given that could be withheld; this network takes "
-        f"{sorted(self.network.null) or 'nothing of the kind'}."
+        "Guidance compares an input with its absence, but none of these "
+        f"inputs can be withheld: {sorted(inputs)}; this network takes "
+        f"{sorted(self.network.null) or 'none of the kind'}."
       )
     pairs = {
       name: jnp.stack(
         [value, jnp.full_like(value, null[name]) if name in null else value], 1
       ).reshape(-1, *value.shape[1:])
-      for name, value in cond.items()
+      for name, value in inputs.items()
     }
     return guidance.classifier_free(
       self.denoise_fn(params, pairs),
@@ -156,29 +163,69 @@ class Task:
       learn_sigma=self.network.learn_sigma,
     )
 
-  def _complete(self, cond: Arrays, batch: int) -> dict[str, jax.Array]:
-    """All given inputs: what is absent has the value that says so."""
-    null = self.network.null
-    missing = self.cond.keys() - null.keys() - cond.keys()
-    if missing or not cond.keys() <= self.cond.keys():
-      raise ValueError(
-        f"The network was given {sorted(cond)}; it takes {sorted(self.cond)}, "
-        f"of which {sorted(self.cond.keys() - null.keys())} must be given."
-      )
+  def repeat_inputs(self, inputs: Mapping[str, Any], batch: int) -> Arrays:
+    """Inputs that are the same for all samples, as a batch.
+
+    Args:
+      inputs: values of the network's inputs by name, without batch axis.
+      batch: number of samples.
+
+    Returns:
+      Arrays `[batch, ...]` of the types that the network takes.
+
+    Raises:
+      ValueError: for an input that the network does not take, and for a value
+        of another shape or kind.
+    """
+    self._check_names(inputs)
     return {
-      name: cond[name]
-      if name in cond
+      name: jnp.broadcast_to(
+        _as_input(name, value, self.inputs[name]),
+        (batch, *self.inputs[name].shape),
+      )
+      for name, value in inputs.items()
+    }
+
+  def _check_names(self, inputs: Mapping[str, Any]) -> None:
+    unknown = sorted(inputs.keys() - self.inputs.keys())
+    if unknown:
+      takes = ", ".join(sorted(self.inputs)) or "none"
+      raise ValueError(
+        f"The network has no input {unknown[0]!r}; its inputs: {takes}. Leave "
+        "it out, or train a network that has it."
+      )
+
+  def _complete(self, inputs: Arrays, batch: int) -> dict[str, jax.Array]:
+    """All inputs: one that is absent has the value that says so."""
+    self._check_names(inputs)
+    null = self.network.null
+    missing = sorted(self.inputs.keys() - null.keys() - inputs.keys())
+    if missing:
+      raise ValueError(
+        f"The network's input {missing[0]!r} is missing; it needs "
+        f"{', '.join(sorted(self.inputs.keys() - null.keys()))}."
+      )
+    for name, value in inputs.items():
+      wanted = (batch, *self.inputs[name].shape)
+      if jnp.shape(value) != wanted:
+        raise ValueError(
+          f"The network's input {name!r} has shape {jnp.shape(value)}; for "
+          f"{batch} samples it must have {wanted}."
+        )
+    return {
+      name: jnp.asarray(inputs[name])
+      if name in inputs
       else jnp.full((batch, *leaf.shape), null[name], leaf.dtype)
-      for name, leaf in self.cond.items()
+      for name, leaf in self.inputs.items()
     }
 
   def _withhold(
-    self, cond: dict[str, jax.Array], rng: jax.Array
+    self, inputs: dict[str, jax.Array], rng: jax.Array
   ) -> dict[str, jax.Array]:
     """Takes all that can be withheld from a random share of the samples."""
     null = self.network.null
     if not null or not self.cond_dropout:
-      return cond
+      return inputs
 
     def drop(name: str, value: jax.Array) -> jax.Array:
       if name not in null:
@@ -187,7 +234,24 @@ class Task:
       mask = drawn.reshape(-1, *(1,) * (value.ndim - 1))
       return jnp.where(mask, jnp.asarray(null[name], value.dtype), value)
 
-    return {name: drop(name, value) for name, value in cond.items()}
+    return {name: drop(name, value) for name, value in inputs.items()}
+
+
+def _as_input(name: str, value: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+  """One value of an input, checked against what the network declares."""
+  try:
+    array = np.asarray(value)
+    exact = array.astype(leaf.dtype)
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{name}={value!r} is not a number or array.") from error
+  if array.shape != leaf.shape:
+    raise ValueError(
+      f"{name} has shape {array.shape}; the network takes {leaf.shape}, the "
+      "same for all samples."
+    )
+  if np.issubdtype(leaf.dtype, np.integer) and not np.array_equal(array, exact):
+    raise ValueError(f"{name}={value!r} must hold whole numbers.")
+  return exact
 
 
 def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
@@ -206,7 +270,7 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
   if mesh is not None:
     platform = platform_of(mesh)
   network = create_network(config.model).on(platform, mesh)
-  x, cond = network.inputs(config)
+  x, inputs = network.declare(config)
   network.check_shapes(x)
   dropout = config.train.get("cond_dropout", 0.0)
   if not 0 <= dropout < 1:
@@ -216,7 +280,7 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
     network=network,
     spec=AVSpec.from_config(config.data),
     x=x,
-    cond=cond,
+    inputs=inputs,
     schedule=make_schedule(
       config.diffusion.schedule, config.diffusion.num_timesteps
     ),

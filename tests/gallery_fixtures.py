@@ -30,7 +30,7 @@ def make_run(directory, condition=None, source=None):
       entry |= {
         "source": str(source),
         "source_sha256": file_sha256(source)[:16],
-        "given": [condition],
+        "known": [condition],
         "repairs": [],
         "index": 1220202889 + i,
       }

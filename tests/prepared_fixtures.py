@@ -56,5 +56,5 @@ def records(spec, clip, names, lengths, frame_format, given):
       frames=[clips.encode_frame(i, frame_format, 95) for i in images],
       frame_format=frame_format,
       audio=np.arange(begin, end)[:, None] / 32768,
-      given=given[clip] if given else None,
+      inputs=given[clip] if given else None,
     )

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mmdiff_jax.devices import sharding
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.models import attention, ops, plain
 from mmdiff_jax.task import make_task
@@ -187,7 +186,8 @@ def test_cudnn_never_gets_more_sequences_than_it_takes(monkeypatch):
 
 FOUR_DEVICES = """
 import jax, numpy as np
-from mmdiff_jax import sharding
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.models import attention
 from tests.attention_oracle import normal, softmax_attention
 mesh = make_mesh(2, 2)
@@ -220,7 +220,7 @@ def test_the_task_decides_by_the_devices_it_is_made_for(monkeypatch):
   config = make_tiny_config()
   mesh = make_mesh()
   assert make_task(config, mesh).network.module.attention == "auto"
-  monkeypatch.setattr(sharding, "platform", lambda mesh: "tpu")
+  monkeypatch.setattr("mmdiff_jax.task.platform_of", lambda mesh: "tpu")
   chosen = make_task(config, mesh).network.module.attention
   assert (chosen.name, chosen.platform) == ("auto", "tpu")
 

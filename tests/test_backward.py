@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdiff_jax.devices import sharding
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.models.cpu.backward import in_turn
 from mmdiff_jax.models.remat import MEMORY_FIRST
@@ -94,7 +93,7 @@ def test_training_compiles_rematerialised_networks_so(
   tiny_config, monkeypatch, remat, platform, options
 ):
   tiny_config.model.remat = remat
-  monkeypatch.setattr(sharding, "platform", lambda mesh: platform)
+  monkeypatch.setattr("mmdiff_jax.task.platform_of", lambda mesh: platform)
   task = make_task(tiny_config, make_mesh())
   assert task.compiler_options == options
 

@@ -119,7 +119,7 @@ def test_a_record_without_anything_given_is_as_it_always_was():
 )
 def test_what_no_record_can_carry_is_named(name, value, message):
   with pytest.raises(ValueError, match=message):
-    clips.as_given(name, value)
+    clips.as_inputs(name, value)
 
 
 def manifest():

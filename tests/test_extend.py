@@ -12,14 +12,14 @@ SPEC = AVSpec(frames=8, height=2, width=2, fps=10, sample_rate=4410)
 LARGEST_STEP = 0.5 * 2 * np.pi * 30 / SPEC.sample_rate  # of the tone below
 
 
-def tone_window(honest=True):
+def tone_piece(honest=True):
   """Windows that hold a tone whose phase each of them picks anew.
 
   They return what was given exactly, as every sampler does, and then jump.
   """
   given = []
 
-  def sample_window(index, start, known):
+  def sample_piece(index, start, known):
     given.append(known)
     time = np.arange(SPEC.audio_length) / SPEC.sample_rate
     audio = 0.5 * np.sin(2 * np.pi * 30 * time + 2.1 * index)[None, :, None]
@@ -29,7 +29,7 @@ def tone_window(honest=True):
       video[:, : known["video"].shape[1]] = known["video"]
     return {"video": video, "audio": audio}
 
-  return sample_window, given
+  return sample_piece, given
 
 
 def joined(chunks):
@@ -41,18 +41,18 @@ def joined(chunks):
 
 
 def test_no_click_at_the_seams():
-  sample_window, given = tone_window()
-  clip = joined(extend(sample_window, SPEC, 40, overlap_frames=4))
-  windows = len(given)
-  assert windows == 9
+  sample_piece, given = tone_piece()
+  clip = joined(extend(sample_piece, SPEC, 40, overlap_frames=4))
+  pieces = len(given)
+  assert pieces == 9
   jump = np.abs(np.diff(clip["audio"][0, :, 0]))
-  # A hard cut between two phases steps by up to 1; within a window the tone
+  # A hard cut between two phases steps by up to 1; within a piece the tone
   # moves by LARGEST_STEP, and a fade adds next to nothing.
   assert jump.max() < 1.2 * LARGEST_STEP
-  # The same windows put end to end do click.
+  # The same pieces put end to end do click.
   time = np.arange(SPEC.audio_length) / SPEC.sample_rate
   cut = np.concatenate(
-    [np.sin(2 * np.pi * 30 * time + 2.1 * i) * 0.5 for i in range(windows)]
+    [np.sin(2 * np.pi * 30 * time + 2.1 * i) * 0.5 for i in range(pieces)]
   )
   assert np.abs(np.diff(cut)).max() > 5 * LARGEST_STEP
 
@@ -64,7 +64,7 @@ def test_lengths_add_up(total, sample_rate):
   spec = AVSpec(8, 2, 2, 10, sample_rate)
   ramp = np.arange(spec.audio_length, dtype=np.float32)
 
-  def sample_window(index, start, known):
+  def sample_piece(index, start, known):
     assert start == index * 5
     # Every sample carries its place in the whole clip.
     audio = (ramp + spec.frames_to_samples(start))[None, :, None]
@@ -79,7 +79,7 @@ def test_lengths_add_up(total, sample_rate):
       assert count == spec.frames_to_samples(start + 2) - int(audio[0, 0, 0])
     return {"video": video, "audio": audio}
 
-  clip = joined(extend(sample_window, spec, total, overlap_frames=3))
+  clip = joined(extend(sample_piece, spec, total, overlap_frames=3))
   np.testing.assert_array_equal(clip["video"][0, :, 0, 0, 0], np.arange(total))
   length = spec.frames_to_samples(total)
   assert clip["audio"].shape == (1, length, 1)
@@ -90,8 +90,8 @@ def test_lengths_add_up(total, sample_rate):
 
 
 def test_the_known_part_comes_from_the_clip_as_it_was_put_out():
-  sample_window, given = tone_window(honest=False)
-  clip = joined(extend(sample_window, SPEC, 24, 4, blend_frames=2))
+  sample_piece, given = tone_piece(honest=False)
+  clip = joined(extend(sample_piece, SPEC, 24, 4, blend_frames=2))
   for index, known in enumerate(given[1:], start=1):
     start = index * 4
     np.testing.assert_array_equal(
@@ -105,8 +105,8 @@ def test_the_known_part_comes_from_the_clip_as_it_was_put_out():
 
 
 def test_pieces_come_as_they_are_made():
-  sample_window, given = tone_window()
-  endless = extend(sample_window, SPEC, 10**9, overlap_frames=4)
+  sample_piece, given = tone_piece()
+  endless = extend(sample_piece, SPEC, 10**9, overlap_frames=4)
   pieces = list(itertools.islice(endless, 3))
   assert len(given) == 3
   assert all(piece["video"].shape[1] == 4 for piece in pieces)
@@ -117,4 +117,4 @@ def test_pieces_come_as_they_are_made():
 )
 def test_lengths_that_do_not_fit_are_an_error(overlap, blend, total):
   with pytest.raises(ValueError, match="must"):
-    extend(tone_window()[0], SPEC, total, overlap, blend)
+    extend(tone_piece()[0], SPEC, total, overlap, blend)

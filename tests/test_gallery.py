@@ -194,12 +194,12 @@ def test_the_upscaled_copy_stands_beside_the_clip(samples, tmp_path):
 @pytest.mark.parametrize(
   ("record", "said"),
   [
-    ({"index": 1220202889, "repairs": [], "given": ["audio"]}, "the sound"),
+    ({"index": 1220202889, "repairs": [], "known": ["audio"]}, "the sound"),
     ({"given": ["audio", "video"]}, "the sound and the pictures"),
   ],
 )
 def test_facts_are_words(record, said):
-  assert words.facts(record) == {"given": said}
+  assert words.facts(record) == {"known": said}
 
 
 def test_facts_that_are_not_known_are_shown_by_their_names():

@@ -15,7 +15,11 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.media import reading, writing
 from mmdiff_jax.media.files import listed_geometry
 from mmdiff_jax.sampling import generate
-from mmdiff_jax.sampling.given import Source, load_sources, make_jobs
+from mmdiff_jax.sampling.known_sources import (
+  KnownSource,
+  load_sources,
+  make_jobs,
+)
 from mmdiff_jax.task import make_task
 from mmdiff_jax.world.clips import make_clip
 from tests.conftest import make_tiny_config
@@ -249,7 +253,7 @@ def test_output_that_is_a_file_is_refused_before_the_work(run, tmp_path):
 
 
 def test_index_of_a_source_depends_on_its_name_and_number_alone():
-  a, b = (Source(name, f"{name}.wav", {}, ()) for name in "ab")
+  a, b = (KnownSource(name, f"{name}.wav", {}, ()) for name in "ab")
   few = {job.name: job.index for job in make_jobs(2, [a])}
   many = {job.name: job.index for job in make_jobs(500, [b, a])}
   assert len(set(many.values())) == len(many) == 1000
@@ -291,7 +295,7 @@ def test_given_audio_is_in_the_output_bit_for_bit(
   videos = [read_frames(tmp_path / f"out/bell_{k:03d}") for k in range(2)]
   assert np.mean(videos[0] != videos[1]) > 0.5
   record = records(tmp_path / "out")[0]
-  assert record["given"] == ["audio"]
+  assert record["known"] == ["audio"]
   assert record["source"].endswith("bell.wav")
 
 

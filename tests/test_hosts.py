@@ -30,7 +30,7 @@ address, num_hosts, host, workdir, num_steps = sys.argv[1:]
 import jax
 if address:
   jax.distributed.initialize(address, int(num_hosts), int(host))
-from mmdiff_jax import sharding
+from mmdiff_jax.devices import sharding
 from mmdiff_jax.training import loop
 from tests.toy import make_toy_config
 config = make_toy_config()

@@ -17,10 +17,12 @@ def test_one_draw_has_the_structure_and_spread_of_separate_ones(make_config):
   ours = flax.traverse_util.flatten_dict(jax.jit(task.init)(key))
   module = task.network.module
   x = {name: np.zeros((1, *leaf.shape)) for name, leaf in task.x.items()}
-  cond = {name: np.zeros((1, *leaf.shape)) for name, leaf in task.cond.items()}
+  inputs = {
+    name: np.zeros((1, *leaf.shape)) for name, leaf in task.inputs.items()
+  }
   separate = jax.jit(
     lambda key: module.init(
-      key, x, np.zeros(1, int), cond, False, method=task.network
+      key, x, np.zeros(1, int), inputs, False, method=task.network
     )
   )(key)
   separate = flax.traverse_util.flatten_dict(separate["params"])

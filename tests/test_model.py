@@ -62,7 +62,7 @@ def test_senseless_requests_are_errors(model, tmp_path):
   with pytest.raises(ValueError, match="stepz: no option of a sampler; .*step"):
     model.sample(1, stepz=3)
   with pytest.raises(ValueError, match=r"was given \['label'\]"):
-    model.sample(1, steps=2, cond={"label": 1})
+    model.sample(1, steps=2, inputs={"label": 1})
   with pytest.raises(FileNotFoundError, match="No checkpoint"):
     mmdiff_jax.load(tmp_path)
 

@@ -85,7 +85,7 @@ def test_clips_are_sampled_under_every_condition(name, options, method):
 def test_images_and_resampled_clips_are_sampled_too(name, options):
   settings = settings_of(name, options)
   task = make_task(make_tiny_sr_config())
-  low_res = jnp.zeros((BATCH, *task.cond["low_res"].shape))
+  low_res = jnp.zeros((BATCH, *task.inputs["low_res"].shape))
   sample = make_sample_fn(task, settings, make_mesh())
   check(sample, task, None, {"low_res": low_res})
 
@@ -95,12 +95,12 @@ def test_images_and_resampled_clips_are_sampled_too(name, options):
   check(sample, task, Condition(known, method="resampling"), {})
 
 
-def check(sample, task, condition, cond):
+def check(sample, task, condition, inputs):
   """Traces a sampler; it must return what the task generates."""
   params = jax.eval_shape(task.init, jax.random.key(0))
   x, nfe = jax.eval_shape(
     lambda params, rng, indices: sample(
-      params, rng, indices, condition, cond=cond
+      params, rng, indices, condition, inputs=inputs
     ),
     params,
     jax.random.key(0),

@@ -22,7 +22,8 @@ import json, re, sys
 import jax, jax.numpy as jnp
 from configs import default
 from tests import conftest, sr_fixtures
-from mmdiff_jax import sharding
+from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import make_task
 from mmdiff_jax.training.program import build_program
@@ -51,7 +52,7 @@ else:
     params,
     jax.eval_shape(lambda: jax.random.key(0)),
     jax.ShapeDtypeStruct((16,), jnp.int32, sharding=split),
-    cond={name: leaf(x) for name, x in task.cond.items()},
+    inputs={name: leaf(x) for name, x in task.inputs.items()},
   )
 moved = {}
 sizes = {"pred": 1, "u8": 1, "bf16": 2}

@@ -9,8 +9,8 @@ from configs import default, shapes
 from mmdiff_jax import checkpoint
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
-from mmdiff_jax.sampling.given import Job
-from mmdiff_jax.sampling.upscale import load_sampling_params
+from mmdiff_jax.sampling.known_sources import Job
+from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.task import make_task
 from mmdiff_jax.training import metrics
 from mmdiff_jax.world import sync

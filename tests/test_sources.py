@@ -291,7 +291,7 @@ def test_a_synthetic_clip_is_rendered_once(monkeypatch):
   clip = open_source("synthetic", SourceOptions(SPEC)).clip(
     "synthetic/00000003", 0
   )
-  clip.given(), clip.video(), clip.audio(), clip.frame(1)
+  clip.inputs(), clip.video(), clip.audio(), clip.frame(1)
   assert rendered == [split_seed("train", 3)]
 
 

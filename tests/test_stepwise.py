@@ -10,7 +10,7 @@ from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling import stepwise
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
-from mmdiff_jax.sampling.given import Job
+from mmdiff_jax.sampling.known_sources import Job
 from mmdiff_jax.sampling.sample_fn import inherit_sampler, make_sample_fn
 from mmdiff_jax.sampling.stepwise import WatchedSampler
 from mmdiff_jax.task import make_task

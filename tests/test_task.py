@@ -45,18 +45,18 @@ class ToyNetwork(models.Network):
   module_cls = Toy
   null = {"mood": 0.0}
 
-  def inputs(self, config):
+  def declare(self, config):
     spec = AVSpec.from_config(config.data)
     return {
       "video": models.Leaf(spec.video_shape, jnp.uint8),
       "audio": models.Leaf(spec.audio_shape, jnp.float32),
     }, {"mood": models.Leaf((2,), jnp.float32)}
 
-  def smallest_inputs(self):
-    return self.inputs(make_tiny_config())
+  def smallest(self):
+    return self.declare(make_tiny_config())
 
-  def __call__(self, module, x, t, cond, train):
-    return module(x, t, cond["mood"])
+  def __call__(self, module, x, t, inputs, train):
+    return module(x, t, inputs["mood"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,24 +140,24 @@ def test_it_is_trained_resumed_and_sampled(config, tmp_path):
     return (tmp_path / name / "sample_000000.wav").read_bytes()
 
   plain = sample("plain")
-  given = sample("given", cond={"mood": [3.0, -2.0]})
+  given = sample("given", inputs={"mood": [3.0, -2.0]})
   config.sample.cfg_scale = 4.0
-  guided = sample("guided", cond={"mood": [3.0, -2.0]})
+  guided = sample("guided", inputs={"mood": [3.0, -2.0]})
   assert len({plain, given, guided}) == 3
   settings = json.loads((tmp_path / "given/samples.json").read_text())
-  assert settings["settings"]["cond"] == {"mood": [3.0, -2.0]}
+  assert settings["settings"]["inputs"] == {"mood": [3.0, -2.0]}
   with pytest.raises(ValueError, match="cfg_scale=4.0 has no effect"):
     sample("nothing")
-  with pytest.raises(ValueError, match="label=1 is given to a network.*mood"):
-    sample("unknown", cond={"label": 1})
+  with pytest.raises(ValueError, match="no input 'label'; its inputs: mood"):
+    sample("unknown", inputs={"label": 1})
 
 
 def test_a_leaf_that_nobody_declared_is_an_error(config):
   task = make_task(config)
   batch = next(Loader(task.spec, 2))
-  x, cond = task.split(batch)
-  assert x.keys() == {"video", "audio"} and cond.keys() == {"mood"}
-  with pytest.raises(ValueError, match="holds .*'label'.*given .*'mood'"):
+  x, inputs = task.split(batch)
+  assert x.keys() == {"video", "audio"} and inputs.keys() == {"mood"}
+  with pytest.raises(ValueError, match="holds .*'label'.*inputs .*'mood'"):
     task.split(batch | {"label": np.zeros(2, np.int32)})
   del batch["mood"]
   with pytest.raises(ValueError, match="must hold these"):
@@ -171,8 +171,8 @@ def test_what_is_given_is_withheld_from_its_share_of_samples(config):
   t = jnp.zeros(400, jnp.int32)
   mood = {"mood": jnp.ones((400, 2))}
 
-  def audio(cond, train):
-    denoise = task.denoise_fn(params, cond, train=train)
+  def audio(inputs, train):
+    denoise = task.denoise_fn(params, inputs, train=train)
     return np.asarray(denoise(x, t, jax.random.key(1))["audio"])[:, 0, 0]
 
   given, absent = audio(mood, False), audio(None, False)
@@ -199,7 +199,7 @@ def test_guidance_extrapolates_from_absent_to_given(config):
   for name in x:
     expected = absent[name] + 3.0 * (given[name] - absent[name])
     np.testing.assert_allclose(guided[name], expected, atol=1e-5)
-  with pytest.raises(ValueError, match="could be withheld.*mood"):
+  with pytest.raises(ValueError, match="can be withheld.*mood"):
     task.guided_denoise_fn(params, {}, 3.0)
 
 
@@ -218,3 +218,26 @@ def test_a_key_of_another_network_is_named():
 def test_config_model_holds_exactly_the_fields_of_its_network():
   model = default.get_config().model
   assert set(model) == models.fields("av_unet") | {"name"}
+
+
+@pytest.mark.parametrize(
+  ("mood", "message"),
+  [
+    (np.zeros((4, 2)), r"mood has shape \(4, 2\); the network takes \(2,\)"),
+    (1.0, r"mood has shape \(\); the network takes \(2,\)"),
+    ("glad", "mood='glad' is not a number or array"),
+  ],
+)
+def test_an_input_of_another_shape_is_not_broadcast(config, mood, message):
+  """A value per sample, taken as one for all, would depend on the batch."""
+  task = make_task(config)
+  with pytest.raises(ValueError, match=message):
+    task.repeat_inputs({"mood": mood}, 4)
+
+
+def test_inputs_of_a_batch_must_have_its_size(config):
+  task = make_task(config)
+  x = {k: jnp.zeros((3, *leaf.shape)) for k, leaf in task.x.items()}
+  denoise = task.denoise_fn({}, {"mood": jnp.zeros((1, 2))})
+  with pytest.raises(ValueError, match=r"shape \(1, 2\); for 3 samples"):
+    denoise(x, jnp.zeros(3, jnp.int32), jax.random.key(0))

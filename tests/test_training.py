@@ -61,18 +61,18 @@ class ToyNetwork(models.Network):
 
   module_cls = Toy
 
-  def inputs(self, config):
+  def declare(self, config):
     del config
     return {
       "video": models.Leaf((2, 4, 4, 3), jnp.uint8),
       "audio": models.Leaf((16, 1), jnp.float32),
     }, {}
 
-  def smallest_inputs(self):
-    return self.inputs(None)
+  def smallest(self):
+    return self.declare(None)
 
-  def __call__(self, module, x, t, cond, train):
-    del cond
+  def __call__(self, module, x, t, inputs, train):
+    del inputs
     video, audio = module(x["video"], x["audio"], t, train)
     return {"video": video, "audio": audio}
 
@@ -81,7 +81,7 @@ def build(**train):
   config = default.get_config()
   config.train.update(learning_rate=0.1, ema_decay=0.75, **train)
   task = dataclasses.replace(make_task(config), network=ToyNetwork(Toy()))
-  x, _ = task.network.inputs(config)
+  x, _ = task.network.declare(config)
   task = dataclasses.replace(task, x=x)
   timesteps = create_timestep_sampler("uniform", task.schedule)
   optimizer = create_optimizer(config.train)

@@ -18,9 +18,9 @@ from mmdiff_jax.convert import importer
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.media import reading, writing
 from mmdiff_jax.sampling import generate
+from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.sampling.upscale import (
   Upscaler,
-  load_sampling_params,
   upscale,
 )
 from mmdiff_jax.task import make_task

@@ -107,7 +107,7 @@ def test_folders_can_label_their_videos(videos, tmp_path, capsys):
   ]
   clips = all_clips(output)
   labels = {
-    clips.place(i)[0]: clips[i].given()["label"].tolist()
+    clips.place(i)[0]: clips[i].inputs()["label"].tolist()
     for i in range(len(clips))
   }
   assert labels == {"cat/y.mp4": 0, "dog/more/z.mp4": 1, "dog/x.mp4": 1}
@@ -118,13 +118,13 @@ def test_folders_can_label_their_videos(videos, tmp_path, capsys):
   assert run(source, output) == 1
   assert "of other videos or options" in capsys.readouterr().err
   assert run(source, output, "--overwrite") == 0
-  assert all_clips(output)[0].given() == {}
+  assert all_clips(output)[0].inputs() == {}
   assert "classes" not in (output / "dataset.json").read_text()
   assert run(source, output, "--labels=folders") == 1
   shutil.copytree(source / "dog", source / "bird")
   assert run(source, output, "--labels=folders", "--overwrite") == 0
   clips = all_clips(output)
-  assert clips[len(clips) - 1].given()["label"] == 2
+  assert clips[len(clips) - 1].inputs()["label"] == 2
   flat = tmp_path / "flat"
   flat.mkdir()
   shutil.copy(videos / "a.mp4", flat)

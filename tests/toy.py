@@ -35,17 +35,17 @@ class ToyNetwork(models.Network):
 
   module_cls = Toy
 
-  def inputs(self, config):
+  def declare(self, config):
     spec = AVSpec.from_config(config.data)
     return {
       "video": models.Leaf(spec.video_shape, jnp.uint8),
       "audio": models.Leaf(spec.audio_shape, jnp.float32),
     }, {}
 
-  def smallest_inputs(self):
-    return self.inputs(make_tiny_config())
+  def smallest(self):
+    return self.declare(make_tiny_config())
 
-  def __call__(self, module, x, t, cond, train):
+  def __call__(self, module, x, t, inputs, train):
     return module(x, t)
 
 

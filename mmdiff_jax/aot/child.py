@@ -66,18 +66,18 @@ def trace_sampler(
   check_batch_size(mesh, size, "config.sample.batch_size")
   params = jax.eval_shape(task.init, jax.random.key(0))
   params = sharding.with_shardings(params, sharding.fsdp_sharded(mesh, params))
-  cond = {
+  inputs = {
     name: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=split)
-    for name, leaf in task.cond.items()
+    for name, leaf in task.inputs.items()
     if name not in task.network.null
   }
   traced = make_sample_fn(task, config.sample, mesh).trace(
     params,
     jax.eval_shape(lambda: jax.random.key(0)),
     jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split),
-    cond=cond,
+    inputs=inputs,
   )
-  return traced, {"parameters": params, "given": cond}
+  return traced, {"parameters": params, "inputs": inputs}
 
 
 def device_bytes(tree: Any) -> int:

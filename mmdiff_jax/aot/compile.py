@@ -17,15 +17,12 @@ from mmdiff_jax import checkpoint
 from mmdiff_jax.aot import ladder
 from mmdiff_jax.aot.hardware import GIB, check_installed, check_topology
 from mmdiff_jax.aot.report import as_text, read_report, reported_memory
+from mmdiff_jax.devices.memory import DoesNotFitError
 from mmdiff_jax.disk.files import check_file, write_json
 
 WHAT = ("train", "sample")
 # Seconds between two looks at what the compiler has written.
 _INTERVAL = 0.5
-
-
-class DoesNotFitError(RuntimeError):
-  """The program needs more memory than a device has."""
 
 
 def compile_for(

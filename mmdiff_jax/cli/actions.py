@@ -70,7 +70,7 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
       source=options.source,
       duration=options.duration,
       overlap=options.overlap,
-      cond={} if options.label is None else {"label": options.label},
+      inputs={} if options.label is None else {"label": options.label},
       sr_checkpoint=options.sr_checkpoint,
       asked=_asked(options, config, "sample"),
       force=options.force,

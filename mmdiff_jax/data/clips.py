@@ -5,7 +5,7 @@ segment k starts at frame kF and holds up to 2F-1 frames, hence the clips that
 start at frames kF .. kF+F-1. Every clip is in exactly one record, and nothing
 is stored more than twice.
 
-Besides the two streams a record carries what is given of its video, by name:
+Besides the two streams a record carries the inputs of its video, by name:
 feature `given/<name>` holds the values, an empty or longer `given_shape/<name>`
 their shape.
 """
@@ -24,7 +24,7 @@ from mmdiff_jax.media.writing import from_pcm16, to_pcm16
 FRAME_FORMATS = ("raw", "png", "jpeg")
 # zlib level of PNG frames: higher ones are much slower and little smaller.
 _PNG_LEVEL = 3
-GIVEN_PREFIXES = _GIVEN, _GIVEN_SHAPE = "given/", "given_shape/"
+INPUT_PREFIXES = _INPUT, _INPUT_SHAPE = "given/", "given_shape/"
 
 
 def segment_length(clip_frames: int) -> int:
@@ -90,11 +90,11 @@ def decode_frame(
   return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def as_given(name: str, value: Any) -> np.ndarray:
-  """What is given of a clip, in the types that batches have.
+def as_inputs(name: str, value: Any) -> np.ndarray:
+  """Inputs that go with a clip, in the types that batches have.
 
   Args:
-    name: of what is given, a Python identifier.
+    name: of the input, a Python identifier.
     value: integers or floats of any shape.
 
   Returns:
@@ -104,17 +104,17 @@ def as_given(name: str, value: Any) -> np.ndarray:
     ValueError: if it is something else, or does not fit the type.
   """
   if not name.isidentifier():
-    raise ValueError(f"given {name!r} must be a name of letters and digits.")
+    raise ValueError(f"input {name!r} must be a name of letters and digits.")
   array = np.asarray(value)
   if array.dtype.kind == "f":
     return array.astype(np.float32)
   if array.dtype.kind not in "iub":
     raise ValueError(
-      f"given {name!r} is {array.dtype}; allowed are integers and floats."
+      f"input {name!r} is {array.dtype}; allowed are integers and floats."
     )
   converted = array.astype(np.int32)
   if not np.array_equal(converted, array):
-    raise ValueError(f"given {name!r} holds integers beyond 32 bits.")
+    raise ValueError(f"input {name!r} holds integers beyond 32 bits.")
   return converted
 
 
@@ -126,7 +126,7 @@ def encode_segment(
   frames: Sequence[bytes],
   frame_format: str,
   audio: np.ndarray,
-  given: Mapping[str, Any] | None = None,
+  inputs: Mapping[str, Any] | None = None,
 ) -> bytes:
   """Serialises a segment as a tf.train.Example.
 
@@ -137,7 +137,7 @@ def encode_segment(
     frames: encoded frames.
     frame_format: one of FRAME_FORMATS.
     audio: float `[n, 1]`, the samples of `audio_span`.
-    given: what else is known of the video; see `as_given`.
+    inputs: of a network that go with the video; see `as_inputs`.
   """
   features: dict[str, Feature] = {
     "clip/source": [source_bytes(source)],
@@ -152,10 +152,10 @@ def encode_segment(
     "audio/pcm16": [to_pcm16(audio).tobytes()],
     "audio/sample_rate": np.array([spec.sample_rate]),
   }
-  for name, value in (given or {}).items():
-    array = as_given(name, value)
-    features[_GIVEN + name] = array.reshape(-1)
-    features[_GIVEN_SHAPE + name] = np.array(array.shape, np.int64)
+  for name, value in (inputs or {}).items():
+    array = as_inputs(name, value)
+    features[_INPUT + name] = array.reshape(-1)
+    features[_INPUT_SHAPE + name] = np.array(array.shape, np.int64)
   return encode_example(features)
 
 
@@ -211,18 +211,18 @@ class Segment:
     begin -= spec.frames_to_samples(self.start)
     return from_pcm16(self._pcm[begin : begin + spec.audio_length, None])
 
-  def given(self) -> dict[str, np.ndarray]:
+  def inputs(self) -> dict[str, np.ndarray]:
     """What else is known of the video, by name: int32 and float32 arrays."""
     return {
-      key.removeprefix(_GIVEN): self._given(key.removeprefix(_GIVEN))
+      key.removeprefix(_INPUT): self._inputs(key.removeprefix(_INPUT))
       for key in self._features
-      if key.startswith(_GIVEN)
+      if key.startswith(_INPUT)
     }
 
-  def _given(self, name: str) -> np.ndarray:
-    shape = np.asarray(self._features[_GIVEN_SHAPE + name], np.int64)
-    values = np.asarray(self._features[_GIVEN + name])
-    return as_given(name, values.reshape(shape))
+  def _inputs(self, name: str) -> np.ndarray:
+    shape = np.asarray(self._features[_INPUT_SHAPE + name], np.int64)
+    values = np.asarray(self._features[_INPUT + name])
+    return as_inputs(name, values.reshape(shape))
 
 
 def source_bytes(source: str) -> bytes:

@@ -55,7 +55,7 @@ def create_loader(
     An iterator, with `get_state`, `set_state` and `close`, over dicts of
     exactly the names: "video" uint8 `[B/H, F, H, W, 3]` and "audio" float32
     `[B/H, L, 1]` in [-1, 1]; or "image" uint8 `[B/H, H, W, 3]` and "low_res"
-    float32 `[B/H, H/factor, W/factor, 3]` in [-1, 1]; what is given, int32 or
+    float32 `[B/H, H/factor, W/factor, 3]` in [-1, 1]; the inputs, int32 or
     float32, with the batch in front.
 
   Raises:
@@ -72,12 +72,12 @@ def create_loader(
   clips = _open_clips(data, VIEWS[view].streams, train)
   _check_names(names, VIEWS[view].features, clips)
   transform = VIEWS[view].make(data, sr, clips.source, names, train)
-  given = [name for name in names if name not in VIEWS[view].features]
+  inputs = [name for name in names if name not in VIEWS[view].features]
 
   def to_element(clip: Clip, rng: np.random.Generator) -> Element:
     element = transform(clip, rng)
-    known = clip.given() if given else {}
-    return element | {name: known[name] for name in given}
+    extra = clip.inputs() if inputs else {}
+    return element | {name: extra[name] for name in inputs}
 
   dataset = (
     grain.MapDataset.source(clips)
@@ -121,9 +121,9 @@ def _check_names(
 ) -> None:
   unknown = set(names) - set(features)
   if unknown:
-    unknown -= clips[0].given().keys()
+    unknown -= clips[0].inputs().keys()
   if unknown:
-    has = ", ".join([*features, *clips[0].given()])
+    has = ", ".join([*features, *clips[0].inputs()])
     raise ValueError(
       f"{clips.source.name} has no {', '.join(sorted(unknown))}; it has {has}."
     )

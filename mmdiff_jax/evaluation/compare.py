@@ -15,8 +15,8 @@ from mmdiff_jax.evaluation.evaluate import measure
 from mmdiff_jax.evaluation.metrics import Features, Metric
 from mmdiff_jax.evaluation.report import comparison
 from mmdiff_jax.evaluation.session import (
+  EvaluationSettings,
   Session,
-  Settings,
   check_output,
   describe_clips,
 )
@@ -68,7 +68,7 @@ def compare(
     output: where the .json file goes; .md, .tex and .html are written beside
       it. None writes nothing.
     curve: the sets are checkpoints of one run, whose steps end their names.
-    **settings: fields of `session.Settings`.
+    **settings: fields of `session.EvaluationSettings`.
 
   Returns:
     The content of the .json file.
@@ -80,7 +80,7 @@ def compare(
   steps = _steps(list(fakes)) if curve else None
   if steps is not None:
     fakes = {name: fakes[name] for name in steps}
-  session = Session(Settings(**settings), {"real": real, **fakes})
+  session = Session(EvaluationSettings(**settings), {"real": real, **fakes})
   real_clips = session.open_real(real)
   clips = {name: session.open_fake(fake) for name, fake in fakes.items()}
   reference = session.embed(real_clips, session.needed, "real")

@@ -17,8 +17,8 @@ from mmdiff_jax.evaluation.entries import compute, find_warnings, no_entry
 from mmdiff_jax.evaluation.metrics import Features
 from mmdiff_jax.evaluation.report import page, sheet
 from mmdiff_jax.evaluation.session import (
+  EvaluationSettings,
   Session,
-  Settings,
   check_output,
   describe_clips,
 )
@@ -46,7 +46,7 @@ def evaluate(
       `memorisation` the sheets of closest pairs. None writes nothing.
     memorisation: also look for training clips that samples copy, among the
       real videos that training did not hold out.
-    **settings: fields of `session.Settings`.
+    **settings: fields of `session.EvaluationSettings`.
 
   Returns:
     The content of report.json.
@@ -58,7 +58,7 @@ def evaluate(
   """
   check_output(output)
   session = Session(
-    Settings(**settings), {"real": real, "fake": fake}, memorisation
+    EvaluationSettings(**settings), {"real": real, "fake": fake}, memorisation
   )
   sides = {"real": session.open_real(real), "fake": session.open_fake(fake)}
   features = {
@@ -151,7 +151,7 @@ def _find_copies(
   fake: ClipSet,
   embed: Embedder,
   video: str,
-  settings: Settings,
+  settings: EvaluationSettings,
 ) -> dict[str, memorisation_check.Space]:
   """Compares the samples with all clips of the training videos."""
   names = ["thumbnails", "mel_picture", video]

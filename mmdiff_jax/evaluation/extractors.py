@@ -136,7 +136,7 @@ class Setting(NamedTuple):
   spec: AVSpec
 
 
-class Network(NamedTuple):
+class MetricNetwork(NamedTuple):
   """A network's variables, and what the report says of their file."""
 
   variables: Any
@@ -194,7 +194,7 @@ def by_default(
 
 
 def make_extractors(
-  names: list[str], networks: Mapping[str, Network], setting: Setting
+  names: list[str], networks: Mapping[str, MetricNetwork], setting: Setting
 ) -> list[Extractor]:
   """Extractors of the features that are asked for.
 

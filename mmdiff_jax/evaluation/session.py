@@ -32,7 +32,7 @@ _PACKAGES = ("mmdiff-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "av")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class EvaluationSettings:
   """How clips are read and compared.
 
   Attributes:
@@ -109,7 +109,7 @@ class Session:
 
   def __init__(
     self,
-    settings: Settings,
+    settings: EvaluationSettings,
     sides: Mapping[str, Name],
     memorisation: bool = False,
   ):

@@ -18,7 +18,7 @@ from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.cache import default_cache_dir
 from mmdiff_jax.evaluation.clip_sets import ClipSet
-from mmdiff_jax.evaluation.extractors import Network, Setting
+from mmdiff_jax.evaluation.extractors import MetricNetwork, Setting
 from mmdiff_jax.evaluation.features import FeatureStore
 from mmdiff_jax.metric_networks import i3d
 
@@ -92,18 +92,19 @@ class Weights:
       )
     return chosen, notes
 
-  def load(self, features: set[str], protocol: str) -> dict[str, Network]:
+  def load(self, features: set[str], protocol: str) -> dict[str, MetricNetwork]:
     """The networks that these features need, by kind."""
     needed = {
       extractors.FEATURES[name].weights
       for name in features
       if name in extractors.FEATURES
     }
-    out: dict[str, Network] = {}
+    out: dict[str, MetricNetwork] = {}
     for kind in extractors.WEIGHT_FILES:
       if kind in needed:
         path = self.files[kind]
-        out[kind] = Network(_load(path, kind), _describe(path, kind, protocol))
+        description = _describe(path, kind, protocol)
+        out[kind] = MetricNetwork(_load(path, kind), description)
     return out
 
 
@@ -146,7 +147,7 @@ class Embedder:
   """
 
   store: FeatureStore
-  networks: Mapping[str, Network]
+  networks: Mapping[str, MetricNetwork]
   setting: Setting
 
   def __call__(

@@ -27,7 +27,7 @@ def make_card(clip: drawing.Drawn, run: Run, place: int) -> Card:
   name = html.escape(file)
   facts = words.facts(clip.clip.record)
   if clip.source is not None:
-    facts.pop("given", None)  # The captions say it.
+    facts.pop("known", None)  # The captions say it.
   elif "source" in facts:
     facts["source"] += " (not found here)"
   impacts = _impacts(clip.result)
@@ -70,10 +70,10 @@ def _single(clip: drawing.Drawn, name: str, facts: dict[str, Any]) -> str:
 
 def _pair(clip: drawing.Drawn, run: Run, facts: dict[str, Any]) -> str:
   """The source, the result and its larger copy, beside each other."""
-  given, made = words.captions(run)
+  used, made = words.captions(run)
   sides = []
   for kind, side, caption in (
-    ("source", clip.source, given),
+    ("source", clip.source, used),
     ("result", clip.result, made or "Result."),
     ("upscaled", clip.upscaled, "The result, upscaled."),
   ):

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmdiff_jax.disk.files import replacing
 from mmdiff_jax.gallery import frame, picture
-from mmdiff_jax.gallery.folder import Clip
+from mmdiff_jax.gallery.folder import ShownClip
 from mmdiff_jax.media import reading
 from mmdiff_jax.media.container import ReadOptions
 from mmdiff_jax.world import sync
@@ -98,7 +98,7 @@ class Side:
 class Drawn:
   """A clip as its card shows it; a damaged one has a problem instead."""
 
-  clip: Clip
+  clip: ShownClip
   result: Side | None = None
   source: Side | None = None
   upscaled: Side | None = None
@@ -108,7 +108,7 @@ class Drawn:
 def draw(
   directory: pathlib.Path,
   target: pathlib.Path,
-  clip: Clip,
+  clip: ShownClip,
   onsets: bool,
   fit: str = "pad",
 ) -> Drawn:

@@ -15,7 +15,7 @@ _ORDER = (None, "audio", "video", "continue")
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class ShownClip:
   """A clip of a folder.
 
   Attributes:
@@ -43,7 +43,7 @@ class Run:
 
   name: str
   settings: dict[str, Any]
-  clips: list[Clip]
+  clips: list[ShownClip]
 
   @property
   def is_sampled(self) -> bool:
@@ -103,7 +103,7 @@ def _read_run(root: pathlib.Path, name: str) -> tuple[Run, list[str]]:
       continue
     upscaled = str(entry.get("upscaled", ""))
     clips.append(
-      Clip(
+      ShownClip(
         prefix + file,
         entry,
         _find_source(root, entry),
@@ -118,7 +118,7 @@ def _read_run(root: pathlib.Path, name: str) -> tuple[Run, list[str]]:
       f"not here, such as {missing[0]}."
     )
   if not clips and not name:
-    clips = [Clip(file, {}) for file in _media_names(folder)]
+    clips = [ShownClip(file, {}) for file in _media_names(folder)]
   return Run(name, settings if isinstance(settings, dict) else {}, clips), (
     warnings
   )

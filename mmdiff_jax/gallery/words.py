@@ -7,37 +7,37 @@ from typing import Any
 from mmdiff_jax.configuration import flatten
 from mmdiff_jax.gallery.folder import Run
 
-# What was given -> heading, and what stands under the source and the result.
+# Condition -> heading, and what stands under the source and the result.
 _CONDITIONS = {
   None: ("Picture and sound, made from nothing", "", ""),
   "audio": (
-    "Pictures, made for a given sound",
-    "Source: its sound was given, its pictures were not.",
-    "Result: the given sound, and the pictures made for it.",
+    "Pictures, made for a sound",
+    "Source: its sound was used, its pictures were not.",
+    "Result: the same sound, and the pictures made for it.",
   ),
   "video": (
-    "Sound, made for given pictures",
-    "Source: its pictures were given, its sound was not.",
-    "Result: the given pictures, and the sound made for them.",
+    "Sound, made for pictures",
+    "Source: its pictures were used, its sound was not.",
+    "Result: the same pictures, and the sound made for them.",
   ),
   "continue": (
-    "Given beginnings, continued",
-    "Source: its beginning was given.",
-    "Result: the given beginning, and what was made after it.",
+    "Beginnings, continued",
+    "Source: its beginning was used.",
+    "Result: the same beginning, and what was made after it.",
   ),
 }
 _CONDITION_METHODS = {
-  "replacement": "the given values are put in place at every step",
-  "gradient": "guided by the gradient of the misfit to what is given",
-  "resampling": "the given values are put in place, with RePaint's jumps",
+  "replacement": "the known values are put in place at every step",
+  "gradient": "guided by the gradient of the misfit to the known values",
+  "resampling": "the known values are put in place, with RePaint's jumps",
 }
 # Of a record: what other words or the file's name say, and what says nothing
 # to people.
 _UNSAID = (
-  "name", "file", "index", "source", "source_sha256", "given", "repairs",
-  "crc32c", "upscaled",
+  "name", "file", "index", "source", "source_sha256", "known", "given",
+  "repairs", "crc32c", "upscaled",
 )  # fmt: skip
-_GIVEN = {"audio": "the sound", "video": "the pictures"}
+_KNOWN = {"audio": "the sound", "video": "the pictures"}
 
 
 def heading(run: Run) -> str:
@@ -47,7 +47,7 @@ def heading(run: Run) -> str:
   condition = run.settings.get("condition")
   if condition in _CONDITIONS:
     return _CONDITIONS[condition][0]
-  return f"Clips made for given {condition}"
+  return f"Clips made for known {condition}"
 
 
 def captions(run: Run) -> tuple[str, str]:
@@ -105,9 +105,10 @@ def method(run: Run) -> str:
 def facts(record: Mapping[str, Any]) -> dict[str, Any]:
   """What is to be said of a clip: numbers and words by name."""
   said: dict[str, Any] = {}
-  given = record.get("given")
-  if isinstance(given, list) and given:
-    said["given"] = " and ".join(_GIVEN.get(str(g), str(g)) for g in given)
+  # Earlier versions wrote "given".
+  known = record.get("known", record.get("given"))
+  if isinstance(known, list) and known:
+    said["known"] = " and ".join(_KNOWN.get(str(k), str(k)) for k in known)
   if record.get("source"):
     said["source"] = pathlib.PurePath(str(record["source"])).name
   if record.get("repairs"):

@@ -182,7 +182,7 @@ def adaptive_max_pool(x: jax.Array, height: int, width: int) -> jax.Array:
   return x
 
 
-class Attention(nn.Module):
+class StageAttention(nn.Module):
   """Gate in (0, 1) made from a stage's input for its output."""
 
   features: int
@@ -216,10 +216,12 @@ class AudioCLIP(nn.Module):
       for block in range(blocks):
         stride = 2 if block == 0 and stage > 0 else 1
         y = Bottleneck(width, stride, name=f"layer{stage + 1}_{block}")(y)
-      attend = Attention(2 * width, _ATTENTION[stage], name=f"att{stage + 1}")
+      attend = StageAttention(
+        2 * width, _ATTENTION[stage], name=f"att{stage + 1}"
+      )
       x = y * attend(x, y.shape[1], y.shape[2])
     pooled = x.mean(axis=(1, 2))
-    gate = Attention(x.shape[-1], (3, 5), name="att5")(x, 1, 1)
+    gate = StageAttention(x.shape[-1], (3, 5), name="att5")(x, 1, 1)
     pooled = pooled * gate[:, 0, 0]
     return nn.Dense(EMBEDDING, precision="highest", name="fc")(pooled)
 

@@ -33,9 +33,9 @@ def create_model(model_config: Mapping[str, Any]) -> nn.Module:
 def abstract_variables(model_config: Mapping[str, Any]) -> Any:
   """Shapes and types of a network's variables, without computing any."""
   network = create_network(model_config)
-  x, cond = network.smallest_inputs()
+  x, inputs = network.smallest()
   return jax.eval_shape(
-    lambda rng: network.init(rng, x, cond), jax.random.key(0)
+    lambda rng: network.init(rng, x, inputs), jax.random.key(0)
   )
 
 

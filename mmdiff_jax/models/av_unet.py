@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mmdiff_jax.models import av_blocks, checks, layers, rs_mma
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
-from mmdiff_jax.models.plan import Layer, Plan, make_plan
+from mmdiff_jax.models.plan import Layer, UNetPlan, make_plan
 
 Streams = tuple[jax.Array, jax.Array]
 
@@ -41,7 +41,7 @@ class AVUNet(nn.Module):
   num_classes: int = 0
   kernels: str = "auto"
 
-  def plan(self) -> Plan:
+  def plan(self) -> UNetPlan:
     """The layers of this network; "attention" layers are RS-MMA blocks."""
     return make_plan(
       self.model_channels,

@@ -50,15 +50,15 @@ class Network(abc.ABC):
 
   @property
   def null(self) -> Mapping[str, Any]:
-    """The value of each given input that means "not given".
+    """The value of each input that means "none".
 
-    An input that is not named here is always given.
+    An input that is not named here is always needed.
     """
     return {}
 
   @abc.abstractmethod
-  def inputs(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
-    """What is generated and what is given, by name.
+  def declare(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
+    """What is generated and what the network is given beside it, by name.
 
     Args:
       config: of the run; `config.data` has the geometry.
@@ -72,8 +72,8 @@ class Network(abc.ABC):
     """
 
   @abc.abstractmethod
-  def smallest_inputs(self) -> tuple[Leaves, Leaves]:
-    """Like `inputs`, of the smallest geometry that the network accepts."""
+  def smallest(self) -> tuple[Leaves, Leaves]:
+    """Like `declare`, of the smallest geometry that the network accepts."""
 
   @abc.abstractmethod
   def __call__(
@@ -81,7 +81,7 @@ class Network(abc.ABC):
     module: Any,
     x: Mapping[str, jax.Array],
     t: jax.Array,
-    cond: Mapping[str, jax.Array],
+    inputs: Mapping[str, jax.Array],
     train: bool,
   ) -> dict[str, jax.Array]:
     """Calls the bound module.
@@ -90,7 +90,7 @@ class Network(abc.ABC):
       module: `self.module`, bound to its variables.
       x: noisy samples `[B, ...]`, one of each generated input.
       t: step indices `[B]`.
-      cond: all given inputs `[B, ...]`.
+      inputs: all inputs of `declare` `[B, ...]`.
       train: turns dropout on.
 
     Returns:
@@ -107,17 +107,19 @@ class Network(abc.ABC):
     """Raises ValueError where the network cannot take samples like `x`."""
     del x  # Any, unless a network says otherwise.
 
-  def check_cond(self, cond: Mapping[str, Any]) -> None:
-    """Raises ValueError for values that a given input cannot have."""
-    del cond  # Any, likewise.
+  def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+    """Raises ValueError for values that an input cannot have."""
+    del inputs  # Any, likewise.
 
-  def init(self, rng: jax.Array, x: Leaves, cond: Leaves) -> Any:
+  def init(self, rng: jax.Array, x: Leaves, inputs: Leaves) -> Any:
     """Initialises the module's variables for such inputs; traceable."""
     return self.module.init(
       rng,
       {k: jnp.zeros((1, *leaf.shape), jnp.float32) for k, leaf in x.items()},
       jnp.zeros((1,), jnp.int32),
-      {k: jnp.zeros((1, *leaf.shape), leaf.dtype) for k, leaf in cond.items()},
+      {
+        k: jnp.zeros((1, *leaf.shape), leaf.dtype) for k, leaf in inputs.items()
+      },
       False,
       method=self,
     )
@@ -154,14 +156,14 @@ class Network(abc.ABC):
 class _UNet(Network):
   """What our two networks have in common."""
 
-  def init(self, rng: jax.Array, x: Leaves, cond: Leaves) -> Any:
+  def init(self, rng: jax.Array, x: Leaves, inputs: Leaves) -> Any:
     """See `Network`."""
     init = super().init
-    return init_in_one_draw(lambda rng: init(rng, x, cond), rng)
+    return init_in_one_draw(lambda rng: init(rng, x, inputs), rng)
 
 
 class JointNetwork(_UNet):
-  """The coupled U-Net: video and audio, perhaps given a class label."""
+  """The coupled U-Net: video and audio, perhaps with a class label."""
 
   module_cls = AVUNet
 
@@ -171,17 +173,17 @@ class JointNetwork(_UNet):
     count = self.module.num_classes
     return {"label": count} if count else {}
 
-  def inputs(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
+  def declare(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
     """Clips of the geometry of `config.data`."""
     spec = AVSpec.from_config(config.data)
     checks.check_rate(self.module, spec)
-    return self._inputs(spec.video_shape, spec.audio_shape)
+    return self._declare(spec.video_shape, spec.audio_shape)
 
-  def smallest_inputs(self) -> tuple[Leaves, Leaves]:
+  def smallest(self) -> tuple[Leaves, Leaves]:
     """See `Network`."""
-    return self._inputs(*self.module.input_shapes())
+    return self._declare(*self.module.input_shapes())
 
-  def _inputs(
+  def _declare(
     self, video: tuple[int, ...], audio: tuple[int, ...]
   ) -> tuple[Leaves, Leaves]:
     x = {"video": Leaf(video, jnp.uint8), "audio": Leaf(audio, jnp.float32)}
@@ -192,12 +194,12 @@ class JointNetwork(_UNet):
     module: Any,
     x: Mapping[str, jax.Array],
     t: jax.Array,
-    cond: Mapping[str, jax.Array],
+    inputs: Mapping[str, jax.Array],
     train: bool,
   ) -> dict[str, jax.Array]:
     """See `Network`."""
     video, audio = module(
-      x["video"], x["audio"], t, train=train, label=cond.get("label")
+      x["video"], x["audio"], t, train=train, label=inputs.get("label")
     )
     return {"video": video, "audio": audio}
 
@@ -205,9 +207,9 @@ class JointNetwork(_UNet):
     """See `Network`."""
     self.module.check_shapes(x["video"].shape, x["audio"].shape)
 
-  def check_cond(self, cond: Mapping[str, Any]) -> None:
+  def check_inputs(self, inputs: Mapping[str, Any]) -> None:
     """See `Network`."""
-    count, label = self.module.num_classes, cond.get("label")
+    count, label = self.module.num_classes, inputs.get("label")
     if label is not None and not 0 <= label < count:
       raise ValueError(
         f"label={label} must lie in 0..{count - 1}: the network was trained "
@@ -216,13 +218,13 @@ class JointNetwork(_UNet):
 
 
 class SuperResolutionNetwork(_UNet):
-  """The image U-Net: one large frame, given its small version."""
+  """The image U-Net: one large frame from its small version."""
 
   module_cls = SRUNet
   view = "images"
 
-  def inputs(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
-    """Images of the size of `config.data`, given at 1/`config.sr.factor`."""
+  def declare(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
+    """Images of the size of `config.data`, and at 1/`config.sr.factor`."""
     factor = config.sr.factor
     height, width = config.data.height, config.data.width
     if height % factor or width % factor:
@@ -231,14 +233,14 @@ class SuperResolutionNetwork(_UNet):
         f"and config.data.width={width}."
       )
     low_res = (height // factor, width // factor, 3)
-    return self._inputs((height, width, 3), low_res)
+    return self._declare((height, width, 3), low_res)
 
-  def smallest_inputs(self) -> tuple[Leaves, Leaves]:
+  def smallest(self) -> tuple[Leaves, Leaves]:
     """See `Network`."""
     # The small image may have any size, that of the large one included.
-    return self._inputs(*self.module.input_shapes() * 2)
+    return self._declare(*self.module.input_shapes() * 2)
 
-  def _inputs(
+  def _declare(
     self, image: tuple[int, ...], low_res: tuple[int, ...]
   ) -> tuple[Leaves, Leaves]:
     return (
@@ -251,11 +253,11 @@ class SuperResolutionNetwork(_UNet):
     module: Any,
     x: Mapping[str, jax.Array],
     t: jax.Array,
-    cond: Mapping[str, jax.Array],
+    inputs: Mapping[str, jax.Array],
     train: bool,
   ) -> dict[str, jax.Array]:
     """See `Network`."""
-    image = module(x["image"], t, low_res=cond["low_res"], train=train)
+    image = module(x["image"], t, low_res=inputs["low_res"], train=train)
     return {"image": image}
 
   def check_shapes(self, x: Leaves) -> None:

@@ -1,6 +1,6 @@
 """The order of a U-Net's layers, as data.
 
-The networks walk a `Plan` to compute, and the checkpoint importer walks the
+The networks walk a `UNetPlan` to compute, and the checkpoint importer walks the
 same one to find where a published weight belongs.
 """
 
@@ -38,7 +38,7 @@ Cell = tuple[Layer, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class UNetPlan:
   """Layers in forward order.
 
   The output of the stem and of each cell of `down` goes on the skip stack;
@@ -63,7 +63,7 @@ def make_plan(
   *,
   attention_name: str,
   middle_attention: bool,
-) -> Plan:
+) -> UNetPlan:
   """Lays out a U-Net.
 
   Args:
@@ -127,4 +127,4 @@ def make_plan(
       if level > 0 and i == num_res_blocks:
         layers += (resampling("up", level, n),)
       up.append(layers)
-  return Plan(tuple(down), tuple(middle), tuple(up))
+  return UNetPlan(tuple(down), tuple(middle), tuple(up))

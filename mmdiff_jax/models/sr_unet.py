@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from mmdiff_jax.models import checks, layers
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
-from mmdiff_jax.models.plan import Layer, Plan, make_plan
+from mmdiff_jax.models.plan import Layer, UNetPlan, make_plan
 
 _FACTORS = (2, 2)
 
@@ -84,7 +84,7 @@ class SRUNet(nn.Module):
   attention: str | On = "auto"
   kernels: str = "auto"
 
-  def plan(self) -> Plan:
+  def plan(self) -> UNetPlan:
     """The layers of this network."""
     return make_plan(
       self.model_channels,

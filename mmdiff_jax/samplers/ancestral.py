@@ -11,7 +11,7 @@ import numpy as np
 from mmdiff_jax.diffusion import gaussian
 from mmdiff_jax.diffusion.schedule import Schedule, integer_stride
 from mmdiff_jax.samplers.base import Call, State, Tree
-from mmdiff_jax.samplers.plan import Plan, PlannedSampler
+from mmdiff_jax.samplers.plan import PlannedSampler, SamplingPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _TableSampler(PlannedSampler):
         text = f"ddim{text}"
     return schedule.respace(text)
 
-  def plan(self, schedule: Schedule) -> Plan:
+  def plan(self, schedule: Schedule) -> SamplingPlan:
     count = schedule.num_timesteps
 
     def calls(index: int, depth: int) -> list[Call]:
@@ -67,7 +67,7 @@ class _TableSampler(PlannedSampler):
       )
       return [call]
 
-    return Plan(count, calls)
+    return SamplingPlan(count, calls)
 
   def step(
     self,

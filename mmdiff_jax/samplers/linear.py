@@ -27,7 +27,7 @@ from mmdiff_jax.samplers.exponential import (
   third_order,
   unit_vectors,
 )
-from mmdiff_jax.samplers.plan import Plan, PlannedSampler
+from mmdiff_jax.samplers.plan import PlannedSampler, SamplingPlan
 
 Array = Any
 
@@ -201,7 +201,7 @@ class DPMSolver(DPMOptions, PlannedSampler):
       x = jax.tree.map(lambda leaf, n: leaf + scale * n, x, noise)
     return x, (x_s, terms[1:-1])
 
-  def plan(self, schedule: Schedule) -> Plan:
+  def plan(self, schedule: Schedule) -> SamplingPlan:
     """Computes the grid and the weights of every update, in float64."""
     continuous = ContinuousSchedule(schedule)
     if self.method == "singlestep":
@@ -225,7 +225,7 @@ class DPMSolver(DPMOptions, PlannedSampler):
 
   def _singlestep_plan(
     self, continuous: ContinuousSchedule, orders: list[int]
-  ) -> tuple[Plan, Node]:
+  ) -> tuple[SamplingPlan, Node]:
     nodes = continuous.grid(sum(orders), self.grid)
     starts = np.cumsum([0, *orders])
 
@@ -234,7 +234,7 @@ class DPMSolver(DPMOptions, PlannedSampler):
       span = nodes[starts[index] : starts[index + 1] + 1]
       return self._singlestep_calls(span)
 
-    return Plan(len(orders), calls), nodes[-1]
+    return SamplingPlan(len(orders), calls), nodes[-1]
 
   def _singlestep_calls(self, nodes: list[Node]) -> list[Call]:
     """The calls of one singlestep over start, inner nodes and end."""
@@ -247,7 +247,7 @@ class DPMSolver(DPMOptions, PlannedSampler):
 
   def _multistep_plan(
     self, continuous: ContinuousSchedule
-  ) -> tuple[Plan, Node]:
+  ) -> tuple[SamplingPlan, Node]:
     nodes = continuous.grid(self.steps, self.grid)
 
     def calls(index: int, depth: int) -> list[Call]:
@@ -263,7 +263,7 @@ class DPMSolver(DPMOptions, PlannedSampler):
       update = self.multistep_update(s, t, past[: self.order - 1])
       return [make_call(s, t, update)]
 
-    return Plan(self.steps, calls), nodes[-1]
+    return SamplingPlan(self.steps, calls), nodes[-1]
 
   def multistep_update(self, s: Node, t: Node, past: list[Node]) -> Update:
     """The update of one multistep from s to t; see `multistep_weights`."""

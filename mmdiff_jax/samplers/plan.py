@@ -33,7 +33,7 @@ from mmdiff_jax.samplers.condition import Condition
 NoiseFn = Callable[[jax.Array], Tree]
 
 
-class Plan(NamedTuple):
+class SamplingPlan(NamedTuple):
   """The steps of a run.
 
   Attributes:
@@ -86,7 +86,7 @@ class PlannedSampler(abc.ABC):
     """Returns the schedule that the solver walks."""
 
   @abc.abstractmethod
-  def plan(self, schedule: Schedule) -> Plan:
+  def plan(self, schedule: Schedule) -> SamplingPlan:
     """Returns the steps of a run over a respaced schedule."""
 
   def init(self, x: Tree) -> Tree:
@@ -251,7 +251,7 @@ class PlannedSampler(abc.ABC):
 
 
 def plan_steps(
-  plan: Plan, resampling: tuple[int, int] | None
+  plan: SamplingPlan, resampling: tuple[int, int] | None
 ) -> list[list[Call]]:
   """Lists the calls of every step, with resampling's repeats, numbered.
 

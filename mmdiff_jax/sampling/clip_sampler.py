@@ -1,4 +1,4 @@
-"""Batches of samples of any length, with or without something given."""
+"""Batches of samples of any length, with or without known values."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from mmdiff_jax.devices import sharding
 from mmdiff_jax.devices.mesh import check_batch_size
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling.extend import extend
-from mmdiff_jax.sampling.given import Job
+from mmdiff_jax.sampling.known_sources import Job
 from mmdiff_jax.sampling.stepwise import WatchedSampler
 from mmdiff_jax.task import Task
 
@@ -32,7 +32,7 @@ class Lengths:
   Attributes:
     total: frames of a sample.
     overlap: frames that neighbouring pieces of a long sample share, and that
-      the condition "continue" is given; None where neither applies.
+      the condition "continue" takes; None where neither applies.
   """
 
   total: int
@@ -93,7 +93,7 @@ class Lengths:
     return 1 + -(-(self.total - frames) // (frames - self.overlap))
 
   def known(self, condition: str) -> int:
-    """Frames of what a condition gives."""
+    """Frames that a condition knows."""
     if condition == "continue" and self.overlap is not None:
       return self.overlap
     return self.total
@@ -102,7 +102,7 @@ class Lengths:
 class ClipSampler:
   """Samples of one clip's length, or longer ones piece by piece.
 
-  Every piece but the first is given the end of the one before it (`extend`),
+  Every piece but the first continues the end of the one before it (`extend`),
   so that device memory does not grow with the duration.
 
   Attributes:
@@ -117,7 +117,7 @@ class ClipSampler:
     params: Any,
     mesh: Mesh,
     seed: int,
-    cond: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     force: bool = False,
   ):
     """Prepares the sampler.
@@ -129,7 +129,7 @@ class ClipSampler:
       params: of the network.
       mesh: devices that share a batch.
       seed: of all samples.
-      cond: given inputs of the network, the same for all samples.
+      inputs: of the network by name, the same for all samples.
       force: see `WatchedSampler`.
 
     Raises:
@@ -145,24 +145,17 @@ class ClipSampler:
     self._sample = WatchedSampler(task, settings, mesh, force)
     self._params = params
     self._rng = jax.random.key(seed)
-    self._cond = {
-      name: self._put(
-        np.broadcast_to(
-          np.asarray(value, task.cond[name].dtype),
-          (self._batch_size, *task.cond[name].shape),
-        )
-      )
-      for name, value in (cond or {}).items()
-    }
+    repeated = task.repeat_inputs(inputs or {}, self._batch_size)
+    self._inputs = jax.tree.map(self._put, dict(repeated))
 
-  def count_steps(self, given: bool) -> int | None:
+  def count_steps(self, known: bool) -> int | None:
     """Steps of the sampler per batch; None where it chooses them itself.
 
     Args:
-      given: whether a source gives something.
+      known: whether a source holds known values.
     """
     condition = Condition({}, **self._options)
-    first = self._sample.count(condition if given else None)
+    first = self._sample.count(condition if known else None)
     others = self._sample.count(condition)
     if first is None or others is None:
       return None
@@ -182,12 +175,12 @@ class ClipSampler:
 
     Returns:
       uint8 video `[N, F, H, W, 3]` and float32 audio `[N, L, 1]` in [-1, 1];
-      what a source gives is in them as given.
+      known values are in them unchanged.
     """
     # The last batch is filled up, so that one program serves all.
     padded = list(jobs) + [jobs[-1]] * (self._batch_size - len(jobs))
     indices = self._put(np.array([job.index for job in padded], np.int32))
-    given = _stack_known(padded)
+    known = _stack_known(padded)
     evaluations = 0
 
     def sample_piece(
@@ -195,9 +188,9 @@ class ClipSampler:
     ) -> dict[str, np.ndarray]:
       nonlocal evaluations
       rng = jax.random.fold_in(self._rng, number)
-      condition = self._condition(given, start, before)
+      condition = self._condition(known, start, before)
       x, nfe = self._sample(
-        self._params, rng, indices, condition, self._cond, watch
+        self._params, rng, indices, condition, self._inputs, watch
       )
       evaluations += nfe
       return jax.device_get(x)
@@ -216,20 +209,20 @@ class ClipSampler:
       audios.append(piece["audio"])
     self.nfe = evaluations
     video, audio = np.concatenate(videos, 1), np.concatenate(audios, 1)
-    # Cross-fades between pieces round: what was given stays as given.
-    if "video" in given:
-      video[:, : given["video"].shape[1]] = unit_to_uint8(given["video"])
-    if "audio" in given:
-      audio[:, : given["audio"].shape[1]] = given["audio"]
+    # Cross-fades between pieces round; known values stay as they are.
+    if "video" in known:
+      video[:, : known["video"].shape[1]] = unit_to_uint8(known["video"])
+    if "audio" in known:
+      audio[:, : known["audio"].shape[1]] = known["audio"]
     return video[: len(jobs)], np.clip(audio[: len(jobs)], -1.0, 1.0)
 
   def _condition(
     self,
-    given: dict[str, np.ndarray],
+    source: dict[str, np.ndarray],
     start: int,
     before: dict[str, np.ndarray] | None,
   ) -> Condition | None:
-    """What a piece that begins at frame `start` is given."""
+    """What is known of a piece that begins at frame `start`."""
     spec = self._spec
     origins = {"video": start, "audio": spec.frames_to_samples(start)}
     lengths = {"video": spec.frames, "audio": spec.audio_length}
@@ -237,8 +230,8 @@ class ClipSampler:
     for name, length in lengths.items():
       origin = origins[name]
       values = (before or {}).get(name)
-      if name in given and given[name].shape[1] > origin:
-        values = given[name][:, origin : origin + length]
+      if name in source and source[name].shape[1] > origin:
+        values = source[name][:, origin : origin + length]
       if values is None:
         continue
       count = values.shape[1]

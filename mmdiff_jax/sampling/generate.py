@@ -24,19 +24,25 @@ from mmdiff_jax.sampling.clip_sampler import (
 )
 from mmdiff_jax.sampling.cost import Clock
 from mmdiff_jax.sampling.folder import SampleFolder, check_formats
-from mmdiff_jax.sampling.given import Job, Source, load_sources, make_jobs
+from mmdiff_jax.sampling.known_sources import (
+  Job,
+  KnownSource,
+  load_sources,
+  make_jobs,
+)
+from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.sampling.sample_fn import (
   inherit_sampler,
   make_configured_sampler,
 )
-from mmdiff_jax.sampling.upscale import Upscaler, load_sampling_params
+from mmdiff_jax.sampling.upscale import Upscaler
 from mmdiff_jax.task import Task, make_task
 
 _log = logging.getLogger(__name__)
 
 # Up to this size a checkpoint's files count with their bytes.
 _SMALL_FILE = 2**20
-# What `config.sample` says of known values where none are given.
+# What `config.sample` says of known values where there are none.
 _NOTHING_KNOWN = {
   "condition_method": "replacement",
   "guidance_scale": None,
@@ -57,14 +63,14 @@ def sample(
   source: str | None = None,
   duration: float | None = None,
   overlap: float | None = None,
-  cond: Mapping[str, Any] | None = None,
+  inputs: Mapping[str, Any] | None = None,
   sr_checkpoint: str | None = None,
   asked: Mapping[str, Any] | None = None,
   force: bool = False,
 ) -> dict[str, Any]:
   """Generates samples and writes them to `output`.
 
-  Sample i depends on the seed, i and `cond` alone; sample i of a source on
+  Sample i depends on the seed, i and `inputs` alone; sample i of a source on
   the source and its name too. Samples that `output` holds already are not
   made again.
 
@@ -77,15 +83,15 @@ def sample(
     seed: of the run.
     formats: of `folder.FORMATS`.
     condition: None, "audio", "video" or "continue".
-    source: file or folder with what is given, for a condition.
+    source: file or folder with the known values of a condition.
     duration: length of the samples in seconds; None is one clip.
-    overlap: seconds that "continue" is given, and that neighbouring pieces
-      of a long sample share; None is half a clip.
-    cond: given inputs of the network by name, such as `{"label": 3}`; what is
-      left out is not given.
+    overlap: seconds that "continue" starts from, and that neighbouring
+      pieces of a long sample share; None is half a clip.
+    inputs: of the network by name, such as `{"label": 3}`; one that is left
+      out is withheld.
     sr_checkpoint: a super-resolution checkpoint to upsample with.
-    asked: keys of `config.sample` that go before the checkpoint's own sampler;
-      None takes the section as it is.
+    asked: keys of `config.sample` that take precedence over the
+      checkpoint's own sampler; None takes the section as it is.
     force: start programs that seem too large for the memory, too.
 
   Returns:
@@ -109,9 +115,9 @@ def sample(
   nothing_known = condition is None and duration is None
   settings = config.sample
   if asked is not None:
-    settings = _own_sampler(run.sample, settings, asked, nothing_known, cond)
+    settings = _own_sampler(run.sample, settings, asked, nothing_known, inputs)
   _check_effect(settings, nothing_known)
-  _check_cond(task, settings, cond or {})
+  _check_inputs(task, settings, inputs or {})
   make_configured_sampler(task, settings)  # Fails before the work.
   fit = run.data.get("fit", "pad")
   jobs = make_jobs(
@@ -127,8 +133,8 @@ def sample(
     "overlap_frames": lengths.overlap,
     "sample": _without_batch_size(settings),
   }
-  if cond:
-    made_by["cond"] = {k: np.asarray(v).tolist() for k, v in cond.items()}
+  if inputs:
+    made_by["inputs"] = {k: np.asarray(v).tolist() for k, v in inputs.items()}
   # The samples do not depend on these.
   information = {
     "checkpoint": str(directory),
@@ -156,7 +162,7 @@ def sample(
       _log.info("%d of %d samples exist.", len(jobs) - len(todo), len(jobs))
     params = load_sampling_params(task, directory, mesh)
     clips = ClipSampler(
-      task, settings, lengths, params, mesh, seed, cond, force
+      task, settings, lengths, params, mesh, seed, inputs, force
     )
     if todo:
       _log.info("%s", _describe(settings, clips, condition))
@@ -204,7 +210,7 @@ def _own_sampler(
   settings: ConfigDict,
   asked: Mapping[str, Any],
   nothing_known: bool,
-  cond: Mapping[str, Any] | None,
+  inputs: Mapping[str, Any] | None,
 ) -> ConfigDict:
   """The section `sample` of a checkpoint under what is asked for.
 
@@ -214,7 +220,7 @@ def _own_sampler(
   merged = settings.copy_and_resolve_references()
   names = ["batch_size"]
   names += [] if nothing_known else list(_NOTHING_KNOWN)
-  names += ["cfg_scale"] if cond else []
+  names += ["cfg_scale"] if inputs else []
   with merged.unlocked():
     merged.update(inherit_sampler(trained, asked))
     merged.update(
@@ -265,11 +271,11 @@ def _open_sources(
   lengths: Lengths,
   data: ConfigDict,
   fit: str,
-) -> list[Source] | None:
-  """What is given, read and checked."""
+) -> list[KnownSource] | None:
+  """The known values of a condition, read and checked."""
   if condition is None:
     if source:
-      raise ValueError("--source is given without --condition.")
+      raise ValueError("--source has no effect without --condition.")
     return None
   if not source:
     raise ValueError(f"--condition={condition} needs --source.")
@@ -295,22 +301,16 @@ def _check_effect(settings: ConfigDict, nothing_known: bool) -> None:
       )
 
 
-def _check_cond(
-  task: Task, settings: ConfigDict, cond: Mapping[str, Any]
+def _check_inputs(
+  task: Task, settings: ConfigDict, inputs: Mapping[str, Any]
 ) -> None:
-  """Raises ValueError for given inputs that the network does not take."""
-  unknown = sorted(cond.keys() - task.cond.keys())
-  if unknown:
+  """Raises ValueError for inputs that the network does not take."""
+  task.repeat_inputs(inputs, 1)
+  task.network.check_inputs(inputs)
+  if settings.cfg_scale is not None and not inputs:
     raise ValueError(
-      f"{unknown[0]}={cond[unknown[0]]} is given to a network that takes "
-      f"{', '.join(sorted(task.cond)) or 'nothing'}; leave it out, or train "
-      "one that does."
-    )
-  task.network.check_cond(cond)
-  if settings.cfg_scale is not None and not cond:
-    raise ValueError(
-      f"config.sample.cfg_scale={settings.cfg_scale} has no effect where "
-      f"nothing is given; give one of {', '.join(sorted(task.cond)) or 'none'}."
+      f"config.sample.cfg_scale={settings.cfg_scale} has no effect without an "
+      f"input; inputs: {', '.join(sorted(task.inputs)) or 'none'}."
     )
 
 
@@ -366,7 +366,7 @@ def _write(
     if job.source is not None:
       record |= {
         "source": job.source.path,
-        "given": sorted(job.source.known),
+        "known": sorted(job.source.known),
         "repairs": list(job.source.repairs),
       }
     if upscaler is not None:

@@ -15,8 +15,8 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.samplers.base import DenoiseFn
+from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.sampling.sample_fn import SampleFn, make_sample_fn
-from mmdiff_jax.sampling.upscale import load_sampling_params
 from mmdiff_jax.task import Task, make_task
 
 
@@ -25,7 +25,7 @@ class Model:
   """A trained network on one device.
 
   Attributes:
-    task: what it generates and is given, and its noise schedule.
+    task: what it generates, from which inputs, and its noise schedule.
     params: its averaged parameters.
     config: of the run that trained it.
     mesh: the device.
@@ -52,13 +52,13 @@ class Model:
     """Geometry of a clip."""
     return self.task.spec
 
-  def denoise_fn(self, cond: Mapping[str, Any] | None = None) -> DenoiseFn:
+  def denoise_fn(self, inputs: Mapping[str, Any] | None = None) -> DenoiseFn:
     """`denoise_fn(x_t, t, rng)`, as all samplers take it.
 
     Args:
-      cond: given inputs of the network `[B, ...]`, such as `{"label": ...}`.
+      inputs: of the network `[B, ...]`, such as `{"label": ...}`.
     """
-    return self.task.denoise_fn(self.params, cond)
+    return self.task.denoise_fn(self.params, inputs)
 
   def sample(
     self,
@@ -67,11 +67,11 @@ class Model:
     *,
     seed: int = 0,
     condition: Condition | None = None,
-    cond: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     cfg_scale: float | None = None,
     **options: Any,
   ) -> dict[str, jax.Array]:
-    """Samples a batch; sample i depends on the seed, i and what it is given.
+    """Samples a batch; sample i does not depend on `count`.
 
     Args:
       count: size of the batch.
@@ -79,16 +79,17 @@ class Model:
       seed: of all samples.
       condition: values that are known; see `samplers.condition_on_audio` and
         its neighbours.
-      cond: given inputs of the network, the same for all samples, such as
+      inputs: of the network by name, the same for all samples, such as
         `{"label": 3}`.
-      cfg_scale: scale of classifier-free guidance by `cond`; None is none.
+      cfg_scale: scale of classifier-free guidance by `inputs`; None is none.
       **options: of the sampler; `samplers.sampler_options` lists them.
 
     Returns:
       What the network generates, `[count, ...]` in [-1, 1] by name.
 
     Raises:
-      ValueError: for an unknown sampler or option.
+      ValueError: for an unknown sampler or option, and for inputs that the
+        network does not take.
     """
     unknown = options.keys() - set(samplers.OPTIONS)
     if unknown:
@@ -103,16 +104,11 @@ class Model:
       self._programs[key] = make_sample_fn(
         self.task, ConfigDict(settings), self.mesh
       )
-    given = {
-      name: jnp.broadcast_to(
-        jnp.asarray(value, self.task.cond[name].dtype),
-        (count, *self.task.cond[name].shape),
-      )
-      if name in self.task.cond
-      else value
-      for name, value in (cond or {}).items()
-    }
     x, _ = self._programs[key](
-      self.params, jax.random.key(seed), jnp.arange(count), condition, given
+      self.params,
+      jax.random.key(seed),
+      jnp.arange(count),
+      condition,
+      self.task.repeat_inputs(inputs or {}, count),
     )
     return x

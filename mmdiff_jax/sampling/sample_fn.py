@@ -58,31 +58,31 @@ def inherit_sampler(
 
 
 def denoiser(
-  task: Task, settings: ConfigDict, mesh: Mesh, params: Any, cond: Any
+  task: Task, settings: ConfigDict, mesh: Mesh, params: Any, inputs: Any
 ) -> DenoiseFn:
   """The network as samplers call it, guided where the settings say so."""
   params = sharding.gathered(mesh, params)
   if settings.cfg_scale is None:
-    return task.denoise_fn(params, cond)
-  return task.guided_denoise_fn(params, cond or {}, settings.cfg_scale)
+    return task.denoise_fn(params, inputs)
+  return task.guided_denoise_fn(params, inputs or {}, settings.cfg_scale)
 
 
 def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
-  """Returns `sample(params, rng, indices, condition=None, cond=None)`.
+  """Returns `sample(params, rng, indices, condition=None, inputs=None)`.
 
   It is jitted, network included, with the samples split over the mesh.
-  Sample `indices[b]` depends on `rng`, that index and what it is given alone:
-  neither on the batch that it is part of nor on the number of devices.
+  Sample `indices[b]` depends on `rng`, that index, its known values and its
+  inputs alone: neither on its batch nor on the number of devices.
 
   Args:
     task: what is sampled.
     settings: a section like `config.sample`: the sampler, its options, and
-      `cfg_scale`, which guides by `cond` where it is set.
+      `cfg_scale`, which guides by `inputs` where it is set.
     mesh: devices that share a batch.
 
   Returns:
     A function of parameters, one key, sample numbers `[B]`, a `Condition` or
-    None, and the network's given inputs `[B, ...]` by name, to `(x, nfe)`: a
+    None, and the network's inputs `[B, ...]` by name, to `(x, nfe)`: a
     dict of `[B, ...]` samples in [-1, 1] and the number of network
     evaluations.
 
@@ -93,12 +93,12 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
   shapes = {name: leaf.shape for name, leaf in task.x.items()}
   split = sharding.batch_sharded(mesh)
 
-  def sample(params, rng, indices, condition=None, cond=None):
+  def sample(params, rng, indices, condition=None, inputs=None):
     rngs = samplers.make_rng(rng, indices)
     x_init = jax.lax.with_sharding_constraint(
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split
     )
-    denoise_fn = denoiser(task, settings, mesh, params, cond)
+    denoise_fn = denoiser(task, settings, mesh, params, inputs)
     return sampler(denoise_fn, task.schedule, x_init, rngs, condition)
 
   return jax.jit(sample)

@@ -64,9 +64,9 @@ class WatchedSampler:
         samplers.initial_noise(rngs, shapes, indices.shape[0])
       )
 
-    def part(params, rng, indices, condition, cond, state, first, stop):
+    def part(params, rng, indices, condition, inputs, state, first, stop):
       return sampler.part(
-        denoiser(task, settings, mesh, params, cond),
+        denoiser(task, settings, mesh, params, inputs),
         task.schedule,
         state,
         samplers.make_rng(rng, indices),
@@ -90,7 +90,7 @@ class WatchedSampler:
     rng: jax.Array,
     indices: jax.Array,
     condition: Condition | None = None,
-    cond: Mapping[str, jax.Array] | None = None,
+    inputs: Mapping[str, jax.Array] | None = None,
     watch: Callable[[int], Any] = lambda steps: None,
   ) -> tuple[Any, int]:
     """Samples a batch.
@@ -100,7 +100,7 @@ class WatchedSampler:
       rng: one key.
       indices: sample numbers `[B]`.
       condition: known values, or None.
-      cond: the network's given inputs `[B, ...]` by name.
+      inputs: of the network `[B, ...]` by name.
       watch: is told of steps that have been made since it was last told.
 
     Returns:
@@ -109,9 +109,9 @@ class WatchedSampler:
     Raises:
       DoesNotFitError: if a program needs more memory than there is.
     """
-    given = (params, rng, indices, condition, dict(cond or {}))
+    arguments = (params, rng, indices, condition, dict(inputs or {}))
     if not isinstance(self._sampler, PlannedSampler):
-      x, nfe = self._compiled(self._whole, given, params)(*given)
+      x, nfe = self._compiled(self._whole, arguments, params)(*arguments)
       return x, int(nfe)
     schedule = self._task.schedule
     steps, nfe = self._sampler.count(schedule, condition)
@@ -119,7 +119,7 @@ class WatchedSampler:
     done, size = 0, 1
     while done < steps:
       stop = min(steps, done + size)
-      args = (*given, state, jnp.int32(done), jnp.int32(stop))
+      args = (*arguments, state, jnp.int32(done), jnp.int32(stop))
       program = self._compiled(self._part, args, params)
       started = time.perf_counter()
       state = jax.block_until_ready(program(*args))

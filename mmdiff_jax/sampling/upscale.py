@@ -3,7 +3,6 @@
 import logging
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +18,14 @@ from mmdiff_jax.disk.files import as_path, check_directory, local_copy
 from mmdiff_jax.disk.leftovers import remove_leftovers
 from mmdiff_jax.media import reading, writing
 from mmdiff_jax.media.files import find_media
+from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.sampling.sample_fn import (
   SampleFn,
   inherit_sampler,
   make_configured_sampler,
   make_sample_fn,
 )
-from mmdiff_jax.task import Task, make_task
+from mmdiff_jax.task import make_task
 
 _log = logging.getLogger(__name__)
 
@@ -38,17 +38,6 @@ _WITHOUT_EFFECT = (
   "resample_repeats",
   "resample_jump",
 )
-
-
-def load_sampling_params(
-  task: Task, path: str | os.PathLike, mesh: Mesh
-) -> Any:
-  """The averaged parameters of a checkpoint, split over the `fsdp` axis."""
-  abstract = jax.eval_shape(task.init, jax.random.key(0))
-  shardings = sharding.fsdp_sharded(mesh, abstract)
-  return checkpoint.load_params(
-    path, sharding.with_shardings(abstract, shardings)
-  )
 
 
 class Upscaler:
@@ -87,7 +76,7 @@ class Upscaler:
     """
     config = checkpoint.load_config(path)
     task = make_task(config, mesh)
-    if task.x.keys() != {"image"} or task.cond.keys() != {"low_res"}:
+    if task.x.keys() != {"image"} or task.inputs.keys() != {"low_res"}:
       raise ValueError(
         f"--sr_checkpoint={path} holds {config.model.name}; a super-resolution "
         "checkpoint (sr_unet) is needed."
@@ -115,7 +104,7 @@ class Upscaler:
     """Raises ValueError unless frames of that size can be upsampled."""
     try:
       self._network.check_shapes(
-        self._network.inputs(self._resized(height, width))[0]
+        self._network.declare(self._resized(height, width))[0]
       )
     except ValueError as error:
       raise ValueError(
@@ -170,7 +159,7 @@ class Upscaler:
       self._params,
       jax.random.fold_in(self._rng, index),
       jax.device_put(jnp.asarray(seeds), split),
-      cond={"low_res": jax.device_put(uint8_to_unit(padded), split)},
+      inputs={"low_res": jax.device_put(uint8_to_unit(padded), split)},
     )
     self.nfe = int(np.max(jax.device_get(nfe)))
     return unit_to_uint8(jax.device_get(x["image"]))[:count]

@@ -48,7 +48,7 @@ def make_held_out_loss(
     t_rng, noise_rng, net_rng = jax.random.split(
       jax.random.fold_in(root_rng, number), 3
     )
-    x_start, cond = task.split(batch)
+    x_start, inputs = task.split(batch)
     size = jax.tree.leaves(x_start)[0].shape[0]
     # Evenly spread over the steps, whatever the size of the batch.
     spread = (jnp.arange(size) + jax.random.uniform(t_rng)) / size
@@ -56,7 +56,7 @@ def make_held_out_loss(
     _, terms = loss_fn(
       params,
       x_start,
-      cond,
+      inputs,
       draw_noise(noise_rng, x_start, mesh),
       t,
       jnp.ones(size),

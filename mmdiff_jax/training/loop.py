@@ -24,7 +24,7 @@ from mmdiff_jax.training import divergence, metrics, settings
 from mmdiff_jax.training.flops import count_flops
 from mmdiff_jax.training.observers import Observer, make_observers
 from mmdiff_jax.training.profile import Profile
-from mmdiff_jax.training.program import Program, build_program
+from mmdiff_jax.training.program import TrainProgram, build_program
 from mmdiff_jax.training.report import Report
 from mmdiff_jax.training.state import TrainState
 
@@ -157,7 +157,7 @@ def _create_loader(task: Task, config: ConfigDict, train: bool = True) -> Any:
   return pipeline.create_loader(
     config.data,
     view=task.network.view,
-    names=[*task.x, *task.cond],
+    names=[*task.x, *task.inputs],
     sr=config.sr,
     batch_size=config.train.batch_size,
     seed=config.seed,
@@ -168,7 +168,7 @@ def _create_loader(task: Task, config: ConfigDict, train: bool = True) -> Any:
 
 
 def _start_or_resume(
-  program: Program, checkpoints: checkpoint.Checkpoints, loader: Any
+  program: TrainProgram, checkpoints: checkpoint.Checkpoints, loader: Any
 ) -> tuple[TrainState, Any]:
   """Returns state and metrics of the newest checkpoint, or of step 0."""
   latest = checkpoints.latest_step
@@ -191,7 +191,7 @@ def _start_or_resume(
   return state, _no_metrics(program)
 
 
-def _no_metrics(program: Program) -> Any:
+def _no_metrics(program: TrainProgram) -> Any:
   # Computed, not put: arrays that are put together on several hosts with one
   # device each cannot be saved.
   return jax.jit(
@@ -214,7 +214,7 @@ def _write_overview(params: Any, workdir: pathlib.Path) -> None:
   (workdir / "parameters.txt").write_text(table + "\n")
 
 
-def _compile(program: Program) -> tuple[jax.stages.Compiled, float]:
+def _compile(program: TrainProgram) -> tuple[jax.stages.Compiled, float]:
   """Compiles the train step; returns it and its floating-point operations."""
   started, task = time.perf_counter(), program.task
   traced = program.traced_step
@@ -242,7 +242,7 @@ def _cures(config: ConfigDict) -> list[str]:
 
 
 def _run(
-  program: Program,
+  program: TrainProgram,
   train_step: Callable[..., Any],
   state: TrainState,
   gathered: Any,

@@ -16,7 +16,7 @@ from mmdiff_jax.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class TrainProgram:
   """The functions of a run and the shapes and shardings they work on.
 
   Attributes:
@@ -43,7 +43,7 @@ class Program:
 
 def build_program(
   task: Task, config: ConfigDict, mesh: jax.sharding.Mesh
-) -> Program:
+) -> TrainProgram:
   """Traces the functions of a run; nothing is compiled.
 
   Args:
@@ -76,7 +76,7 @@ def build_program(
   ).trace(state, batch)
   step_metrics = dict(traced.out_info[1])
   del step_metrics["finite"]  # It says something of one step alone.
-  return Program(
+  return TrainProgram(
     task=task,
     config=config,
     mesh=mesh,

@@ -58,7 +58,7 @@ def make_image_preview(
       params,
       rng,
       jax.device_put(jnp.arange(count), split),
-      cond={"low_res": jax.device_put(uint8_to_unit(low), split)},
+      inputs={"low_res": jax.device_put(uint8_to_unit(low), split)},
     )
     x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
     ours = unit_to_uint8(x["image"])

@@ -19,7 +19,7 @@ LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
-  """Returns `loss_fn(params, x_start, cond, noise, t, weights, rng)`.
+  """Returns `loss_fn(params, x_start, inputs, noise, t, weights, rng)`.
 
   It returns the scalar loss and the `[B]` losses of the samples: `loss` in
   all, and `<modality>_mse` (and `<modality>_vb`, in bits) apart.
@@ -30,9 +30,9 @@ def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
     train: turns dropout on.
   """
 
-  def loss_fn(params, x_start, cond, noise, t, weights, rng):
+  def loss_fn(params, x_start, inputs, noise, t, weights, rng):
     terms = training_losses(
-      task.denoise_fn(params, cond, train=train),
+      task.denoise_fn(params, inputs, train=train),
       task.schedule,
       x_start,
       t,
@@ -154,12 +154,12 @@ def make_train_step(
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
     rng = jax.random.fold_in(root_rng, state.step)
     t_rng, noise_rng, net_rng = jax.random.split(rng, 3)
-    x_start, cond = task.split(batch)
+    x_start, inputs = task.split(batch)
     noise = draw_noise(noise_rng, x_start, mesh)
     size = jax.tree.leaves(x_start)[0].shape[0]
     t, weights = timestep_sampler.sample(state.timestep_state, t_rng, size)
     (_, terms), grads = gradients(
-      state.params, (x_start, cond, noise, t, weights), net_rng
+      state.params, (x_start, inputs, noise, t, weights), net_rng
     )
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -127,7 +127,7 @@ class World:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class WorldClip:
   """One clip and its truth.
 
   Attributes:
@@ -168,7 +168,7 @@ class Clip:
     }
 
 
-def make_clip(seed: int, spec: AVSpec, **options) -> Clip:
+def make_clip(seed: int, spec: AVSpec, **options) -> WorldClip:
   """Makes the clip of a seed.
 
   Args:
@@ -201,7 +201,7 @@ def make_clip(seed: int, spec: AVSpec, **options) -> Clip:
       impacts.append((time, speed, index))
   impacts.sort()
   times, speeds, owners = zip(*impacts, strict=True) if impacts else ((),) * 3
-  return Clip(
+  return WorldClip(
     video=np.rint(canvas * 255).astype(np.uint8),
     audio=audio.astype(np.float32)[:, None],
     impact_times=np.array(times, np.float64),

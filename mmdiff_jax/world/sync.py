@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmdiff_jax.av import AVSpec, unit_to_uint8
-from mmdiff_jax.world.clips import Clip
+from mmdiff_jax.world.clips import WorldClip
 from mmdiff_jax.world.shapes import COLORS, FLOOR, PITCHES
 
 # Video, in frame heights: how near the floor an impact is, and how far the
@@ -51,7 +51,7 @@ class Events:
   colors: tuple[str, ...]
 
   @classmethod
-  def of_truth(cls, clip: Clip) -> "Events":
+  def of_truth(cls, clip: WorldClip) -> "Events":
     """The impacts that a synthetic clip states."""
     return cls(clip.impact_times, tuple(clip.impact_colors))
 

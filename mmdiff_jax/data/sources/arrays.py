@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.clips import as_given
+from mmdiff_jax.data.clips import as_inputs
 from mmdiff_jax.data.sources.base import ArrayClip
 
 
 class ArraySource:
   """Videos `000000`, `000001` ... in memory.
 
-  Numbers in further arrays of as many rows are given of the videos.
+  Numbers in further arrays of as many rows are inputs of the videos.
   """
 
   skipped = ()
@@ -58,8 +58,8 @@ class ArraySource:
     )
     self.videos = {f"{i:06d}": video.shape[1] for i in range(len(video))}
     self._video, self._audio = video, audio
-    self._given = {
-      key: as_given(key, array)
+    self._inputs = {
+      key: as_inputs(key, array)
       for key, array in arrays.items()
       if key not in ("video", "audio")
       and np.shape(array)[:1] == video.shape[:1]
@@ -78,7 +78,7 @@ class ArraySource:
       self._video[number, start : start + self.spec.frames],
       np.asarray(sound, np.float32),
       f"{video} @{start}",
-      {name: values[number] for name, values in self._given.items()},
+      {name: values[number] for name, values in self._inputs.items()},
     )
 
   def digest(self, video: str, start: int) -> str:

@@ -26,7 +26,7 @@ class Clip(Protocol):
   def audio(self) -> np.ndarray | None:
     """Float32 `[L, 1]` in [-1, 1]; None where the video has no sound."""
 
-  def given(self) -> dict[str, np.ndarray]:
+  def inputs(self) -> dict[str, np.ndarray]:
     """What is known besides the streams, by name: int32 or float32."""
 
   def origin(self) -> str:
@@ -73,11 +73,11 @@ class ArrayClip:
     video: np.ndarray,
     audio: np.ndarray,
     origin: str,
-    given: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
   ):
     """See `Clip` for the arguments."""
     self._video, self._audio = video, audio
-    self._origin, self._given = origin, given
+    self._origin, self._inputs = origin, inputs
 
   def video(self) -> np.ndarray:
     """See Clip."""
@@ -91,9 +91,9 @@ class ArrayClip:
     """See Clip."""
     return self._audio
 
-  def given(self) -> dict[str, np.ndarray]:
+  def inputs(self) -> dict[str, np.ndarray]:
     """See Clip."""
-    return dict(self._given)
+    return dict(self._inputs)
 
   def origin(self) -> str:
     """See Clip."""

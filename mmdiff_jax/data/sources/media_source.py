@@ -204,7 +204,7 @@ class MediaClip:
     # The last sample may fall to a frame that is cut.
     return np.pad(sound, ((0, missing), (0, 0)))
 
-  def given(self) -> dict[str, np.ndarray]:
+  def inputs(self) -> dict[str, np.ndarray]:
     """See `base.Clip`."""
     return {}
 

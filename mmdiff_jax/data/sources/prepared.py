@@ -45,9 +45,9 @@ class RecordClip:
     """See `base.Clip`."""
     return self._segment.audio(self._offset)
 
-  def given(self) -> dict[str, np.ndarray]:
+  def inputs(self) -> dict[str, np.ndarray]:
     """See `base.Clip`."""
-    return self._segment.given()
+    return self._segment.inputs()
 
   def origin(self) -> str:
     """See `base.Clip`."""

@@ -51,7 +51,7 @@ class SyntheticClip:
     self._video, self._spec = video, spec
 
   @functools.cached_property
-  def _made(self) -> world.Clip:
+  def _made(self) -> world.WorldClip:
     number = int(self._video.rpartition("/")[2])
     return world.make_clip(world.split_seed("train", number), self._spec)
 
@@ -67,7 +67,7 @@ class SyntheticClip:
     """See `base.Clip`."""
     return self._made.audio
 
-  def given(self) -> dict[str, np.ndarray]:
+  def inputs(self) -> dict[str, np.ndarray]:
     """See `base.Clip`."""
     return {"label": np.array(self._made.label, np.int32)}
 

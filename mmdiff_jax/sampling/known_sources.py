@@ -26,7 +26,7 @@ SILENCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class KnownSource:
   """What of one file is known, cut to the length asked for.
 
   Attributes:
@@ -56,11 +56,11 @@ class Job:
 
   name: str
   index: int
-  source: Source | None = None
+  source: KnownSource | None = None
 
 
 def make_jobs(
-  num_samples: int, sources: Sequence[Source] | None = None
+  num_samples: int, sources: Sequence[KnownSource] | None = None
 ) -> list[Job]:
   """Lists the samples of a run: `num_samples`, or as many of each source.
 
@@ -92,7 +92,7 @@ def load_sources(
   tfds_dir: str = "",
   synthetic_clips: int = 4096,
   fit: str = "pad",
-) -> list[Source]:
+) -> list[KnownSource]:
   """Reads the beginning of every video of a source as conditions.
 
   Documented repairs: frames are resampled to the model's rate and fitted to
@@ -125,7 +125,7 @@ def load_sources(
   )
   videos = data_sources.open_source(source, options)
   _check_rates(videos, spec, known_frames)
-  loaded: list[Source] = []
+  loaded: list[KnownSource] = []
   names: set[str] = set()
   for video in sorted(videos.videos):
     try:
@@ -179,7 +179,7 @@ def _load(
   spec: AVSpec,
   frames: int,
   fit: str,
-) -> Source:
+) -> KnownSource:
   clip = videos.clip(video, 0)
   known = {}
   if "video" in CONDITIONS[condition]:
@@ -196,4 +196,4 @@ def _load(
   if "audio" in known and np.abs(known["audio"]).max() < SILENCE:
     repairs += ("silent",)
     _log.warning("%s is silent: as a condition it says little.", path)
-  return Source(name, path, known, repairs, videos.digest(video, 0)[:16])
+  return KnownSource(name, path, known, repairs, videos.digest(video, 0)[:16])

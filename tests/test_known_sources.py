@@ -5,7 +5,7 @@ import pytest
 
 from mmdiff_jax.av import AVSpec, uint8_to_unit
 from mmdiff_jax.media import writing
-from mmdiff_jax.sampling.given import load_sources
+from mmdiff_jax.sampling.known_sources import load_sources
 from mmdiff_jax.world.clips import make_clip, split_seed
 from tests.prepared_fixtures import numbered_frame, write_dataset
 
