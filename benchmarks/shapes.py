@@ -24,7 +24,7 @@ from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec, uint8_to_unit
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
-from mmdiff_jax.sampling.known_sources import Job, Source
+from mmdiff_jax.sampling.known_sources import Job, KnownSource
 from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.task import make_task
 from mmdiff_jax.world import sync
@@ -90,7 +90,7 @@ def make_jobs(given: str, count: int, split: str, spec: AVSpec) -> list[Job]:
   for i in range(count):
     clip = make_clip(split_seed(split, i), spec)
     streams = {"video": uint8_to_unit(clip.video), "audio": clip.audio}
-    source = Source(f"{i}", f"{split}/{i}", {given: streams[given]}, ())
+    source = KnownSource(f"{i}", f"{split}/{i}", {given: streams[given]}, ())
     jobs.append(Job(f"{i}", i, source))
   return jobs
 
