@@ -118,7 +118,7 @@ def test_what_is_made_from_nothing_stands_first(runs, tmp_path):
   text = page.read_text(encoding="utf-8")
   headings = (
     "Picture and sound, made from nothing (joint)",
-    "Pictures, made for a given sound (a2v)",
+    "Pictures, made for a sound (a2v)",
   )
   places = [text.index(f"<h2>{heading}") for heading in headings]
   assert places == sorted(places)
@@ -140,7 +140,7 @@ def test_the_source_stands_beside_the_result(runs, tmp_path):
   given = reading.read_media(runs / "from" / "given.mp4").video.astype(int)
   assert shown.shape == given.shape and abs(shown - given).mean() < 3
   text = " ".join(parsed.text)
-  assert "Source: its sound was given, its pictures were not." in text
+  assert "Source: its sound was used, its pictures were not." in text
   assert "1220202889" not in page.read_text(encoding="utf-8")
   # No clip of the folder's but those that were there: others read it, too.
   assert not list(tmp_path.glob("gallery/**/*.mp4"))

@@ -61,7 +61,7 @@ def test_what_is_known_is_in_the_samples(model):
 def test_senseless_requests_are_errors(model, tmp_path):
   with pytest.raises(ValueError, match="stepz: no option of a sampler; .*step"):
     model.sample(1, stepz=3)
-  with pytest.raises(ValueError, match=r"was given \['label'\]"):
+  with pytest.raises(ValueError, match="no input .label.; its inputs: none"):
     model.sample(1, steps=2, inputs={"label": 1})
   with pytest.raises(FileNotFoundError, match="No checkpoint"):
     mmdiff_jax.load(tmp_path)
