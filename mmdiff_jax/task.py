@@ -91,6 +91,10 @@ class Task:
     """Initialises the network's parameters; traceable."""
     return self.network.init(rng, self.x, self.inputs)["params"]
 
+  def plainly(self) -> "Task":
+    """The task with its network as the definition computes it."""
+    return dataclasses.replace(self, network=self.network.plainly())
+
   def denoise_fn(
     self, params: Any, inputs: Arrays | None = None, train: bool = False
   ) -> DenoiseFn:

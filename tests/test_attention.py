@@ -230,3 +230,11 @@ def test_a_kernel_of_tpus_is_refused_elsewhere():
   config.model.attention = "pallas"
   with pytest.raises(ValueError, match="'pallas' is for TPUs, not for a cpu"):
     make_task(config, make_mesh())
+
+
+def test_a_kernel_of_gpus_is_refused_on_tpus(monkeypatch):
+  config = make_tiny_config()
+  config.model.update(attention="cudnn", dtype="bfloat16")
+  monkeypatch.setattr("mmdiff_jax.task.platform_of", lambda mesh: "tpu")
+  with pytest.raises(ValueError, match="'cudnn' is for GPUs, not for a tpu"):
+    make_task(config, make_mesh())

@@ -9,9 +9,8 @@ from configs import smoke
 from mmdiff_jax.aot import compile as aot_compile
 from mmdiff_jax.aot import hlo, ladder
 from mmdiff_jax.aot.compile import DoesNotFitError, compile_for
-from mmdiff_jax.aot.hardware import TPUS, check_installed, check_topology
+from mmdiff_jax.aot.hardware import check_installed, check_topology
 from mmdiff_jax.aot.report import as_text, needed_memory, reported_memory
-from mmdiff_jax.aot.traffic import traffic
 from tests.conftest import make_tiny_config
 from tests.toy import make_toy_config
 
@@ -24,6 +23,7 @@ REPORT = {
   "mesh": {"data": 2, "fsdp": 1},
   "parameters": 1,
   "flops_per_device": 1.0,
+  "model_flops": 1.0,
   "hbm": None,
   "seconds": 1.0,
 }
@@ -74,15 +74,6 @@ def test_collectives_are_counted_as_often_as_they_run():
     layer="all-gather",
   )
   assert found["all-reduce"][:3] == (5, 5 * 32, 2 * 5 * 32)
-
-
-def test_traffic_counts_slices_and_trips_but_not_the_fast_memory():
-  gathers = 4 * 8 * 4 + 4 * 32 * 4 + 0 + 16 * 3 * 2 + 2 * 3 * 2
-  last = 10 + 4 * 32 * 4 + 16 * 3 * 2
-  copy = 4 * 8 * 4
-  # A row read, a row reduced, a row written; and an index and a condition.
-  trip = (32 + 32) + (32 + 32) + (32 + 32) + 2 * 4 + 4 + 4 + 1
-  assert traffic(hlo.Program(HLO)) == gathers + last + copy + 5 * trip
 
 
 def test_largest_values_have_the_layer_that_makes_them():
@@ -136,7 +127,7 @@ def test_fit_takes_the_first_change_that_fits(tmp_path, monkeypatch, capsys):
   """What a program needs is made up: 1 GiB, and 1 GiB for each clip."""
   path = tmp_path / "report.json"
 
-  def compiled(config, topology, what, slices, limit):
+  def compiled(config, topology, what, slices, limit, cycles):
     rows = config.train.batch_size // config.train.microbatches // 2
     return REPORT | {
       "memory": (1 + rows) * 2**30,
@@ -193,12 +184,79 @@ def test_memory_that_xla_refuses_is_read_from_its_message():
   assert needed_memory("another error") is None
 
 
-def test_what_cannot_be_compiled_for_is_one_line(monkeypatch):
-  assert check_topology("v5e:4x4") is TPUS["v5e"]
+@pytest.mark.parametrize(
+  "name",
+  ["v5e:1x1", "v6e:1x1", "v5e:16x16", "v4:2x2x1", "v4:4x4x4", "v5p:1x1x1"]
+  + ["v5p:2x2x4", "v5p:4x8x12", "v5p:8x8x8", "h100:2x8", "4090:1x1", "cpu:8"],
+)
+def test_topologies_that_exist_are_taken(name):
+  chip = check_topology(name)
+  assert (chip is None) == name.startswith("cpu")
+
+
+# What is given, and what the answer says beside it.
+WRONG = {
+  "": "'' is unknown; give one of v4, v5e",
+  "tpu:4x4": "'tpu' is unknown",
+  "v7:2x2": "'v7' is unknown.*give one of",
+  "V5E:4x4": "did you mean 'v5e'",
+  "v5lite:4x4": "'v5lite' is unknown",
+  "h10:1x8": "did you mean 'h100'",
+  "A100:1x8": "did you mean 'a100'",
+  "rtx4090:1x1": "did you mean '4090'",
+  "v5e": "no such slice of v5e; there are 1x1, 2x2",
+  "v5e:": "no such slice",
+  "v5e:big": "no such slice",
+  "v5e:16": "no such slice.*4x4",
+  "v5e:3x3": "no such slice.*16x16",
+  "v5e:4x2": "no such slice.*2x4",
+  "v5e:4x4x4": "no such slice.*8x16",
+  "v5e:1000x1000": "no such slice.*16x16",
+  "v6e:4x4x4": "no such slice of v6e.*8x8",
+  "v6e:0x0": "no such slice",
+  "v5p:4x4": "no such slice of v5p.*2x2x1, 2x2x2",
+  "v5p:2x2x2x2": "no such slice of v5p.*2x2x4",
+  "v5p:3x3x3": "ascending multiples of 4",
+  "v5p:8x4x4": "ascending multiples of 4",
+  "v5p:32x32x32": "of at most 6144 chips",
+  "v4:1x1x1": "no such slice of v4.*2x2x1",
+  "h100": "give HOSTSxGPUS, such as h100:1x8",
+  "h100:8": "8 on one machine are h100:1x8",
+  "h100:1x16": "at most 8 GPUs; give HOSTSxGPUS, such as h100:2x8",
+  "h100:0x8": "give HOSTSxGPUS",
+  "h100:2x2x2": "give HOSTSxGPUS",
+  "cpu": "number of virtual devices, such as cpu:8",
+  "cpu:0": "such as cpu:8",
+  "cpu:2x2": "such as cpu:8",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_topology_that_does_not_exist_is_one_line_with_the_cure(name):
+  with pytest.raises(ValueError, match=WRONG[name]) as error:
+    check_topology(name)
+  assert str(error.value).startswith(f"--topology={name}: ")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "slices", "message"),
+  [
+    ("h100:1x8", 2, "only TPUs come in slices; give HOSTSxGPUS"),
+    ("cpu:8", 2, "only TPUs come in slices"),
+    ("v5e:4x4", 0, "--slices=0: give 1 or more"),
+  ],
+)
+def test_slices_are_of_tpus(name, slices, message):
+  with pytest.raises(ValueError, match=message):
+    check_topology(name, slices)
+
+
+def test_between_machines_the_network_is_slower():
   assert check_topology("h100:1x8").network > check_topology("h100:2x8").network
-  for name in ("v5e", "v5e:big", "h100:8", "cpu:0", ""):
-    with pytest.raises(ValueError, match="--topology=.*give cpu:N"):
-      check_topology(name)
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   for name, package in (("v5e:4x4", "tpu"), ("h100:1x8", "jax-cuda12-pjrt")):
     with pytest.raises(ImportError, match=f"pip install .*{package}"):

@@ -1,13 +1,19 @@
 """Operations are counted from what was traced, as by hand."""
 
-import types
+import math
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from mmdiff_jax.devices.chips import CHIPS, chip_of
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.models import attention
-from mmdiff_jax.training.flops import count_flops, peak_flops
+from mmdiff_jax.task import make_task
+from mmdiff_jax.training.flops import count_flops, model_flops
+from mmdiff_jax.training.program import build_program
+from tests.conftest import make_tiny_config
+from tests.toy import make_toy_config
 
 
 def count(function, *args):
@@ -40,11 +46,57 @@ def test_loops_count_as_often_as_they_run():
 
 
 @pytest.mark.parametrize(
-  ("kind", "peak"),
-  [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)],
+  ("kind", "name"),
+  [
+    ("NVIDIA H100 80GB HBM3", "h100"),
+    ("NVIDIA A100-SXM4-80GB", "a100"),
+    ("NVIDIA A100-SXM4-40GB", "a100-40"),
+    ("NVIDIA L40S", "l40s"),
+    ("NVIDIA L4", "l4"),
+    ("NVIDIA GeForce RTX 4090", "4090"),
+    ("TPU v5 lite", "v5e"),
+    ("TPU v5", "v5p"),
+  ],
 )
-def test_peaks_are_known_by_the_kind_of_device(kind, peak):
-  assert peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
+def test_chips_are_known_by_what_jax_calls_them(kind, name):
+  assert chip_of(kind) is CHIPS[name]
+
+
+def test_other_devices_have_no_peak():
+  assert chip_of("cpu") is None
+
+
+def make_program(config):
+  return build_program(make_task(config), config, make_mesh())
+
+
+def test_the_model_needs_three_forward_passes():
+  config = make_toy_config()
+  program = make_program(config)
+  needed = model_flops(program.task, config, program.abstract_state.params)
+  width, values = 128, program.task.x
+  # One number, the time, to the width, and that to itself and to each stream's
+  # channels; the channels of each element to themselves.
+  products = width + width**2 + width * (3 + 1)
+  products += math.prod(values["video"].shape) * 3
+  products += math.prod(values["audio"].shape)
+  assert needed == 3 * 2 * config.train.batch_size * products
+
+
+def test_what_is_computed_again_does_not_count_for_the_model():
+  executed, needed = {}, {}
+  for remat in ("none", "blocks"):
+    config = make_tiny_config()
+    config.model.update(remat=remat, kernels="plain", attention="xla")
+    program = make_program(config)
+    executed[remat] = count_flops(program.traced_step.jaxpr.jaxpr)
+    needed[remat] = model_flops(
+      program.task, config, program.abstract_state.params
+    )
+  assert needed["none"] == needed["blocks"]
+  # The gradient of the first layer's input is left out, and it is cheap.
+  assert 0.9 < executed["none"] / needed["none"] <= 1.1
+  assert 1.2 < executed["blocks"] / needed["blocks"] <= 1.4
 
 
 def test_attention_kernels_count_their_products(monkeypatch):

@@ -9,11 +9,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
 
-from mmdiff_jax.devices.mesh import join_hosts, make_mesh
+from mmdiff_jax.devices.mesh import check_batch_size, join_hosts, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -130,3 +131,34 @@ def test_mesh_that_does_not_cover_the_devices_is_an_error(axes):
     pytest.skip("written for one device")
   with pytest.raises(ValueError, match="does not cover the 1 device"):
     make_mesh(*axes)
+
+
+@pytest.mark.parametrize(
+  ("data", "fsdp", "message"),
+  [
+    (-1, 32, "fsdp=32 does not cover the 16 .*give one of 1, 2, 4, 8, 16, or"),
+    (-1, 0, "fsdp=0 does not cover"),
+    (3, -1, "data=3 does not cover"),
+    (-1, -1, "data=-1 and fsdp=-1 say nothing; give one of them a number"),
+    (2, 4, "data=2 x fsdp=4 does not cover the 16 .*give -1 for one"),
+  ],
+)
+def test_axes_that_do_not_fit_are_refused_with_those_that_do(
+  data, fsdp, message
+):
+  with pytest.raises(ValueError, match=message):
+    make_mesh(data, fsdp, devices=list(range(16)))
+
+
+@pytest.mark.parametrize(
+  ("size", "parts", "message"),
+  [
+    (100, 1, r"=100 must be .* 16 device\(s\) of this run, such as 96 or 112"),
+    (8, 1, r"=8 must be a positive multiple .*, such as 16\."),
+    (48, 2, r"16 device\(s\) of this run x 2 micro-batches, such as 32 or 64"),
+  ],
+)
+def test_batches_that_devices_do_not_divide_are_refused(size, parts, message):
+  devices = types.SimpleNamespace(size=16)
+  with pytest.raises(ValueError, match=message):
+    check_batch_size(devices, size, "config.train.batch_size", parts)

@@ -20,13 +20,15 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
 from mmdiff_jax.aot.hardware import open_devices
+from mmdiff_jax.aot.report import COMPILED
 from mmdiff_jax.devices import sharding
 from mmdiff_jax.devices.memory import program_bytes
 from mmdiff_jax.devices.mesh import check_batch_size, make_mesh
 from mmdiff_jax.disk.files import write_json
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import Task, make_task
-from mmdiff_jax.training.flops import count_flops
+from mmdiff_jax.training import settings
+from mmdiff_jax.training.flops import count_flops, model_flops
 from mmdiff_jax.training.program import build_program
 
 
@@ -38,19 +40,16 @@ def trace_step(
   Returns:
     What was traced, and what it is given by kind.
   """
-  batch, micro = config.train.batch_size, config.train.microbatches
-  check_batch_size(
-    mesh,
-    batch // micro,
-    f"config.train.batch_size / config.train.microbatches={micro}: a share",
-  )
+  settings.check_batch(config.train, mesh)
   program = build_program(task, config, mesh)
   state = program.abstract_state
   return program.traced_step, {
     "parameters": state.params,
     "their average": state.ema_params,
     "optimiser": (state.opt_state, state.timestep_state),
-    "batch": task.abstract_batch(batch, sharding.batch_sharded(mesh)),
+    "batch": task.abstract_batch(
+      config.train.batch_size, sharding.batch_sharded(mesh)
+    ),
   }
 
 
@@ -104,11 +103,18 @@ def run(folder: pathlib.Path) -> None:
     write_json(folder / "refused.json", {"error": str(error)})
     return
   held = {kind: device_bytes(tree) for kind, tree in given.items()}
+  params = given["parameters"]
+  if job["what"] == "train":
+    needed = model_flops(task, config, params)
+  else:
+    plain, _ = trace(task.plainly(), config, mesh)
+    needed = count_flops(plain.jaxpr.jaxpr)
   traits = {
     "devices": len(devices),
     "mesh": dict(mesh.shape),
-    "parameters": sum(x.size for x in jax.tree.leaves(given["parameters"])),
+    "parameters": sum(x.size for x in jax.tree.leaves(params)),
     "flops": count_flops(traced.jaxpr.jaxpr),
+    "model_flops": needed,
     "held": held,
   }
   write_json(folder / "traced.json", traits)
@@ -129,6 +135,9 @@ def run(folder: pathlib.Path) -> None:
   except Exception as error:
     write_json(folder / "failed.json", {"error": str(error)})
     return
+  if devices[0].platform == "tpu":
+    # Only what code was generated for states cycles.
+    (folder / COMPILED).write_text(compiled.as_text())
   write_json(folder / "compiled.json", {"memory": program_bytes(compiled)})
 
 

@@ -15,14 +15,23 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
 from mmdiff_jax.aot import ladder
-from mmdiff_jax.aot.hardware import GIB, check_installed, check_topology
+from mmdiff_jax.aot.hardware import check_installed, check_topology
 from mmdiff_jax.aot.report import as_text, read_report, reported_memory
+from mmdiff_jax.devices.chips import GIB
 from mmdiff_jax.devices.memory import DoesNotFitError
 from mmdiff_jax.disk.files import check_file, write_json
 
 WHAT = ("train", "sample")
 # Seconds between two looks at what the compiler has written.
 _INTERVAL = 0.5
+# What it does next once there is such a file.
+_PHASES = {
+  "job.json": "tracing the program",
+  "traced.json": "lowering it",
+  "*before_optimizations*.txt": "XLA optimises it (most of the time)",
+  "*after_optimizations.txt": "XLA has optimised it and gives memory to values",
+  "*memory-usage-report.txt": "XLA generates code",
+}
 
 
 def compile_for(
@@ -33,6 +42,7 @@ def compile_for(
   slices: int = 1,
   hbm: float | None = None,
   fit: bool = False,
+  cycles: bool = False,
   output: str | None = None,
 ) -> dict[str, Any]:
   """Compiles the train step or the sampler for a topology and reports on it.
@@ -44,6 +54,7 @@ def compile_for(
     slices: of TPUs.
     hbm: GiB that a program may use on a device; None is what the chip has.
     fit: tries changes, from the smallest on, until one fits.
+    cycles: waits until code is generated, for XLA's estimate of its cycles.
     output: a .json file for the report; None prints it alone.
 
   Returns:
@@ -68,9 +79,14 @@ def compile_for(
       "--hbm=GIB."
     )
 
+  if cycles and (chip is None or chip.clock is None):
+    raise ValueError(
+      f"--cycles: XLA estimates cycles for TPUs alone, not for {topology}."
+    )
+
   def attempt(changes: ladder.Changes) -> dict[str, Any]:
     changed = ladder.changed(config, changes)
-    report = _compile(changed, topology, what, slices, limit)
+    report = _compile(changed, topology, what, slices, limit, cycles)
     return report | {"changes": changes}
 
   tries = [attempt({})]
@@ -161,6 +177,7 @@ def _compile(
   what: str,
   slices: int,
   limit: float | None,
+  cycles: bool,
 ) -> dict[str, Any]:
   """Compiles one program; the report on it."""
   section = config.train if what == "train" else config.sample
@@ -175,14 +192,18 @@ def _compile(
     folder = pathlib.Path(name)
     encoded = {"config": checkpoint.config_to_json(config)}
     write_json(folder / "job.json", job | encoded)
-    seconds = _run_child(folder)
+    seconds = _run_child(folder, to_the_end=cycles)
     chip = check_topology(topology, slices)
     report = read_report(folder, chip, limit)
   return job | report | {"seconds": round(seconds, 1)}
 
 
-def _run_child(folder: pathlib.Path) -> float:
+def _run_child(folder: pathlib.Path, to_the_end: bool = False) -> float:
   """Runs the child, to its end or until XLA's reports are there.
+
+  Args:
+    folder: of the job.
+    to_the_end: whether the code that XLA generates is waited for.
 
   Returns:
     The seconds taken.
@@ -197,7 +218,11 @@ def _run_child(folder: pathlib.Path) -> float:
       stderr=stderr,
     )
     try:
-      while child.poll() is None and reported_memory(folder) is None:
+      said: set[str] = set()
+      while child.poll() is None and (
+        to_the_end or reported_memory(folder) is None
+      ):
+        _say_phase(folder, said, time.perf_counter() - started)
         time.sleep(_INTERVAL)
       if child.poll() is None:
         # The last of XLA's reports; the others are there by now.
@@ -216,3 +241,11 @@ def _run_child(folder: pathlib.Path) -> float:
       reason = (errors.read_text().strip().splitlines() or ["no message"])[-1]
     raise RuntimeError(f"The compiler ended early: {reason}")
   return time.perf_counter() - started
+
+
+def _say_phase(folder: pathlib.Path, said: set[str], seconds: float) -> None:
+  """Says what the child does, once of each phase."""
+  reached = [file for file in _PHASES if next(folder.glob(file), None)]
+  if reached and reached[-1] not in said:
+    said.add(reached[-1])
+    print(f"{seconds:5.0f} s  {_PHASES[reached[-1]]}", file=sys.stderr)

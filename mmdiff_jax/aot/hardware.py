@@ -1,6 +1,7 @@
-"""Topologies by name, and what their chips can do."""
+"""Topologies by name, and the devices of those that are not there."""
 
 import dataclasses
+import difflib
 import importlib.util
 import os
 import re
@@ -8,37 +9,9 @@ from typing import Any
 
 import jax
 
+from mmdiff_jax.aot import gpu_targets, topologies
+from mmdiff_jax.devices.chips import CHIPS, GPUS, TPUS, Chip
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """Figures of the makers' data sheets, of one JAX device.
-
-  Attributes:
-    hbm: memory in bytes that a program may use.
-    flops: peak FLOP/s of matrix products in bfloat16.
-    bandwidth: bytes per second of that memory.
-    network: bytes per second to other chips, all links in one direction.
-  """
-
-  hbm: float
-  flops: float
-  bandwidth: float
-  network: float
-
-
-GIB = 2.0**30
-TPUS = {
-  "v4": Chip(32 * GIB, 275e12, 1228e9, 300e9),
-  # Of 16 GiB some is the system's.
-  "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9),
-  "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9),
-  "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 400e9),
-}
-GPUS = {
-  # JAX takes three quarters of 79.1 GiB unless it is told otherwise
-  # (XLA_PYTHON_CLIENT_MEM_FRACTION). NVLink, within a host.
-  "h100": Chip(0.75 * 79.1 * GIB, 989e12, 3352e9, 450e9),
-}
 # Bytes per second of a GPU to those of other hosts: 400 Gbit/s for each.
 _BETWEEN_HOSTS = 50e9
 # So that libtpu asks no metadata server and lets several processes compile.
@@ -48,68 +21,78 @@ _ENVIRONMENT = {
   "TPU_ACCELERATOR_TYPE": "v5litepod-16",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# An H100 as XLA asks for it: NVIDIA's data sheet and compute capability 9.0.
-_H100 = """
-gpu_device_info {
-  name: "NVIDIA H100 80GB HBM3"
-  device_vendor: "NVIDIA Corporation"
-  cuda_compute_capability { major: 9 }
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
-  memory_bandwidth: 3352320000000
-  device_memory_size: 84942979072
-  l2_cache_size: 52428800
-  shared_memory_per_core: 233472
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  threads_per_core_limit: 2048
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  thread_dim_limit_x: 1024
-  thread_dim_limit_y: 1024
-  thread_dim_limit_z: 64
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  device_address_bits: 64
-  pcie_bandwidth: 34359738368
-  driver_version: "12.8.0"
-  runtime_version: "12.8.0"
-  compile_time_toolkit_version: "12.8.0"
-  dnn_version: "9.10.0"
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-_CUDNN_VERSION = 91000
+# Of one machine.
+_MOST_GPUS = 8
 
 
 def check_topology(topology: str, slices: int = 1) -> Chip | None:
   """The chip of a topology; None for virtual CPU devices.
 
   Raises:
-    ValueError: for a name of another form.
+    ValueError: for one that does not exist, with what there is.
   """
   kind, _, shape = topology.partition(":")
-  if kind == "cpu" and re.fullmatch(r"[1-9]\d*", shape) and slices == 1:
+  if slices < 1:
+    raise ValueError(f"--slices={slices}: give 1 or more.")
+  if kind in TPUS:
+    return _check_tpu(kind, shape, topology)
+  if kind != "cpu" and kind not in GPUS:
+    near = difflib.get_close_matches(kind.lower(), ["cpu", *CHIPS], 1)
+    raise ValueError(
+      f"--topology={topology}: {kind!r} is unknown"
+      f"{f' (did you mean {near[0]!r}?)' if near else ''}; give one of "
+      f"{', '.join(TPUS)} and its shape, such as v5e:4x4; one of "
+      f"{', '.join(GPUS)} as HOSTSxGPUS, such as h100:1x8; or cpu:N, virtual "
+      "devices."
+    )
+  if slices > 1:
+    raise ValueError(
+      f"--topology={topology} --slices={slices}: only TPUs come in slices"
+      f"{'; give HOSTSxGPUS for several machines.' if kind in GPUS else '.'}"
+    )
+  if kind == "cpu":
+    if not re.fullmatch(r"[1-9]\d{0,3}", shape):
+      raise ValueError(
+        f"--topology={topology}: give the number of virtual devices, such as "
+        "cpu:8."
+      )
     return None
-  if kind in TPUS and re.fullmatch(r"\d+(x\d+)*", shape):
-    return TPUS[kind]
-  if kind in GPUS and re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape) and slices == 1:
-    if shape.startswith("1x"):
-      return GPUS[kind]
-    return dataclasses.replace(GPUS[kind], network=_BETWEEN_HOSTS)
-  raise ValueError(
-    f"--topology={topology}"
-    f"{f' with --slices={slices}' if slices > 1 else ''}: give cpu:N (virtual "
-    f"devices), one of {', '.join(TPUS)} and its shape, such as v5e:4x4 (in "
-    f"--slices, if several), or {', '.join(GPUS)}:HOSTSxGPUS, such as "
-    "h100:1x8."
-  )
+  return _check_gpu(kind, shape, topology)
+
+
+def _check_tpu(kind: str, shape: str, topology: str) -> Chip:
+  if not re.fullmatch(r"\d+(x\d+)+", shape) or not topologies.exists(
+    kind, shape
+  ):
+    raise ValueError(
+      f"--topology={topology}: there is no such slice of {kind}; there are "
+      f"{topologies.in_words(kind)}."
+    )
+  return TPUS[kind]
+
+
+def _check_gpu(kind: str, shape: str, topology: str) -> Chip:
+  if re.fullmatch(r"[1-9]\d?", shape) and int(shape) <= _MOST_GPUS:
+    raise ValueError(
+      f"--topology={topology}: give HOSTSxGPUS; {shape} on one machine are "
+      f"{kind}:1x{shape}."
+    )
+  match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", shape)
+  if match is None:
+    raise ValueError(
+      f"--topology={topology}: give HOSTSxGPUS, such as {kind}:1x8."
+    )
+  hosts, gpus = map(int, match.groups())
+  if gpus > _MOST_GPUS:
+    split = f", such as {kind}:{gpus // 8}x8" if gpus % 8 == 0 else ""
+    raise ValueError(
+      f"--topology={topology}: a machine has at most {_MOST_GPUS} GPUs; give "
+      f"HOSTSxGPUS{split}."
+    )
+  chip = GPUS[kind]
+  if hosts == 1:
+    return chip
+  return dataclasses.replace(chip, network=_BETWEEN_HOSTS)
 
 
 def open_devices(topology: str, slices: int = 1) -> list[Any]:
@@ -132,11 +115,11 @@ def open_devices(topology: str, slices: int = 1) -> list[Any]:
     return jax.devices()
   if kind in GPUS:
     check_installed(topology)
-    _answer_for_cudnn()
+    _answer_for_cudnn(gpu_targets.capability(kind))
     options: dict[str, Any] = {
       "platform": "cuda",
       "topology_name": "",
-      "target_config": _H100,
+      "target_config": gpu_targets.describe(kind),
       "topology": f"1x{shape}",
     }
   else:
@@ -144,12 +127,17 @@ def open_devices(topology: str, slices: int = 1) -> list[Any]:
     for name, value in _ENVIRONMENT.items():
       os.environ.setdefault(name, value)
     options = {"platform": "tpu", "topology_name": topology}
+    if topologies.single_chip(shape):
+      options["chips_per_host_bounds"] = (1, 1, 1)
+    if kind == "v4":
+      options |= {"chip_config_name": "megacore"}
+      options["chips_per_host_bounds"] = (2, 2, 1)
     if slices > 1:
       options["num_slices"] = slices
-  from jax.experimental import topologies
+  from jax.experimental.topologies import get_topology_desc
 
   try:
-    return list(topologies.get_topology_desc(**options).devices)
+    return list(get_topology_desc(**options).devices)
   except Exception as error:
     # Whatever the compiler says of it, over many lines.
     reason = str(error).strip().split("\n")[0][:200]
@@ -182,11 +170,12 @@ def _found(name: str) -> bool:
     return False
 
 
-def _answer_for_cudnn() -> None:
+def _answer_for_cudnn(capability: str) -> None:
   """Says what is asked of a GPU while tracing, for this process has none."""
   from jax._src.cudnn import fused_attention_stablehlo as asked
 
-  asked.check_cudnn_version = lambda: _CUDNN_VERSION
-  asked.is_cuda_compute_capability_equal = lambda capability: (
-    capability == "9.0"
+  asked.check_cudnn_version = lambda: gpu_targets.CUDNN_VERSION
+  asked.is_cuda_compute_capability_equal = lambda other: other == capability
+  asked.check_compute_capability = lambda least: (
+    float(capability) >= float(least)
   )

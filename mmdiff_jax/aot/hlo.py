@@ -28,10 +28,13 @@ FREE = {
   "conditional",
   "constant",
   "get-tuple-element",
+  "opt-barrier",
   "parameter",
   "tuple",
   "while",
 }
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_KERNEL = '"tpu_custom_call"'
 _REPORTED = re.compile(r"Memory Space: default.*?Total bytes: (\d+) ", re.S)
 
 
@@ -152,29 +155,27 @@ def called(operation: Operation, keys: str) -> list[str]:
   return re.findall(r"[\w.\-]+", " ".join(found))
 
 
-def array_bytes(text: str, fast: bool = True) -> list[tuple[int, str]]:
-  """(bytes, shape) of every array in a type such as `(f32[2,3], u8[])`.
+def array_bytes(text: str) -> list[tuple[int, str, bool]]:
+  """(bytes, shape, whether in the main memory) of every array in a type.
 
   Args:
-    text: of the type.
-    fast: whether to count those that a TPU keeps in its fast memory, whose
-      layout says so: `{1,0:S(1)}`.
+    text: of the type, such as `(f32[2,3]{1,0:S(1)}, u8[])`: the first of these
+      is in a TPU's fast memory, as its layout says.
   """
   found = []
   for kind, dimensions, layout in _ARRAY.findall(text):
-    if not fast and re.search(r"S\([1-9]\)", layout):
-      continue
     bits = _BITS.get(kind)
     if bits is None:
       bits = 8 if kind.startswith("f8") else int(kind[1:])
     count = math.prod(int(n) for n in dimensions.split(",") if n)
-    found.append((math.ceil(count * bits / 8), f"{kind}[{dimensions}]"))
+    main = not re.search(r"S\([1-9]\)", layout)
+    found.append((math.ceil(count * bits / 8), f"{kind}[{dimensions}]", main))
   return found
 
 
-def total_bytes(text: str, fast: bool = True) -> int:
-  """Bytes of all arrays in a type; see `array_bytes`."""
-  return sum(size for size, _ in array_bytes(text, fast))
+def total_bytes(text: str) -> int:
+  """Bytes of all arrays in a type."""
+  return sum(size for size, _, _ in array_bytes(text))
 
 
 def layer_of(operation: Operation) -> str:
@@ -215,7 +216,9 @@ def collectives(program: Program) -> dict[str, Collective]:
     if operation.kind in ("all-gather-start", "collective-permute-start"):
       size -= given  # Their results begin with the operands.
     received = {"all-reduce": 2 * size, "reduce-scatter": given}
-    largest, shape = max(array_bytes(operation.result), default=(0, ""))
+    largest, shape = max(
+      (array[:2] for array in array_bytes(operation.result)), default=(0, "")
+    )
     before = found.get(kind, Collective(0, 0, 0, -1, "", ""))
     layer = layer_of(operation)
     if largest <= before.largest:
@@ -240,8 +243,9 @@ def largest_buffers(
     if operation.kind in FREE or operation.kind.endswith("-done"):
       continue
     layer = layer_of(operation)
-    for size, shape in array_bytes(operation.result, fast=False):
-      seen[shape, layer] = size
+    for size, shape, main in array_bytes(operation.result):
+      if main:
+        seen[shape, layer] = size
   ranked = sorted(seen.items(), key=lambda item: -item[1])[:count]
   return [(size, shape, layer) for (shape, layer), size in ranked]
 
@@ -250,3 +254,20 @@ def reported_memory(report: str) -> int | None:
   """Bytes of a device's main memory that XLA's memory report states."""
   match = _REPORTED.search(report)
   return int(match[1]) if match else None
+
+
+def estimated_cycles(program: Program) -> tuple[int, int]:
+  """Cycles that XLA:TPU states, and how many operations run without.
+
+  It states them of what it has generated code for, but never of kernels that
+  are not its own; collectives wait for others, which it cannot know.
+  """
+  total = without = 0
+  for _, times, operation in program.running():
+    stated = _CYCLES.search(operation.traits)
+    # Some are so large that they stand for "unknown".
+    if stated and int(stated[1]) < 2**50:
+      total += times * int(stated[1])
+    elif operation.kind == "custom-call" and _KERNEL in operation.traits:
+      without += times
+  return total, without

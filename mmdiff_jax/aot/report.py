@@ -1,7 +1,8 @@
 """The report on a program: figures, and the table of them.
 
-Every figure is an estimate: XLA's own of its memory, and bounds from counted
-operations and bytes over the makers' peak rates.
+Every figure is an estimate: XLA's own of its memory, and of its time where it
+has one; and bounds from counted operations and bytes over the makers' peak
+rates.
 """
 
 import json
@@ -10,8 +11,11 @@ import re
 from typing import Any
 
 from mmdiff_jax.aot import hlo
-from mmdiff_jax.aot.hardware import GIB, Chip
 from mmdiff_jax.aot.traffic import traffic
+from mmdiff_jax.devices.chips import GIB, Chip
+
+# What code was generated for, as text, in the job's folder.
+COMPILED = "compiled.txt"
 
 # XLA:TPU's "Used 24.17G of 15.75G hbm."
 _NEEDED = re.compile(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm")
@@ -73,6 +77,16 @@ def read_report(
     }
     report["bounds"] = bounds
     report["binding"] = max(bounds, key=bounds.__getitem__)
+    seconds = bounds[report["binding"]]
+    peak = report["devices"] * chip.flops
+    report["mfu"] = report["model_flops"] / seconds / peak
+    report["hfu"] = report["flops"] / seconds / peak
+  if (folder / COMPILED).exists() and chip is not None and chip.clock:
+    cycles, without = hlo.estimated_cycles(
+      hlo.Program((folder / COMPILED).read_text())
+    )
+    report["estimate"] = cycles / chip.clock
+    report["kernels_without"] = without
   return report
 
 
@@ -93,7 +107,9 @@ def as_text(report: dict[str, Any]) -> str:
     f"devices ({mesh}), {report['parameters']:,} parameters, "
     f"{report['clips']} clips a batch. All figures are estimates.",
     *_memory_lines(report),
-    f"{'FLOPs per device':24}{report['flops_per_device'] / 1e12:12.4g} TFLOP",
+    f"{'FLOPs per device':24}{report['flops_per_device'] / 1e12:12.4g} TFLOP, "
+    f"of which the model needs "
+    f"{report['model_flops'] / report['devices'] / 1e12:.4g}",
   ]
   if report.get("error"):
     lines.append(f"XLA: {report['error']}")
@@ -104,7 +120,17 @@ def as_text(report: dict[str, Any]) -> str:
     lines.append(f"{'at least, by ' + name:24}{seconds * 1e3:12.2f} ms{mark}")
   if "bounds" in report:
     rate = report["clips"] / report["bounds"][report["binding"]]
-    lines.append(f"{'at most':24}{rate:12.4g} clips/s")
+    lines.append(
+      f"{'at most':24}{rate:12.4g} clips/s, MFU {report['mfu']:.0%} (the "
+      f"model's FLOPs), HFU {report['hfu']:.0%} (the program's)"
+    )
+  if "estimate" in report:
+    kernels = report["kernels_without"]
+    but = f" but for {kernels} runs of kernels" if kernels else ""
+    lines.append(
+      f"{'XLA estimates':24}{report['estimate'] * 1e3:12.2f} ms, by the cycles "
+      f"that it states{but}"
+    )
   for kind, one in report.get("collectives", {}).items():
     lines.append(
       f"{kind:24}{one['size'] / 2**20:12.2f} MiB in {one['number']}, largest "

@@ -181,6 +181,7 @@ def compile_program(options: argparse.Namespace, config: ConfigDict) -> None:
     slices=options.slices,
     hbm=options.hbm,
     fit=options.fit,
+    cycles=options.cycles,
     output=options.output,
   )
 

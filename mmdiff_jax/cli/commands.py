@@ -100,7 +100,7 @@ COMMANDS = {
   "compile": Command(
     actions.compile_program, "what a program needs on hardware that is absent",
     "--topology=v5e:4x4 --config.mesh.fsdp=4",
-    ("topology", "what", "slices", "hbm", "fit", "output"),
+    ("topology", "what", "slices", "hbm", "fit", "cycles", "output"),
     ("train.batch_size", "train.microbatches", "model.remat", "mesh.data",
      "mesh.fsdp")),
   "study": Command(

@@ -171,7 +171,7 @@ FLAGS: dict[str, dict[str, Any]] = {
   },
   "topology": {
     "metavar": "NAME",
-    "help": "hardware to compile for: v5e:4x4, v5p:2x2x4, h100:1x8, cpu:8, ...",
+    "help": "hardware to compile for: v5e:4x4, h100:1x8, 4090:1x1, cpu:8, ...",
   },
   "what": {
     **_one_of("train", "sample"),
@@ -192,6 +192,10 @@ FLAGS: dict[str, dict[str, Any]] = {
   "fit": {
     "action": "store_true",
     "help": "find the smallest change that fits, by trying",
+  },
+  "cycles": {
+    "action": "store_true",
+    "help": "wait for XLA's own estimate of a TPU's cycles (minutes more)",
   },
   "onsets": {"action": "store_true", "help": "mark detected onsets"},
   "force": {

@@ -84,22 +84,13 @@ def make_mesh(
       slices do not divide `data`.
   """
   devices = list(jax.devices() if devices is None else devices)
-  count = len(devices)
-  if data == -1 and fsdp > 0:
-    data = count // fsdp
-  elif fsdp == -1 and data > 0:
-    fsdp = count // data
-  if data < 1 or fsdp < 1 or data * fsdp != count:
-    raise ValueError(
-      f"config.mesh: data={data} x fsdp={fsdp} does not cover the {count} "
-      "device(s) of this run; give factors of that number, or -1 for one."
-    )
+  data, fsdp = _axes(data, fsdp, len(devices))
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if data % slices:
     raise ValueError(
       f"config.mesh.data={data} must be a multiple of the {slices} slices: "
-      f"give config.mesh.fsdp a divisor of {count // slices}, the devices of "
-      "a slice."
+      f"give config.mesh.fsdp a divisor of {len(devices) // slices}, the "
+      "devices of a slice."
     )
   if slices > 1:
     grid = mesh_utils.create_hybrid_device_mesh(
@@ -116,15 +107,63 @@ def make_mesh(
   return Mesh(grid, ("data", "fsdp"), axis_types=auto)
 
 
+def _axes(data: int, fsdp: int, count: int) -> tuple[int, int]:
+  """Sizes of both axes, with -1 filled in.
+
+  Raises:
+    ValueError: if they do not multiply to `count`.
+  """
+  sizes = {"data": data, "fsdp": fsdp}
+  divisors = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+  cover = f"does not cover the {count} device(s) of this run"
+  for name, size in sizes.items():
+    if size != -1 and (size < 1 or count % size):
+      raise ValueError(
+        f"config.mesh.{name}={size} {cover}: give one of {divisors}, or -1 "
+        "for what the other axis leaves."
+      )
+  if data == fsdp == -1:
+    raise ValueError(
+      "config.mesh: data=-1 and fsdp=-1 say nothing; give one of them a "
+      f"number: {divisors}."
+    )
+  data, fsdp = (
+    count // other if size == -1 else size
+    for size, other in ((data, fsdp), (fsdp, data))
+  )
+  if data * fsdp != count:
+    raise ValueError(
+      f"config.mesh: data={data} x fsdp={fsdp} {cover}; give -1 for one of "
+      "them."
+    )
+  return data, fsdp
+
+
 def platform_of(mesh: Mesh) -> str:
   """What the mesh's devices are: "cpu", "gpu" or "tpu"."""
   return mesh.devices.flat[0].platform
 
 
-def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
-  """Raises ValueError unless the mesh's devices divide `batch_size`."""
-  if batch_size < 1 or batch_size % mesh.size:
-    raise ValueError(
-      f"{name}={batch_size} must be a positive multiple of the {mesh.size} "
-      "device(s) of this run."
-    )
+def check_batch_size(
+  mesh: Mesh, batch_size: int, name: str, parts: int = 1
+) -> None:
+  """Raises ValueError unless the devices divide each part of a batch.
+
+  Args:
+    mesh: of the devices.
+    batch_size: of the whole batch.
+    name: of the setting.
+    parts: that are worked on one after another.
+  """
+  unit = mesh.size * parts
+  if batch_size > 0 and batch_size % unit == 0:
+    return
+  near = batch_size // unit * unit
+  sizes = f"{near} or {near + unit}" if near > 0 else f"{unit}"
+  what = f"{mesh.size} device(s) of this run"
+  if parts > 1:
+    what += f" x {parts} micro-batches"
+  raise ValueError(
+    f"{name}={batch_size} must be a positive multiple of the {what}, such as "
+    f"{sizes}."
+  )

@@ -146,10 +146,20 @@ class Network(abc.ABC):
         f"model.attention='pallas' is for TPUs, not for a {platform}. Use "
         "'auto'."
       )
+    if name == "cudnn" and platform == "tpu":
+      raise ValueError(
+        "model.attention='cudnn' is for GPUs, not for a tpu. Use 'auto'."
+      )
     if platform != "cpu" and name in attention.NAMES:
       how["attention"] = attention.On(name, platform, None if alone else mesh)
     if not how:
       return self
+    return dataclasses.replace(self, module=self.module.clone(**how))
+
+  def plainly(self) -> "Network":
+    """The network as its definition computes it, nothing of it twice."""
+    plain = {"kernels": "plain", "attention": "xla", "remat": "none"}
+    how = {k: v for k, v in plain.items() if hasattr(self.module, k)}
     return dataclasses.replace(self, module=self.module.clone(**how))
 
 

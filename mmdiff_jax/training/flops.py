@@ -1,32 +1,14 @@
-"""Floating-point operations of a program, and what devices can do at most."""
+"""Floating-point operations: those of a program, and those of a model."""
 
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-# Peak rates of matrix products in bfloat16 (float32 accumulation), dense, in
-# FLOP/s, by the beginning of `device_kind`. Of the makers' data sheets.
-_PEAKS = {
-  "NVIDIA H100": 989e12,
-  "NVIDIA H200": 989e12,
-  "NVIDIA A100": 312e12,
-  "NVIDIA L40S": 362e12,
-  "NVIDIA L4": 121e12,
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5e": 197e12,
-  "TPU v5p": 459e12,
-  "TPU v5": 459e12,
-  "TPU v6 lite": 918e12,
-  "TPU v6e": 918e12,
-}
-
-
-def peak_flops(device: jax.Device) -> float | None:
-  """Peak FLOP/s of a device in bfloat16; None where it is not known."""
-  kinds = [kind for kind in _PEAKS if device.device_kind.startswith(kind)]
-  return _PEAKS[max(kinds, key=len)] if kinds else None
+from mmdiff_jax.task import Task
+from mmdiff_jax.training.step import make_loss_fn
 
 
 def count_flops(jaxpr: Any) -> float:
@@ -75,3 +57,34 @@ def count_flops(jaxpr: Any) -> float:
         count_flops(value) for value in inner if hasattr(value, "eqns")
       )
   return total
+
+
+def model_flops(task: Task, config: ConfigDict, params: Any) -> float:
+  """Floating-point operations that the model needs for a training step.
+
+  Three forward passes: the backward pass needs twice the products of the
+  forward one. What is rematerialised, computed again by a kernel or computed
+  and masked does not count. The utilisation by these is MFU (Chowdhery et al.,
+  PaLM, appendix B), that by the program's own operations is HFU.
+
+  Args:
+    task: what is learnt.
+    config: of the run.
+    params: arrays or shapes.
+  """
+  size = config.train.batch_size
+  plain = task.plainly()
+  loss_fn = make_loss_fn(plain, config.diffusion.loss)
+
+  def forward(params: Any, batch: Any) -> jax.Array:
+    x_start, inputs = plain.split(batch)
+    t, weights = jnp.zeros((size,), jnp.int32), jnp.ones((size,))
+    rng = jax.random.key(0)
+    return loss_fn(params, x_start, inputs, x_start, t, weights, rng)[0]
+
+  # Without shardings: one device stands for all.
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+  )
+  traced = jax.make_jaxpr(forward)(params, task.abstract_batch(size))
+  return 3.0 * count_flops(traced.jaxpr)

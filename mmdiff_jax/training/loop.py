@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint
 from mmdiff_jax.devices import sharding
 from mmdiff_jax.devices.memory import check_memory
-from mmdiff_jax.devices.mesh import check_batch_size, make_mesh
+from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.disk.files import as_path, check_directory
 from mmdiff_jax.disk.locks import Lock, locked
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import divergence, metrics, settings
-from mmdiff_jax.training.flops import count_flops
+from mmdiff_jax.training.flops import count_flops, model_flops
 from mmdiff_jax.training.observers import Observer, make_observers
 from mmdiff_jax.training.profile import Profile
 from mmdiff_jax.training.program import TrainProgram, build_program
@@ -74,7 +74,7 @@ def train(
   mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
   settings.check_ranges(config.train)
   tracing = Profile(profile, workdir, config.train.num_steps)
-  _check_batch(config.train, mesh)
+  settings.check_batch(config.train, mesh)
   task = make_task(config, mesh)
   with contextlib.ExitStack() as stack:
     # Data come first: what is wrong with them is known in a second.
@@ -112,12 +112,12 @@ def train(
     _write_overview(state.params, workdir)
     tracing.check(first_step)
     stack.callback(tracing.close)
-    train_step, flops = _compile(program)
+    train_step, executed, needed = _compile(program)
     check_memory(
       train_step, "The train step", _cures(config), held=state, force=force
     )
     report = stack.enter_context(
-      contextlib.closing(Report(config, workdir, first_step, flops))
+      contextlib.closing(Report(config, workdir, first_step, executed, needed))
     )
     return _run(
       program,
@@ -131,22 +131,6 @@ def train(
       lock=lock,
       tracing=tracing,
     )
-
-
-def _check_batch(train_config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-  if (
-    train_config.microbatches < 1
-    or train_config.batch_size % train_config.microbatches
-  ):
-    raise ValueError(
-      f"config.train.microbatches={train_config.microbatches} must divide "
-      f"config.train.batch_size={train_config.batch_size}."
-    )
-  check_batch_size(
-    mesh,
-    train_config.batch_size // train_config.microbatches,
-    "config.train.batch_size / config.train.microbatches",
-  )
 
 
 def _create_loader(task: Task, config: ConfigDict, train: bool = True) -> Any:
@@ -214,19 +198,25 @@ def _write_overview(params: Any, workdir: pathlib.Path) -> None:
   (workdir / "parameters.txt").write_text(table + "\n")
 
 
-def _compile(program: TrainProgram) -> tuple[jax.stages.Compiled, float]:
-  """Compiles the train step; returns it and its floating-point operations."""
+def _compile(program: TrainProgram) -> tuple[jax.stages.Compiled, float, float]:
+  """Compiles the train step.
+
+  Returns:
+    The program, its floating-point operations and those of the model.
+  """
   started, task = time.perf_counter(), program.task
   traced = program.traced_step
-  flops = count_flops(traced.jaxpr.jaxpr)
+  executed = count_flops(traced.jaxpr.jaxpr)
+  needed = model_flops(task, program.config, program.abstract_state.params)
   lowered = traced.lower()
   compiled = lowered.compile(compiler_options=dict(task.compiler_options))
   _log.info(
-    "Train step compiled in %.0f s: %.4g TFLOP.",
+    "Train step compiled in %.0f s: %.4g TFLOP, of which the model needs %.4g.",
     time.perf_counter() - started,
-    flops / 1e12,
+    executed / 1e12,
+    needed / 1e12,
   )
-  return compiled, flops
+  return compiled, executed, needed
 
 
 def _cures(config: ConfigDict) -> list[str]:

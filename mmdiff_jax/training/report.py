@@ -10,9 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdiff_jax.configuration import flatten
+from mmdiff_jax.devices.chips import chip_of
 from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.training import metrics
-from mmdiff_jax.training.flops import peak_flops
 from mmdiff_jax.training.optimizer import learning_rate_schedule
 from mmdiff_jax.training.shown import Shown
 
@@ -25,7 +25,8 @@ class Report:
     config: ConfigDict,
     workdir: pathlib.Path,
     first_step: int,
-    flops: float,
+    executed_flops: float,
+    model_flops: float,
   ):
     """Opens the logs of a run.
 
@@ -33,10 +34,11 @@ class Report:
       config: of the run.
       workdir: receives the logs.
       first_step: number of steps that are finished already.
-      flops: floating-point operations of one step.
+      executed_flops: floating-point operations of one step's program.
+      model_flops: those that the model needs for it.
     """
     self._batch_size = config.train.batch_size
-    self._flops = flops
+    self._executed, self._needed = executed_flops, model_flops
     self._learning_rate = learning_rate_schedule(config.train)
     main = jax.process_index() == 0
     self._writer = (
@@ -47,8 +49,8 @@ class Report:
     self._bar = progress_bar(
       config.train.num_steps, "step", initial=first_step, disable=not main
     )
-    peak = peak_flops(jax.devices()[0])
-    self._peak = peak and peak * jax.device_count()
+    chip = chip_of(jax.devices()[0].device_kind)
+    self._peak = chip and chip.flops * jax.device_count()
     self._waited = 0.0
     self._step = first_step
     self._started = time.perf_counter()
@@ -84,11 +86,13 @@ class Report:
       "learning_rate": float(self._learning_rate(step - 1)),
       "steps_per_second": rate,
       "clips_per_second": rate * self._batch_size,
-      "tflops_per_second": rate * self._flops / 1e12,
+      "model_tflops_per_second": rate * self._needed / 1e12,
+      "executed_tflops_per_second": rate * self._executed / 1e12,
       "input_wait_share": waited,
     }
     if self._peak:
-      scalars["peak_flops_share"] = rate * self._flops / self._peak
+      scalars["mfu"] = rate * self._needed / self._peak
+      scalars["hfu"] = rate * self._executed / self._peak
     if self._writer is not None:
       self._writer.write(step, scalars)
     self._bar.set_postfix(_short(scalars), refresh=False)
@@ -116,7 +120,7 @@ class Report:
 def _short(scalars: Mapping[str, float]) -> dict[str, str]:
   names = ("loss", "video_mse", "audio_mse", "image_mse")
   short = {n: f"{scalars[n]:.4f}" for n in names if n in scalars}
-  short["TFLOP/s"] = f"{scalars['tflops_per_second']:.3g}"
-  if "peak_flops_share" in scalars:
-    short["of peak"] = f"{scalars['peak_flops_share']:.0%}"
+  short["TFLOP/s"] = f"{scalars['model_tflops_per_second']:.3g}"
+  if "mfu" in scalars:
+    short["MFU"] = f"{scalars['mfu']:.0%}"
   return short

@@ -4,9 +4,11 @@ import logging
 import math
 import re
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax.configuration import flatten
+from mmdiff_jax.devices.mesh import check_batch_size
 from mmdiff_jax.training import divergence
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,17 @@ def check_ranges(train: ConfigDict) -> None:
       f"config.train.on_nonfinite={train.on_nonfinite!r} is unknown; choose "
       f"{' or '.join(divergence.ON_NONFINITE)}."
     )
+
+
+def check_batch(train: ConfigDict, mesh: Mesh) -> None:
+  """Raises ValueError unless micro-batches and devices divide the batch."""
+  size, parts = train.batch_size, train.microbatches
+  if parts < 1 or size % parts:
+    raise ValueError(
+      f"config.train.microbatches={parts} must divide "
+      f"config.train.batch_size={size}."
+    )
+  check_batch_size(mesh, size, "config.train.batch_size", parts)
 
 
 # Settings that a run may change on the way: what the network is, was learnt
