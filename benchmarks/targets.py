@@ -6,8 +6,8 @@
 Compiles each train step for each topology (`main.py compile --fit`, from
 rematerialised blocks on), one after the other, and keeps each report in DIR; a
 second call continues. Prints the table of those that are there; --table prints
-it alone. Nothing is run: every figure is an estimate, a bound a rate that no
-run will exceed.
+it alone. Nothing is run: every figure is an estimate (docs/scale.md says what
+each is and is not).
 """
 
 import argparse
@@ -46,7 +46,7 @@ def compile_target(
 def row(name: str, report: dict[str, Any]) -> str:
   """A line of the table."""
   bounds = report.get("bounds")
-  figures = ["-"] * 5
+  figures = ["-"] * 6
   if bounds:
     seconds = bounds[report["binding"]]
     rate = report["clips"] / seconds
@@ -54,7 +54,8 @@ def row(name: str, report: dict[str, Any]) -> str:
       f"{bounds['compute'] * 1e3:.0f} / {bounds['hbm'] * 1e3:.0f} / "
       f"{bounds['network'] * 1e3:.0f}",
       f"{seconds * 1e3:.0f} ({report['binding']})",
-      f"{100 * bounds['compute'] / seconds:.0f} %",
+      f"{100 * report['mfu']:.0f} %",
+      f"{100 * report['hfu']:.0f} %",
       f"{rate:.0f}",
       f"{CLIPS / rate / 3600:.1f}",
     ]
@@ -90,8 +91,8 @@ def main() -> None:
       compile_target(path, name, topology, args.batch)
   print(
     "| config | topology | fits | beside remat=blocks | GiB a device | ms at "
-    "least: compute / memory / network | step, ms (binds) | share of peak | "
-    "clips/s | hours for 12.8 M clips |\n" + "| --- " * 10 + "|"
+    "least: compute / memory / network | step, ms (binds) | MFU at most | HFU "
+    "at most | clips/s | hours for 12.8 M clips |\n" + "| --- " * 11 + "|"
   )
   for name, _, path in cells:
     if path.exists():
