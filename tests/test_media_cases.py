@@ -54,6 +54,7 @@ class Packet:
   """Stands for a packet of PyAV; `size` 0 and no time at the end."""
 
   stream, duration, time_base = Stream(), 1, Fraction(1, 10)
+  is_discard = False
 
   def __init__(self, time, size=9):
     self.dts = self.pts = time

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmdiff_jax.media.container import MediaError
+from mmdiff_jax.media.edits import WHOLE, Edit
 
 CHANNELS = ("mean", "first")
 ALL_CHANNELS = "all"
@@ -36,8 +37,11 @@ class Mixer:
     self._cancelled = False
     self._clipped = 0
 
-  def mix(self, frames: Iterable) -> Iterator[Piece]:
+  def mix(self, frames: Iterable[tuple[Any, Edit]]) -> Iterator[Piece]:
     """Yields pieces of the mix in [-1, 1].
+
+    Args:
+      frames: decoded ones, each with the stretch that is played of them.
 
     Raises:
       MediaError: if the sound holds values that are not finite, or its number
@@ -77,18 +81,33 @@ class Mixer:
       words.append(f"audio exceeds full scale: {self._clipped} samples clipped")
     return words
 
-  def _convert(self, frames: Iterable) -> Iterator[Piece]:
+  def _convert(self, frames: Iterable[tuple[Any, Edit]]) -> Iterator[Piece]:
     """Yields frames at the rate, of one channel or two."""
-    resample, setup = None, None
-    for frame in frames:
-      now = (frame.format.name, frame.layout.name, frame.sample_rate)
+    resample, setup, played = None, None, WHOLE
+    for frame, edit in frames:
+      now = (frame.format.name, frame.layout.name, frame.sample_rate, edit)
       if resample is None or setup != now:
         if resample is not None:
-          yield from map(_piece, resample(None))
-        resample, setup = self._resampler(frame), now
-      yield from map(_piece, resample(frame))
+          yield from self._pieces(resample(None), played)
+        resample, setup, played = self._resampler(frame), now, edit
+      yield from self._pieces(resample(frame), edit)
     if resample is not None:
-      yield from map(_piece, resample(None))
+      yield from self._pieces(resample(None), played)
+
+  def _pieces(self, frames: Iterable, edit: Edit) -> Iterator[Piece]:
+    """Samples of frames, as far as they are played, and when."""
+    for frame in frames:
+      channels = frame.layout.nb_channels
+      samples = np.array(frame.to_ndarray(), np.float32).reshape(-1, channels)
+      time = frame.time
+      if edit is not WHOLE and time is not None:
+        first, last = (
+          round(min(max(edge - time, 0.0) * self._rate, len(samples)))
+          for edge in (edit.begin, edit.end)
+        )
+        samples = samples[first:last]
+        time = edit.place(time + first / self._rate)
+      yield time, samples
 
   def _resampler(self, frame):
     """Returns a function from frames to frames at the rate."""
@@ -174,9 +193,3 @@ def _silence_like(frame):
   probe.sample_rate, probe.pts = frame.sample_rate, 0
   probe.time_base = frame.time_base
   return probe
-
-
-def _piece(frame) -> Piece:
-  channels = frame.layout.nb_channels
-  samples = np.array(frame.to_ndarray(), np.float32).reshape(-1, channels)
-  return frame.time, samples

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from mmdiff_jax.media.audio_clock import Aligner
 from mmdiff_jax.media.audio_mixer import ALL_CHANNELS, CHANNELS, Mixer
 from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions, opened
+from mmdiff_jax.media.edits import WHOLE, Edit
 from mmdiff_jax.media.streams import Packets, Streams, choose_streams
 
 # A shorter lack of sound at the ends is not worth a word (seconds).
@@ -157,27 +159,41 @@ def read_track(
 
 def _frames(
   path: str | os.PathLike, streams: Streams, options: ReadOptions
+) -> Iterator[tuple[Any, Edit]]:
+  """Yields the decoded frames of the sound, and what of them is played."""
+  deadline = Deadline(path, options.time_limit)
+  for edit in streams.audio_edits:
+    with opened(path, plays_edits=edit is WHOLE) as container:
+      for frame in _decode(path, container, streams, edit, deadline):
+        if frame.time is not None and edit.is_after(frame.time):
+          break
+        yield frame, edit
+
+
+def _decode(
+  path: str | os.PathLike,
+  container,
+  streams: Streams,
+  edit: Edit,
+  deadline: Deadline,
 ) -> Iterator:
-  """Yields the decoded frames of the sound."""
   import av
 
-  deadline = Deadline(path, options.time_limit)
   assert streams.audio is not None
-  with opened(path) as container:
-    refused, found, restarts = 0, False, 0
-    for packet, piece in Packets(container, streams, streams.audio):
-      deadline.check()
-      try:
-        frames = packet.decode()
-      except av.error.InvalidDataError:
-        # A recording, or a piece of one, may start in the middle of a frame.
-        starts = not found or piece > restarts
-        refused += 1
-        if not starts or refused > _LEAD_IN:
-          raise
-        continue
-      if frames:
-        found, refused, restarts = True, 0, piece
-      yield from frames
+  refused, found, restarts = 0, False, 0
+  for packet, piece in Packets(container, streams, streams.audio, edit):
+    deadline.check()
+    try:
+      frames = packet.decode()
+    except av.error.InvalidDataError:
+      # A recording, or a piece of one, may start in the middle of a frame.
+      starts = not found or piece > restarts
+      refused += 1
+      if not starts or refused > _LEAD_IN:
+        raise
+      continue
+    if frames:
+      found, refused, restarts = True, 0, piece
+    yield from frames
   if refused and not found:
     raise MediaError(path, "its sound cannot be decoded")

@@ -117,12 +117,16 @@ def check_hwaccel(name: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike, hwaccel: str = ""):
+def opened(
+  path: str | os.PathLike, hwaccel: str = "", plays_edits: bool = True
+):
   """Opens a local file and turns FFmpeg's errors into MediaError.
 
   Args:
     path: of the file.
     hwaccel: see `ReadOptions`.
+    plays_edits: FFmpeg applies the edit lists of mp4; otherwise all of the
+      media is there, at its own times.
   """
   import av
   from av.codec.hwaccel import HWAccel
@@ -140,7 +144,10 @@ def opened(path: str | os.PathLike, hwaccel: str = ""):
     with av.open(
       os.path.abspath(path),
       metadata_errors="replace",
-      options={"protocol_whitelist": "file"},
+      options={
+        "protocol_whitelist": "file",
+        "ignore_editlist": str(int(not plays_edits)),
+      },
       hwaccel=HWAccel(hwaccel) if hwaccel else None,
     ) as container:
       yield container

@@ -1,57 +1,58 @@
-"""Decoded frames of a video stream with the times of their display."""
+"""The pictures of a file on its time axis, in the order of their display."""
 
-import itertools
+import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions
-from mmdiff_jax.media.skip import Skipper
-from mmdiff_jax.media.streams import Packets, Streams
+from mmdiff_jax.media.container import Deadline, ReadOptions, opened
+from mmdiff_jax.media.decoding import Decoder
+from mmdiff_jax.media.edits import EQUAL, WHOLE, Edit
+from mmdiff_jax.media.streams import Streams
 
-# A picture may stand that long where the file does not tell its duration;
-# where it does, a timestamp may lie that much behind its end (seconds).
-_LONGEST_STILL, _BEYOND_END = 3600.0, 60.0
-# Packets, and decoded frames, that show how a stream is timed.
-_TIMING_PACKETS, _TIMING_FRAMES = 100, 40
-# Packets around a restart of the clocks in which damage may come from it.
-_JOINT = 8
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What a file declares.
+
+  Attributes:
+    kind: of its container, by FFmpeg's name.
+    begin: first second.
+    seconds: its duration, or None.
+    streams: how many it has.
+  """
+
+  kind: str
+  begin: float
+  seconds: float | None
+  streams: int
 
 
 class TimedFrames:
   """Decoded frames of a video stream with strictly increasing times.
 
   Attributes:
-    rate: nominal frames per second.
-    aspect: width over height of a stored pixel.
+    rate: nominal frames per second (from the first frame on).
+    aspect: width over height of a stored pixel (from the first frame on).
+    header: of the file (from the first frame on).
+    end: when the last frame so far ends (seconds).
     repairs: what is wrong with the timestamps (after iteration).
     restarts: how often the clocks restarted (after iteration).
   """
 
   def __init__(
-    self,
-    path: str | os.PathLike,
-    container,
-    streams: Streams,
-    options: ReadOptions,
+    self, path: str | os.PathLike, streams: Streams, options: ReadOptions
   ):
-    """Reads the video of an open container."""
-    assert streams.video is not None
-    stream = container.streams[streams.video]
-    self.rate = stream.average_rate or stream.guessed_rate or Fraction(10)
-    self.aspect = float(stream.sample_aspect_ratio or 1)
+    """Reads the video of a file."""
+    self.rate, self.aspect, self.end = Fraction(10), 1.0, 0.0
+    self.header: Header | None = None
     self.repairs: list[str] = []
     self.restarts = 0
     self._refused = 0
-    self._path, self._container, self._stream = path, container, stream
-    self._options = options
+    self._path, self._streams, self._options = path, streams, options
     self._deadline = Deadline(path, options.time_limit)
-    self._packets = Packets(container, streams, streams.video)
-    self._check_size(stream.width, stream.height)
-    context = stream.codec_context
-    context.thread_type, context.thread_count = "AUTO", options.threads
-    self._skipper = Skipper(context)
+    self._decoder: Decoder | None = None
 
   def show_on(self, grid: Callable[[float], int]) -> None:
     """Says which of the pictures that follow are needed.
@@ -60,31 +61,24 @@ class TimedFrames:
       grid: time (seconds) -> number of the first point of a time grid at or
         after it. Of the pictures before a point the last one is needed.
     """
-    self._skipper.grid = grid
+    # Around the cuts of an edit list the next picture is another one.
+    if self._decoder is not None and self._streams.video_edits == (WHOLE,):
+      self._decoder.skipper.grid = grid
 
   def __iter__(self) -> Iterator[tuple[float, Any]]:
-    """Yields (seconds, frame)."""
-    source = iter(self._packets)
-    first = list(itertools.islice(source, _TIMING_PACKETS))
-    frames = self._decode(itertools.chain(first, source))
-    held: list[Any] = []
-    by_dts = False
-    if _may_lack_pts([packet for packet, _ in first]):
-      held = list(itertools.islice(frames, _TIMING_FRAMES))
-      shown = [frame.pts for frame in held if frame.pts is not None]
-      by_dts = any(b <= a for a, b in itertools.pairwise(shown))
-    if by_dts:
-      self._skipper.stop()
+    """Yields (seconds, frame).
+
+    Raises:
+      MediaError: if the file is damaged.
+    """
     last, odd = None, 0
-    for frame in itertools.chain(held, frames):
-      time = self._time(frame, by_dts, last)
-      if last is None or time > last:
-        self._check_still(time, last)
-        yield time, frame
-        last = time
-      else:
-        odd += 1
-    self.restarts = self._packets.restarts
+    for edit in self._streams.video_edits:
+      for time, frame in self._stretch(edit):
+        if last is None or time > last:
+          yield time, frame
+          last = time
+        else:
+          odd += 1
     if odd:
       self.repairs.append(f"{odd} frames with times out of order left out")
     if self._refused:
@@ -95,78 +89,52 @@ class TimedFrames:
     if self.restarts:
       self.repairs.append(f"clocks restart {self.restarts} times: joined")
 
-  def _time(self, frame, by_dts: bool, last: float | None) -> float:
-    ticks = frame.dts if by_dts else frame.pts
-    if ticks is not None and frame.time_base:
-      return float(ticks * frame.time_base)
-    return 0.0 if last is None else last + float(1 / self.rate)
-
-  def _check_still(self, time: float, last: float | None) -> None:
-    """A picture may stand long, but not beyond the end of the file."""
-    if last is None or time - last < _BEYOND_END:
-      return
-    container = self._container
-    latest = last + _LONGEST_STILL
-    if container.duration is not None and not self._packets.restarts:
-      end = ((container.start_time or 0) + container.duration) / 1e6
-      latest = end + _BEYOND_END
-    if time > latest:
-      raise MediaError(self._path, f"timestamps jump by {time - last:.0f} s")
-
-  def _check_size(self, width: int, height: int) -> None:
-    if width * height > self._options.max_pixels:
-      raise MediaError(
+  def _stretch(self, edit: Edit) -> Iterator[tuple[float, Any]]:
+    """Yields the frames of a stretch at their places on the time axis."""
+    hwaccel = self._options.hwaccel
+    with opened(self._path, hwaccel, plays_edits=edit is WHOLE) as container:
+      self._decoder = Decoder(
         self._path,
-        f"{width}x{height} pixels: more than the {self._options.max_pixels}"
-        " that are allowed",
+        container,
+        self._streams,
+        self._options,
+        edit,
+        self._deadline,
       )
+      self.rate, self.aspect = self._decoder.rate, self._decoder.aspect
+      self.header = self.header or _header(container, self._streams)
+      for time, end, frame in self._within(self._decoder, edit):
+        end = edit.until if edit.stands else min(edit.place(end), edit.until)
+        self.end = max(self.end, end)
+        yield edit.place(time), frame
+      self._refused += self._decoder.refused
+      self.restarts += self._decoder.restarts
 
-  def _decode(self, packets: Iterable[tuple[Any, int]]) -> Iterator[Any]:
-    """Yields frames; raises MediaError at damage."""
-    import av
-
-    # Packets since the clocks restarted, and since damage was seen. Around the
-    # joint of two files the end of the first one looks damaged.
-    joint, since = _JOINT + 1, None
-    restarts, shown = 0, 0.0
-    for packet, piece in self._skipper.watch(packets):
-      self._deadline.check()
-      joint += 1
-      if piece > restarts:
-        joint, since, restarts = 0, None, piece
-      if since is not None:
-        since += 1
-        if since > _JOINT:
-          break
-      try:
-        frames = packet.decode()
-      except av.error.PermissionError:
-        if self._stream.codec_context.name != "theora":
-          raise
-        # FFmpeg's Theora decoder does not know every coding of blocks; it says
-        # so by -1, and goes on with the next frame.
-        self._refused += 1
+  def _within(
+    self, decoder: Decoder, edit: Edit
+  ) -> Iterator[tuple[float, float, Any]]:
+    """Yields the frames of a stretch, from when and until when they stand."""
+    before = None
+    for time, frame in decoder:
+      duration = frame.duration * frame.time_base if frame.duration else 0
+      end = time + float(duration or 1 / decoder.rate)
+      if edit.is_before(time):
+        before = end, frame
         continue
-      corrupt = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
-      if corrupt and joint > _JOINT:
-        since = since or 0
-      for frame in frames:
-        shown = float(frame.time or 0.0)
-        self._check_size(frame.width, frame.height)
-        if frame.interlaced_frame:
-          # The two fields of a picture may come in packets of their own.
-          self._skipper.stop()
-        yield frame
-    if since is not None:
-      raise MediaError(self._path, f"damaged after {shown:.2f} s of video")
+      if before is not None and time > edit.begin + EQUAL:
+        # On display when the stretch begins.
+        yield edit.begin, *before
+      before = None
+      if edit.is_after(time):
+        return
+      yield time, end, frame
+    if before is not None:
+      yield edit.begin, *before
 
 
-def _may_lack_pts(packets: Sequence) -> bool:
-  """Whether times of display may be missing, as they are in AVI.
-
-  Where they are there, a stream whose frames are reordered shows it.
-  """
-  times = [p.pts for p in packets if p.pts is not None]
-  if any(b < a for a, b in itertools.pairwise(times)):
-    return False
-  return any(p.pts != p.dts for p in packets)
+def _header(container, streams: Streams) -> Header:
+  begin = (container.start_time or 0) / 1e6
+  seconds = None if container.duration is None else container.duration / 1e6
+  if streams.video_edits != (WHOLE,):
+    begin, seconds = 0.0, streams.video_edits[-1].until
+  return Header(container.format.name, begin, seconds, len(container.streams))

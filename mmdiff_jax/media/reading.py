@@ -15,7 +15,7 @@ import numpy as np
 
 from mmdiff_jax.media.audio_mixer import CHANNELS
 from mmdiff_jax.media.audio_track import AudioTrack, read_track
-from mmdiff_jax.media.container import MediaError, ReadOptions, opened
+from mmdiff_jax.media.container import MediaError, ReadOptions
 from mmdiff_jax.media.frames import TimedFrames
 from mmdiff_jax.media.hdr import NAMES as HDR_NAMES
 from mmdiff_jax.media.picture import Renderer, geometry
@@ -175,33 +175,31 @@ class FrameReader:
     if streams.video is None:
       raise MediaError(self.path, "has no video")
     self.repairs += streams.notes
-    with opened(self.path, self._options.hwaccel) as container:
-      frames = TimedFrames(self.path, container, streams, self._options)
-      self.fps = self.fps or float(frames.rate)
-      index, current, end = 0, None, 0.0
-      for time, frame in frames:
-        if current is None:
-          self._set_origin(time)
-          frames.show_on(self._grid)
-        else:
-          # Grid points before this frame's time still show the last one.
-          due = max(index, self._grid(time))
-          yield from self._repeat(current, frames.aspect, due - index)
-          index = due
-        duration = frame.duration * frame.time_base if frame.duration else 0
-        end = time + float(duration or 1 / frames.rate)
-        current = frame
+    frames = TimedFrames(self.path, streams, self._options)
+    index, current = 0, None
+    for time, frame in frames:
       if current is None:
-        raise MediaError(self.path, "holds no video frame")
-      self.repairs += frames.repairs
-      if not frames.restarts:
-        _check_complete(self.path, container, end, self._track)
-      total = int((end - self.origin) * self.fps + _END_TOLERANCE)
-      if total == 0:
-        raise MediaError(
-          self.path, f"lasts {end - self.origin:.3f} s: less than one frame"
-        )
-      yield from self._repeat(current, frames.aspect, total - index)
+        self.fps = self.fps or float(frames.rate)
+        self._set_origin(time)
+        frames.show_on(self._grid)
+      else:
+        # Grid points before this frame's time still show the last one.
+        due = max(index, self._grid(time))
+        yield from self._repeat(current, frames.aspect, due - index)
+        index = due
+      current = frame
+    if current is None:
+      raise MediaError(self.path, "holds no video frame")
+    self.repairs += frames.repairs
+    if not frames.restarts:
+      _check_complete(self.path, frames, self._track)
+    total = int((frames.end - self.origin) * self.fps + _END_TOLERANCE)
+    if total == 0:
+      raise MediaError(
+        self.path,
+        f"lasts {frames.end - self.origin:.3f} s: less than one frame",
+      )
+    yield from self._repeat(current, frames.aspect, total - index)
 
   def _grid(self, time: float) -> int:
     """Number of the first grid point that a frame of that time may show."""
@@ -241,20 +239,22 @@ class FrameReader:
 
 
 def _check_complete(
-  path, container, video_end: float, track: AudioTrack | None
+  path, frames: TimedFrames, track: AudioTrack | None
 ) -> None:
   """Compares what was decoded with the duration that the file declares."""
-  if container.format.name == "gif" and not _has_gif_trailer(path):
+  header = frames.header
+  assert header is not None
+  if header.kind == "gif" and not _has_gif_trailer(path):
     raise MediaError(path, "truncated: the end mark of the gif is missing")
   used = 1 + (track is not None)
-  if container.duration is None or len(container.streams) != used:
+  if header.seconds is None or header.streams != used:
     return
-  declared = container.duration / 1e6
-  end = max(video_end, track.end(video_end + 1)) if track else video_end
-  decoded = end - min((container.start_time or 0) / 1e6, 0.0)
-  if decoded < _COMPLETE * declared:
+  end = max(frames.end, track.end(frames.end + 1)) if track else frames.end
+  decoded = end - min(header.begin, 0.0)
+  if decoded < _COMPLETE * header.seconds:
     raise MediaError(
-      path, f"truncated: {decoded:.2f} s of {declared:.2f} s can be decoded"
+      path,
+      f"truncated: {decoded:.2f} s of {header.seconds:.2f} s can be decoded",
     )
 
 

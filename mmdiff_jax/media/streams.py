@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmdiff_jax.media.container import MediaError, opened
+from mmdiff_jax.media.edits import WHOLE, Edit, packets_of, read_edits
 
 # Packets that show which of several video streams are films.
 _SURVEY_PACKETS = 400
@@ -30,11 +31,15 @@ class Streams:
     video: index of the stream with the pictures; None where there is none.
     audio: index of the stream with the sound; None where there is none.
     notes: what was chosen of several, in words.
+    video_edits: stretches of the pictures that are played.
+    audio_edits: stretches of the sound that are played.
   """
 
   video: int | None
   audio: int | None
   notes: tuple[str, ...] = ()
+  video_edits: tuple[Edit, ...] = (WHOLE,)
+  audio_edits: tuple[Edit, ...] = (WHOLE,)
 
 
 def choose_streams(path: str | os.PathLike) -> Streams:
@@ -60,11 +65,16 @@ def choose_streams(path: str | os.PathLike) -> Streams:
         f"picture: stream {films[0].index} ({size}) of {len(films)} taken"
       )
     indices = [stream.index for stream in sounds]
+    edits = read_edits(path, container)
   audio = indices[0] if indices else None
   if len(indices) > 1:
     audio = next((i for i in indices if _is_audible(path, i)), audio)
     notes.append(f"sound: stream {audio} of {len(indices)} taken")
-  return Streams(video, audio, tuple(notes))
+  stretches = (
+    (WHOLE,) if index is None else edits.get(index, (WHOLE,))
+    for index in (video, audio)
+  )
+  return Streams(video, audio, tuple(notes), *stretches)
 
 
 def has_film(container) -> bool:
@@ -146,9 +156,18 @@ class Packets:
   streams of one file see the same time axis.
   """
 
-  def __init__(self, container, streams: Streams, wanted: int):
-    """Reads `wanted` of the chosen streams of an open container."""
-    self._container, self._wanted = container, wanted
+  def __init__(
+    self, container, streams: Streams, wanted: int, edit: Edit = WHOLE
+  ):
+    """Reads `wanted` of the chosen streams of an open container.
+
+    Args:
+      container: open.
+      streams: that are read of it.
+      wanted: index of the one whose packets these are.
+      edit: what of it is played; the packets may begin earlier, and go on.
+    """
+    self._container, self._wanted, self._edit = container, wanted, edit
     indices = [i for i in (streams.video, streams.audio) if i is not None]
     self._streams = [container.streams[i] for i in indices]
     self._may_jump = may_jump(container)
@@ -169,8 +188,13 @@ class Packets:
 
     These are the packets with content, then the one that empties the decoder.
     """
+    if self._edit is WHOLE:
+      source = self._container.demux(self._streams)
+    else:
+      stream = self._container.streams[self._wanted]
+      source = packets_of(self._container, stream, self._edit)
     final = None
-    for packet in self._container.demux(self._streams):
+    for packet in source:
       # A final packet has no index of its own.
       wanted = packet.stream.index == self._wanted
       if packet.size == 0:

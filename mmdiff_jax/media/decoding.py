@@ -1,0 +1,164 @@
+"""Decodes the pictures of an open file, each with the time of its display."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions
+from mmdiff_jax.media.edits import Edit
+from mmdiff_jax.media.skip import Skipper
+from mmdiff_jax.media.streams import Packets, Streams
+
+# A picture may stand that long where the file does not tell its duration;
+# where it does, a timestamp may lie that much behind its end (seconds).
+_LONGEST_STILL, _BEYOND_END = 3600.0, 60.0
+# Packets, and decoded frames, that show how a stream is timed.
+_TIMING_PACKETS, _TIMING_FRAMES = 100, 40
+# Packets around a restart of the clocks in which damage may come from it.
+_JOINT = 8
+
+
+class Decoder:
+  """Decodes one stretch of a video stream.
+
+  Attributes:
+    rate: nominal frames per second.
+    aspect: width over height of a stored pixel.
+    skipper: leaves out pictures that nobody sees.
+    refused: frames so far that the decoder does not know.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    container,
+    streams: Streams,
+    options: ReadOptions,
+    edit: Edit,
+    deadline: Deadline,
+  ):
+    """Reads the video of an open container.
+
+    Args:
+      path: of the file.
+      container: open.
+      streams: that are read of it.
+      options: bounds and choices of reading.
+      edit: the stretch; frames before and behind it come, too.
+      deadline: of the whole file.
+    """
+    assert streams.video is not None
+    stream = container.streams[streams.video]
+    self.rate = stream.average_rate or stream.guessed_rate or Fraction(10)
+    self.aspect = float(stream.sample_aspect_ratio or 1)
+    self.refused = 0
+    self._path, self._container, self._stream = path, container, stream
+    self._options, self._deadline = options, deadline
+    self._packets = Packets(container, streams, streams.video, edit)
+    self._check_size(stream.width, stream.height)
+    context = stream.codec_context
+    context.thread_type, context.thread_count = "AUTO", options.threads
+    self.skipper = Skipper(context)
+
+  @property
+  def restarts(self) -> int:
+    """How often the clocks have restarted so far."""
+    return self._packets.restarts
+
+  def __iter__(self) -> Iterator[tuple[float, Any]]:
+    """Yields (seconds, frame), as the decoder has them."""
+    source = iter(self._packets)
+    first = list(itertools.islice(source, _TIMING_PACKETS))
+    frames = self._decode(itertools.chain(first, source))
+    held: list[Any] = []
+    by_dts = False
+    if _may_lack_pts([packet for packet, _ in first]):
+      held = list(itertools.islice(frames, _TIMING_FRAMES))
+      shown = [frame.pts for frame in held if frame.pts is not None]
+      by_dts = any(b <= a for a, b in itertools.pairwise(shown))
+    if by_dts:
+      self.skipper.stop()
+    last = None
+    for frame in itertools.chain(held, frames):
+      time = self._time(frame, by_dts, last)
+      self._check_still(time, last)
+      yield time, frame
+      last = time if last is None else max(time, last)
+
+  def _time(self, frame, by_dts: bool, last: float | None) -> float:
+    ticks = frame.dts if by_dts else frame.pts
+    if ticks is not None and frame.time_base:
+      return float(ticks * frame.time_base)
+    return 0.0 if last is None else last + float(1 / self.rate)
+
+  def _check_still(self, time: float, last: float | None) -> None:
+    """A picture may stand long, but not beyond the end of the file."""
+    if last is None or time - last < _BEYOND_END:
+      return
+    container = self._container
+    latest = last + _LONGEST_STILL
+    if container.duration is not None and not self.restarts:
+      end = ((container.start_time or 0) + container.duration) / 1e6
+      latest = end + _BEYOND_END
+    if time > latest:
+      raise MediaError(self._path, f"timestamps jump by {time - last:.0f} s")
+
+  def _check_size(self, width: int, height: int) -> None:
+    if width * height > self._options.max_pixels:
+      raise MediaError(
+        self._path,
+        f"{width}x{height} pixels: more than the {self._options.max_pixels}"
+        " that are allowed",
+      )
+
+  def _decode(self, packets: Iterable[tuple[Any, int]]) -> Iterator[Any]:
+    """Yields frames; raises MediaError at damage."""
+    import av
+
+    # Packets since the clocks restarted, and since damage was seen. Around the
+    # joint of two files the end of the first one looks damaged.
+    joint, since = _JOINT + 1, None
+    restarts, shown = 0, 0.0
+    for packet, piece in self.skipper.watch(packets):
+      self._deadline.check()
+      joint += 1
+      if piece > restarts:
+        joint, since, restarts = 0, None, piece
+      if since is not None:
+        since += 1
+        if since > _JOINT:
+          break
+      try:
+        frames = packet.decode()
+      except av.error.PermissionError:
+        if self._stream.codec_context.name != "theora":
+          raise
+        # FFmpeg's Theora decoder does not know every coding of blocks; it says
+        # so by -1, and goes on with the next frame.
+        self.refused += 1
+        continue
+      corrupt = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
+      if corrupt and joint > _JOINT:
+        since = since or 0
+      for frame in frames:
+        shown = float(frame.time or 0.0)
+        self._check_size(frame.width, frame.height)
+        if frame.interlaced_frame:
+          # The two fields of a picture may come in packets of their own.
+          self.skipper.stop()
+        yield frame
+    if since is not None:
+      raise MediaError(self._path, f"damaged after {shown:.2f} s of video")
+
+
+def _may_lack_pts(packets: Sequence) -> bool:
+  """Whether times of display may be missing, as they are in AVI.
+
+  Where they are there, a stream whose frames are reordered shows it.
+  """
+  times = [p.pts for p in packets if p.pts is not None]
+  if any(b < a for a, b in itertools.pairwise(times)):
+    return False
+  return any(p.pts != p.dts for p in packets)
