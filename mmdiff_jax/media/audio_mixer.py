@@ -37,17 +37,16 @@ class Mixer:
     self._cancelled = False
     self._clipped = 0
 
-  def mix(self, frames: Iterable[tuple[Any, Edit]]) -> Iterator[Piece]:
+  def mix(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Yields pieces of the mix in [-1, 1].
 
     Args:
-      frames: decoded ones, each with the stretch that is played of them.
+      pieces: of one channel or two.
 
     Raises:
       MediaError: if the sound holds values that are not finite, or its number
         of channels changes and all are wanted.
     """
-    pieces = self._convert(frames)
     if self._channels == "mean":
       pieces = self._survey(pieces)
     width = 0
@@ -81,8 +80,12 @@ class Mixer:
       words.append(f"audio exceeds full scale: {self._clipped} samples clipped")
     return words
 
-  def _convert(self, frames: Iterable[tuple[Any, Edit]]) -> Iterator[Piece]:
-    """Yields frames at the rate, of one channel or two."""
+  def convert(self, frames: Iterable[tuple[Any, Edit]]) -> Iterator[Piece]:
+    """Yields frames at the rate, of one channel or two.
+
+    Args:
+      frames: decoded ones, each with the stretch that is played of them.
+    """
     resample, setup, played = None, None, WHOLE
     for frame, edit in frames:
       now = (frame.format.name, frame.layout.name, frame.sample_rate, edit)

@@ -1,13 +1,14 @@
 """Sound of a media file as samples on the file's time axis."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmdiff_jax.media.audio_clock import Aligner
 from mmdiff_jax.media.audio_mixer import ALL_CHANNELS, CHANNELS, Mixer
+from mmdiff_jax.media.audio_pair import Pair
 from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions, opened
 from mmdiff_jax.media.edits import WHOLE, Edit
 from mmdiff_jax.media.streams import Packets, Streams, choose_streams
@@ -29,7 +30,7 @@ class AudioTrack:
     self,
     first: np.ndarray,
     blocks: Iterator[np.ndarray],
-    mixer: Mixer,
+    parts: Sequence[Mixer | Aligner | Pair],
     aligner: Aligner,
     rate: int,
   ):
@@ -38,12 +39,12 @@ class AudioTrack:
     Args:
       first: its first block, float32 `[n, C]`.
       blocks: those that follow without a gap.
-      mixer: which knows what was repaired.
-      aligner: which knows that, too, and when the first block starts.
+      parts: which know what was repaired.
+      aligner: which knows when the first block starts.
       rate: samples per second.
     """
     self.sample_rate = rate
-    self._blocks, self._mixer, self._aligner = blocks, mixer, aligner
+    self._blocks, self._parts, self._aligner = blocks, parts, aligner
     self._held = [first]
     # Samples before the held ones, and up to their end.
     self._before, self._decoded = 0, len(first)
@@ -110,7 +111,7 @@ class AudioTrack:
     if origin + duration - end > _AUDIO_GAP:
       early = min(origin + duration - end, duration)
       words.append(f"audio ends {early:.2f} s early: padded with silence")
-    return words + self._mixer.repairs() + self._aligner.repairs()
+    return words + [w for part in self._parts for w in part.repairs()]
 
 
 def read_track(
@@ -149,12 +150,18 @@ def read_track(
   if not rate:
     raise MediaError(path, "its sound has no sampling rate")
   mixer, aligner = Mixer(path, channels, rate), Aligner(rate)
-  frames = _frames(path, streams, options or ReadOptions())
-  blocks = aligner.align(mixer.mix(frames))
+  sides = [
+    mixer.convert(_frames(path, one, options or ReadOptions()))
+    for one in streams.sounds()
+  ]
+  pair = Pair(sides, rate) if len(sides) > 1 else None
+  blocks = aligner.align(mixer.mix(pair.pieces() if pair else sides[0]))
   first = next(blocks, None)
   if first is None:
     return None
-  return AudioTrack(first, blocks, mixer, aligner, rate)
+  parts: list[Mixer | Aligner | Pair] = [mixer, aligner]
+  parts += [pair] if pair else []
+  return AudioTrack(first, blocks, parts, aligner, rate)
 
 
 def _frames(

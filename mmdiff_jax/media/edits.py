@@ -68,7 +68,7 @@ WHOLE = Edit()
 
 def read_edits(
   path: str | os.PathLike, container
-) -> dict[int, tuple[Edit, ...]]:
+) -> dict[int | None, tuple[Edit, ...]]:
   """The stretches of each stream, by its index.
 
   Returns:
@@ -82,7 +82,7 @@ def read_edits(
   tracks = read_tracks(path)
   if all(_is_plain(track.edits) for track in tracks.values()):
     return {}
-  edits = {}
+  edits: dict[int | None, tuple[Edit, ...]] = {}
   for stream in container.streams:
     track = tracks.get(stream.id)
     if track is not None:

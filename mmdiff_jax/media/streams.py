@@ -3,18 +3,16 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from mmdiff_jax.media.container import MediaError, opened
+from mmdiff_jax.media.container import opened
 from mmdiff_jax.media.edits import WHOLE, Edit, packets_of, read_edits
+from mmdiff_jax.media.sounds import choose_sound, is_default
+from mmdiff_jax.media.transport import read_programs
 
 # Packets that show which of several video streams are films.
 _SURVEY_PACKETS = 400
-# Sound that shows whether a stream holds any (seconds), and its least peak.
-_SURVEY_SECONDS, _AUDIBLE = 60.0, 1e-3
 # Clocks restart where they fall back by more than this (seconds) ...
 _BACKWARD = 0.5
 # ... or, in formats whose clocks may jump, all run ahead by more than this.
@@ -33,6 +31,9 @@ class Streams:
     notes: what was chosen of several, in words.
     video_edits: stretches of the pictures that are played.
     audio_edits: stretches of the sound that are played.
+    right_edits: those of its right channel.
+    right: index of the stream with the right channel, where `audio` holds the
+      left one alone.
   """
 
   video: int | None
@@ -40,41 +41,75 @@ class Streams:
   notes: tuple[str, ...] = ()
   video_edits: tuple[Edit, ...] = (WHOLE,)
   audio_edits: tuple[Edit, ...] = (WHOLE,)
+  right_edits: tuple[Edit, ...] = (WHOLE,)
+  right: int | None = None
+
+  def sounds(self) -> list["Streams"]:
+    """The same with one stream of sound each: its only one, or both sides."""
+    if self.right is None:
+      return [self]
+    right = dataclasses.replace(
+      self, audio=self.right, audio_edits=self.right_edits
+    )
+    return [self, right]
 
 
 def choose_streams(path: str | os.PathLike) -> Streams:
   """Chooses the film and its sound.
 
-  Of several films it is the one that is marked as the default, else the one
-  with the largest picture; covers and single pictures are no films. Of several
-  sounds it is the default one, else the first; but one that is silent for its
-  first minute stands back behind one that is not.
+  Of several films it is the one that is marked as the default, else one whose
+  program has sound, else the one with the largest picture; covers and single
+  pictures are no films. Its sound is one of its program, see `choose_sound`.
 
   Raises:
     MediaError: if the file is missing or damaged.
   """
   with opened(path) as container:
+    sounds = list(container.streams.audio)
     films = _films(path, container)
-    sounds = _by_default(container.streams.audio)
+    notes = []
+    if len(films) > 1 or len(sounds) > 1:
+      programs = _programs(path, container)
+      with_sound = {
+        film.index: _of_program(programs, film, sounds) for film in films
+      }
+      # Sorting is stable: the largest one stays in front of equals.
+      films.sort(key=lambda s: (not is_default(s), not with_sound[s.index]))
+      sounds = with_sound[films[0].index] if films else sounds
+      own = [i for i, p in enumerate(programs, 1) if films and films[0].id in p]
+      if own:
+        notes.append(f"program {own[0]} of {len(programs)} taken")
     # Of a closed container nothing may be asked.
     video = films[0].index if films else None
-    notes = []
     if len(films) > 1:
       size = f"{films[0].width}x{films[0].height}"
-      notes.append(
-        f"picture: stream {films[0].index} ({size}) of {len(films)} taken"
-      )
-    indices = [stream.index for stream in sounds]
+      notes.append(f"picture: stream {video} ({size}) of {len(films)} taken")
+    sound = choose_sound(path, container, sounds)
     edits = read_edits(path, container)
-  audio = indices[0] if indices else None
-  if len(indices) > 1:
-    audio = next((i for i in indices if _is_audible(path, i)), audio)
-    notes.append(f"sound: stream {audio} of {len(indices)} taken")
-  stretches = (
-    (WHOLE,) if index is None else edits.get(index, (WHOLE,))
-    for index in (video, audio)
+  notes += [sound.note] if sound.note else []
+  return Streams(
+    video,
+    sound.stream,
+    tuple(notes),
+    edits.get(video, (WHOLE,)),
+    edits.get(sound.stream, (WHOLE,)),
+    edits.get(sound.right, (WHOLE,)),
+    sound.right,
   )
-  return Streams(video, audio, tuple(notes), *stretches)
+
+
+def _programs(path: str | os.PathLike, container) -> list[set[int]]:
+  """Numbers of the streams of each program; none where there are not two."""
+  programs = read_programs(path) if container.format.name == "mpegts" else []
+  return programs if len(programs) > 1 else []
+
+
+def _of_program(programs: list[set[int]], film, sounds: Sequence) -> list:
+  """The sounds of a film's programs."""
+  own = [program for program in programs if film.id in program]
+  if not own:
+    return list(sounds)
+  return [s for s in sounds if any(s.id in program for program in own)]
 
 
 def has_film(container) -> bool:
@@ -105,17 +140,8 @@ def _films(path, container) -> list:
     counts = _packet_counts(path, [stream.index for stream in streams])
     if max(counts.values()) > 1:
       streams = [s for s in streams if counts[s.index] > 1]
-  # Sorting is stable: the default one stays in front of equals.
   streams.sort(key=lambda s: -s.width * s.height)
-  return _by_default(streams)
-
-
-def _by_default(streams) -> list:
-  """Puts the streams first that are marked as the default."""
-  import av
-
-  default = av.stream.Disposition.default
-  return sorted(streams, key=lambda s: not s.disposition & default)
+  return streams
 
 
 def _packet_counts(path, indices: list[int]) -> collections.Counter:
@@ -126,26 +152,6 @@ def _packet_counts(path, indices: list[int]) -> collections.Counter:
       if counts.total() >= _SURVEY_PACKETS:
         break
   return counts
-
-
-def _is_audible(path, index: int) -> bool:
-  import av
-
-  try:
-    with opened(path) as container:
-      stream = container.streams[index]
-      resampler = av.AudioResampler("flt", "stereo")
-      seconds = 0.0
-      for frame in container.decode(stream):
-        for part in resampler.resample(frame):
-          if np.abs(part.to_ndarray()).max() > _AUDIBLE:
-            return True
-        seconds += frame.samples / frame.sample_rate
-        if seconds > _SURVEY_SECONDS:
-          return False
-  except MediaError:
-    pass  # Where all are damaged, the reading of the chosen one says so.
-  return False
 
 
 class Packets:
