@@ -76,8 +76,8 @@ def contact_sheet(
   """
   from PIL import Image, ImageDraw
 
-  from mmdiff_jax.gallery import lettering
-  from mmdiff_jax.gallery.picture import render_clip
+  from mmdiff_jax.media import lettering
+  from mmdiff_jax.media.rendering import render_clip
 
   source = open_tfrecord(directory)
   listed = ClipList(source)

@@ -31,6 +31,37 @@ FILES = "cards().map(c => JSON.parse(c.dataset.values).place)"
 FOCUS = "cards().indexOf(document.activeElement)"
 
 
+def shown_by(video, tab, tmp_path):
+  """The middle of a player's picture as it is on the screen, `[h, w, 3]`."""
+  left, top, width, height = tab.evaluate(f"""(() => {{
+    const box = {video}.getBoundingClientRect();
+    return [box.left, box.top, box.width, box.height];
+  }})()""")
+  image = np.asarray(tab.screenshot(tmp_path / "shot.png").convert("RGB"))
+  box = image[round(top) : round(top + height), round(left) :][
+    :, : round(width)
+  ]
+  # Each pixel of the clip is a square of six; the middle of each.
+  return box[3::6, 3::6].astype(int)
+
+
+def test_before_it_is_played_a_player_shows_its_first_frame(page, tmp_path):
+  (name,) = page.parent.glob("*1.mp4")
+  first = reading.read_media(name).video[0].astype(int)
+  assert np.ptp(first) > 150
+  with browser.Browser(tmp_path / "profile") as tab:
+    # Nothing is read of the media: as where a browser reads none at once.
+    tab.call("Network.setBlockedURLs", urls=["*.mp4"])
+    tab.open(page)
+    video = "player(cards()[1])"
+    tab.evaluate(f"{video}.scrollIntoView({{block: 'center'}})")
+    tab.wait(f"{video}.preload === 'auto'")
+    assert tab.evaluate(f"{video}.videoWidth") == 0
+    seen = shown_by(video, tab, tmp_path)
+  assert seen.shape == first.shape
+  assert np.abs(seen - first).mean() < 6  # JPEG.
+
+
 def test_browser_decodes_all_media_without_errors_or_network(tab):
   for i in range(3):
     tab.evaluate(f"cards()[{i}].scrollIntoView()")

@@ -98,7 +98,7 @@ def test_every_video_is_shown_before_any_is_shown_twice(
 ):
   from PIL import Image
 
-  from mmdiff_jax.gallery import picture
+  from mmdiff_jax.media import rendering
 
   folder = write_dataset(tmp_path / "data", SPEC, lengths)
   videos = []
@@ -108,7 +108,7 @@ def test_every_video_is_shown_before_any_is_shown_twice(
     videos.append(tuple(int(v) for v in video[0, 0, 0, :2]))
     return Image.new("RGB", (width, 8))
 
-  monkeypatch.setattr(picture, "render_clip", render)
+  monkeypatch.setattr(rendering, "render_clip", render)
   inspect_dataset.contact_sheet(folder, tmp_path / "sheet.png", clips=count)
   assert len(set(videos)) == count
   numbers = [number for number, _ in videos]

@@ -10,7 +10,7 @@ from mmdiff_jax.evaluation import compare, memorisation
 from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.evaluation.report import page as report
-from mmdiff_jax.evaluation.report import players, sheet
+from mmdiff_jax.evaluation.report import sheet
 from mmdiff_jax.gallery import make_gallery
 from mmdiff_jax.world.clips import make_clip, split_seed
 from tests import browser
@@ -188,18 +188,29 @@ def test_names_run_nothing_on_a_page(pages, viewer, name):
   assert any("Content Security Policy" in error for error in viewer.errors)
 
 
+@pytest.mark.parametrize("name", ["gallery", "report", "memorisation"])
+def test_every_player_has_a_picture_before_it_is_played(pages, viewer, name):
+  viewer.open(pages[name])
+  sizes = viewer.evaluate("""Promise.all([...document.querySelectorAll("video")]
+    .map(async (video) => {
+      const poster = new Image();
+      poster.src = video.poster;
+      await poster.decode();
+      return [poster.width, poster.height];
+    }))""")
+  assert len(sizes) >= 6 and set(map(tuple, sizes)) == {(32, 32)}
+
+
 def test_a_report_runs_no_script_but_its_own(tmp_path, viewer):
   clip = make_clip(split_seed("tune", 0), SPEC)
-  body = players.figure(
+  body = report.clip_figure(
     {"video": clip.video, "audio": clip.audio[:, 0]},
     SPEC,
     "<script>document.title = 'run'</script>",
   )
   path = tmp_path / "report.html"
   # As if a name had got through as HTML.
-  path.write_text(
-    players.page("safe", body + "<script>document.title = 1</script>")
-  )
+  report.write_page(path, "safe", [body, "<script>document.title = 1</script>"])
   viewer.errors.clear()
   viewer.open(path)
   viewer.wait("document.querySelector('video').videoWidth === 32")

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.gallery import lettering, picture
-from mmdiff_jax.media import reading
+from mmdiff_jax.gallery import picture
+from mmdiff_jax.media import lettering, reading, rendering
 from mmdiff_jax.world.clips import make_clip, split_seed
 
 SPEC = AVSpec(16, 32, 32, 10.0, 4000)
@@ -28,7 +28,7 @@ def test_rows_of_a_picture_share_the_time_axis():
   video[4] = 255
   audio = np.zeros((6400, 1), np.float32)
   audio[1600:2000:2], audio[1601:2000:2] = 0.9, -0.9  # during frame 4
-  image = np.asarray(picture.render_clip(video, audio, 4000)).astype(int)
+  image = np.asarray(rendering.render_clip(video, audio, 4000)).astype(int)
   strip = 64  # Sixteen square frames in 1024 pixels.
   slot = slice(4 * 64, 5 * 64)
   assert image[:strip, slot].min() == 255
@@ -45,21 +45,21 @@ def test_mel_spectrogram_shows_pitch_and_keeps_silence_dark():
   heights = []
   for pitch in (300, 1000, 3000):
     wave = np.sin(2 * np.pi * pitch * time)[:, None]
-    image = picture.mel_spectrogram(wave, 8000).sum(axis=(1, 2))
+    image = rendering.mel_spectrogram(wave, 8000).sum(axis=(1, 2))
     heights.append(int(image.argmax()))
   assert heights[0] > heights[1] > heights[2]  # rows count from the top
-  silence = picture.mel_spectrogram(1e-7 * wave, 8000)
+  silence = rendering.mel_spectrogram(1e-7 * wave, 8000)
   assert silence.max() < 20
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (5, 40, 24), (160, 9, 16)])
 def test_any_clip_can_be_drawn(shape):
   video = np.full((*shape, 3), 90, np.uint8)
-  image = picture.render_clip(video, np.zeros((7, 1)), 2000, width=320)
+  image = rendering.render_clip(video, np.zeros((7, 1)), 2000, width=320)
   assert image.width == 320
-  assert picture.render_clip(video, None, None).width == picture.WIDTH
+  assert rendering.render_clip(video, None, None).width == rendering.WIDTH
   with pytest.raises(ValueError, match="video or audio"):
-    picture.render_clip(None, None, None)
+    rendering.render_clip(None, None, None)
 
 
 def test_command_draws_files_with_their_impacts(files, tmp_path, capsys):
@@ -71,8 +71,8 @@ def test_command_draws_files_with_their_impacts(files, tmp_path, capsys):
   assert (
     (plain != marked).any(axis=-1)
     == (
-      (marked == picture.SEEN).all(axis=-1)
-      | (marked == picture.HEARD).all(axis=-1)
+      (marked == rendering.SEEN).all(axis=-1)
+      | (marked == rendering.HEARD).all(axis=-1)
     )
   ).mean() > 0.999
   with pytest.raises(SystemExit):
@@ -93,14 +93,14 @@ def test_command_draws_files_with_their_impacts(files, tmp_path, capsys):
 )
 def test_frames_on_pages_have_whole_sizes(frames, width, slots, shown):
   video = np.zeros((frames, 9, width, 3), np.uint8)
-  assert picture.strip_slots(video) == slots
-  assert picture.strip_width(video) == slots * shown <= 512
+  assert rendering.strip_slots(video) == slots
+  assert rendering.strip_width(video) == slots * shown <= 512
 
 
 def test_enlarged_frames_repeat_each_pixel():
   video = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8)
-  wide = picture.strip_width(video)
-  strip = picture.frames_strip(video, wide, picture.strip_slots(video))
+  wide = rendering.strip_width(video)
+  strip = rendering.frames_strip(video, wide, rendering.strip_slots(video))
   by = wide // 4 // 8
   expected = np.concatenate(list(video), axis=1).repeat(by, 0).repeat(by, 1)
   np.testing.assert_array_equal(strip, expected)

@@ -11,13 +11,13 @@ import sys
 import numpy as np
 import pytest
 
+from mmdiff_jax.pages.tables import Table
 from mmdiff_jax.study.export import export, votes_rows
 from mmdiff_jax.study.folder import ANSWERS, Slot, load_study, write_study
 from mmdiff_jax.study.serving import simulate
 from mmdiff_jax.study.settings import TaskSettings
 from mmdiff_jax.study.statistics.exclusion import judge
 from mmdiff_jax.study.statistics.report import report
-from mmdiff_jax.study.statistics.tables import Table
 from mmdiff_jax.study.statistics.votes import load_votes
 from mmdiff_jax.study.store import Store
 from mmdiff_jax.study.store import answered as answered_store
@@ -87,7 +87,7 @@ class _Parser(html.parser.HTMLParser):
 
   def handle_starttag(self, tag, attrs):
     self.tags.append(tag)
-    if tag not in ("meta", "line", "circle", "rect"):
+    if tag not in ("meta", "link", "line", "circle", "rect"):
       self.open.append(tag)
 
   def handle_startendtag(self, tag, attrs):
@@ -104,7 +104,8 @@ def test_the_page_is_whole_and_alone(answered):
   assert not parsed.open
   assert parsed.tags.count("svg") == 1 + 6 + 1
   assert parsed.tags.count("table") == 3 * 3 + 1
-  assert "http" not in text and "<script" not in text
+  assert "://" not in text and "<script" not in text
+  assert "default-src 'none'" in text and "script-src" not in text
   markdown = page.with_name("report.md").read_text()
   latex = page.with_name("report.tex").read_text()
   # One heading more, of the paragraph on the method.

@@ -4,8 +4,10 @@ import html
 import json
 from typing import Any, NamedTuple
 
-from mmdiff_jax.gallery import drawing, frame, words
+from mmdiff_jax.gallery import drawing, words
 from mmdiff_jax.gallery.folder import Run
+from mmdiff_jax.pages import frame
+from mmdiff_jax.pages.players import player
 
 
 class Card(NamedTuple):
@@ -59,8 +61,7 @@ def _impacts(side: drawing.Side | None) -> dict[str, int]:
 
 def _single(clip: drawing.Drawn, name: str, facts: dict[str, Any]) -> str:
   if clip.result is None:
-    problem = html.escape(clip.problem or "")
-    return f'<p class="warning">{problem}</p>{_facts(facts)}'
+    return frame.paragraph(clip.problem or "", "warning") + _facts(facts)
   return (
     f'<figure class="side result"><div class="look">'
     f"{_player(clip.result, name)}{_facts(facts)}</div>"
@@ -88,7 +89,7 @@ def _pair(clip: drawing.Drawn, run: Run, facts: dict[str, Any]) -> str:
 
 
 def _player(side: drawing.Side, name: str) -> str:
-  return frame.player(side.url, name, side.streams.video)
+  return player(side.url, name, side.streams.size, side.streams.poster)
 
 
 def _panel(side: drawing.Side, name: str) -> str:

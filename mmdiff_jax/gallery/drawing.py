@@ -11,9 +11,9 @@ from urllib.parse import quote
 import numpy as np
 
 from mmdiff_jax.disk.files import replacing
-from mmdiff_jax.gallery import frame, picture
 from mmdiff_jax.gallery.folder import ShownClip
-from mmdiff_jax.media import reading
+from mmdiff_jax.gallery.picture import find_events
+from mmdiff_jax.media import embedding, reading, rendering
 from mmdiff_jax.media.container import ReadOptions
 from mmdiff_jax.world import sync
 
@@ -35,6 +35,18 @@ class Streams(NamedTuple):
       return len(self.video) / self.fps
     assert self.audio is not None and self.sample_rate is not None
     return len(self.audio) / self.sample_rate
+
+  @property
+  def size(self) -> tuple[int, int] | None:
+    """Height and width of the picture."""
+    return None if self.video is None else self.video.shape[1:3]
+
+  @property
+  def poster(self) -> str:
+    """Address of the first frame; "" for none."""
+    return (
+      "" if self.video is None else embedding.picture_address(self.video[0])
+    )
 
   @property
   def geometry(self) -> str:
@@ -167,27 +179,27 @@ def _side(
   """Draws what a player plays."""
   drawn = f"{PICTURES}/{name}.png"
   (target / drawn).parent.mkdir(parents=True, exist_ok=True)
-  wide = picture.strip_width(streams.video)
-  image = picture.render_clip(
+  wide = rendering.strip_width(streams.video)
+  image = rendering.render_clip(
     streams.video,
     streams.audio,
     streams.sample_rate,
     # For screens with two pixels to a CSS pixel.
     width=2 * wide,
-    slots=picture.strip_slots(streams.video),
+    slots=rendering.strip_slots(streams.video),
     scale=2,
   )
   with replacing(target / drawn) as temporary:
     image.save(temporary, format="png")
   seen = heard = None
   if onsets:
-    seen, heard = (tuple(t) for t in picture.find_events(*streams))
+    seen, heard = (tuple(t) for t in find_events(*streams))
   return Side(
     url,
     streams,
     url_of(drawn),
     wide,
-    picture.strip_share(streams.video, image),
+    rendering.strip_share(streams.video, image),
     seen,
     heard,
   )
@@ -210,7 +222,7 @@ def _draw_source(
     streams = _read_source(path, result, fit)
   except ValueError:
     return None
-  url = frame.address(*streams)
+  url = embedding.clip_address(*streams)
   return _side(target, url, name, streams, onsets)
 
 

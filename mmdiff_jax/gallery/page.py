@@ -10,7 +10,9 @@ import pathlib
 
 from mmdiff_jax.disk.files import check_directory, replacing
 from mmdiff_jax.disk.leftovers import remove_leftovers
-from mmdiff_jax.gallery import cards, drawing, folder, frame, words
+from mmdiff_jax.gallery import cards, drawing, folder, words
+from mmdiff_jax.pages import frame, players
+from mmdiff_jax.pages.tables import Table
 
 
 def make_gallery(
@@ -67,9 +69,10 @@ def make_gallery(
     title = _title(runs, directory.resolve().name)
   page = frame.document(
     title,
-    _body(title, drawn, warnings, onsets),
-    style=frame.asset("page.css"),
-    script=frame.asset("page.js"),
+    _body(drawn, onsets),
+    header=_header(drawn, warnings, onsets),
+    style=frame.asset(__package__, "page.css"),
+    script=players.script() + frame.asset(__package__, "page.js"),
     files=True,
     body_class="marked" if onsets else "",
   )
@@ -90,11 +93,17 @@ def _title(runs: list[folder.Run], name: str) -> str:
   return f"Clips made by the model “{model}”" if model else f"Clips in {name}"
 
 
-def _body(
-  title: str,
+def _header(
   drawn: list[tuple[folder.Run, list[drawing.Drawn]]],
   warnings: list[str],
   onsets: bool,
+) -> str:
+  lines = [frame.paragraph(line, "warning") for line in warnings]
+  return "\n".join([_summary(drawn), *lines, _legend(drawn, onsets)])
+
+
+def _body(
+  drawn: list[tuple[folder.Run, list[drawing.Drawn]]], onsets: bool
 ) -> str:
   sections, facts = [], []
   for number, (run, clips) in enumerate(drawn):
@@ -102,20 +111,7 @@ def _body(
     made = [cards.make_card(clip, run, i) for i, clip in enumerate(listed)]
     facts += [card.values for card in made]
     sections.append(_section(run, listed, made, number, len(drawn) > 1))
-  return "\n".join(
-    [
-      "<header>",
-      f"<h1>{html.escape(title)}</h1>",
-      _summary(drawn),
-      *(f'<p class="warning">{html.escape(line)}</p>' for line in warnings),
-      _legend(drawn, onsets),
-      "</header>",
-      "<main>",
-      _bar(facts, onsets),
-      *sections,
-      "</main>",
-    ]
-  )
+  return "\n".join([_bar(facts, onsets), *sections])
 
 
 def _worst_last(clip: drawing.Drawn) -> float:
@@ -153,7 +149,6 @@ _ROWS = (
     "one time axis for all three, from left to right. Brightness of the lowest "
     "row: loudness within 60 dB of the clip's peak, low pitches at the bottom "
     "(a mel spectrogram).",
-    "",
   ),
   (
     "White line",
@@ -168,13 +163,11 @@ _IMPACTS = (
     "Matched",
     "impacts that are both seen and heard, within a frame. The clips with the "
     "largest share of such impacts (2 × matched / (seen + heard)) stand first.",
-    "",
   ),
 )
 _SIZE = (
   "Size",
   "players show every picture at its true size or a whole multiple of it.",
-  "",
 )
 
 
@@ -185,17 +178,8 @@ def _legend(
   if not onsets:
     listed = any(run.settings or run.clips[0].record for run, _ in drawn)
     by = "as samples.json lists them" if listed else "by name"
-    rows.append(("Order", f"{by}; no measure of quality is at hand.", ""))
-  items = "".join(
-    "<dt>"
-    + (f'<span class="swatch {swatch}"></span>' if swatch else "")
-    + f"{term}</dt><dd>{text}</dd>"
-    for term, text, swatch in rows
-  )
-  return (
-    '<details class="legend" open><summary>How to read this page</summary>'
-    f"<dl>{items}</dl></details>"
-  )
+    rows.append(("Order", f"{by}; no measure of quality is at hand."))
+  return frame.legend("How to read this page", rows)
 
 
 def _bar(facts: list[dict[str, object]], onsets: bool) -> str:
@@ -232,20 +216,14 @@ def _section(
   geometries = {c.result.streams.geometry for c in clips if c.result}
   size = f", each {geometries.pop()}" if len(geometries) == 1 else ""
   about = f"{_count(len(clips))}{size}. {words.method(run)}"
-  settings = words.settings(run.settings)
-  rows = "".join(
-    f"<tr><th>{html.escape(name)}</th>"
-    f"<td>{html.escape(words.words(value))}</td></tr>"
-    for name, value in settings.items()
-  )
-  details = (
-    f"<details><summary>All settings</summary><table class=settings>{rows}"
-    "</table></details>"
-    if settings
-    else ""
-  )
+  rows = [
+    (name, words.words(value))
+    for name, value in words.settings(run.settings).items()
+  ]
+  settings = Table("All settings", ("setting", "value"), rows).html()
+  details = f"<details><summary>All settings</summary>{settings}</details>"
   return (
     f'<section id="run-{number}"><h2>{html.escape(_heading(run, several))}'
-    f'</h2><p class="note">{html.escape(about)}</p>{details}'
+    f"</h2>{frame.paragraph(about, 'note')}{details if rows else ''}"
     f'<ol class="cards">{"".join(card.html for card in made)}</ol></section>'
   )

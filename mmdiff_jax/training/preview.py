@@ -80,7 +80,7 @@ def _make_clip_preview(
       )
     writing.write_gif_grid(folder / "grid.gif", video[:wanted], fps=spec.fps)
     # Late: only previews need what draws them.
-    from mmdiff_jax.gallery.picture import render_clip
+    from mmdiff_jax.media.rendering import render_clip
 
     # TensorBoard shows one kind of value by a name.
     return Shown(

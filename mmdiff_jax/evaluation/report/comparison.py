@@ -1,21 +1,26 @@
 """A comparison as JSON, Markdown, LaTeX and a self-contained page."""
 
-import html
 import json
 import os
 import pathlib
 from typing import Any
 
-from mmdiff_jax.disk.files import replacing
-from mmdiff_jax.evaluation.report import players, plots
-from mmdiff_jax.evaluation.report.page import format_value, weights_line
+from mmdiff_jax.evaluation.report.page import (
+  format_value,
+  remarks,
+  weights_line,
+  write_page,
+  write_text,
+)
+from mmdiff_jax.pages import frame, plots
+from mmdiff_jax.pages.tables import Table
 
 # A difference of more standard errors than this is marked.
 _CLEAR = 2.0
 
 
-def table(content: dict[str, Any]) -> list[list[str]]:
-  """Rows of text: a header, then one row per system.
+def table(content: dict[str, Any]) -> Table:
+  """One row per system, and what the signs mean.
 
   Each cell is a value with its standard error and, but for the first system,
   the difference to that; "*" marks one of more than two standard errors.
@@ -29,11 +34,12 @@ def table(content: dict[str, Any]) -> list[list[str]]:
     for name in systems[content["first"]]["by_size"]
     if systems[content["first"]]["by_size"][name]
   ]
-  rows = [
-    ["clips", "n"]
-    + [f"{name} {arrows[better[name]['better']]}" for name in names]
-    + [f"{name}_inf" for name in extrapolated]
+  columns = [
+    *("clips", "n"),
+    *(f"{name} {arrows[better[name]['better']]}" for name in names),
+    *(f"{name}_inf" for name in extrapolated),
   ]
+  rows = []
   for system, entry in systems.items():
     row = [system, str(entry["used"])]
     for name in names:
@@ -45,7 +51,11 @@ def table(content: dict[str, Any]) -> list[list[str]]:
       sizes = entry["by_size"].get(name)
       row.append(format_value(sizes["infinity"] if sizes else None))
     rows.append(row)
-  return rows
+  return Table(_title(content), columns, rows, _explanation(content))
+
+
+def _title(content: dict[str, Any]) -> str:
+  return f"Comparison of {len(content['systems'])} sets of generated clips"
 
 
 def _change(change: dict[str, Any]) -> str:
@@ -75,89 +85,26 @@ def _explanation(content: dict[str, Any]) -> str:
 
 def as_markdown(content: dict[str, Any]) -> str:
   """The table, what its signs mean, and which weights it rests on."""
-  header, *rows = table(content)
-  lines = [_row(header), "|" + "---|" * len(header), *map(_row, rows)]
-  lines += ["", _explanation(content)]
-  lines += [weights_line(k, info) for k, info in content["weights"].items()]
-  return "\n".join(lines) + "\n"
-
-
-def _row(cells: list[str]) -> str:
-  return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def as_latex(content: dict[str, Any]) -> str:
-  """The table as a tabular of booktabs."""
-  header, *rows = table(content)
-  lines = [
-    f"\\begin{{tabular}}{{lr{'r' * (len(header) - 2)}}}",
-    "\\toprule",
-    " & ".join(map(_latex, header)) + " \\\\",
-    "\\midrule",
-    *(" & ".join(map(_latex, row)) + " \\\\" for row in rows),
-    "\\bottomrule",
-    "\\end{tabular}",
-  ]
-  return "\n".join(f"% {line}" for line in [_explanation(content)]) + (
-    "\n" + "\n".join(lines) + "\n"
-  )
-
-
-_LATEX = {
-  "\\": "\\textbackslash{}", "_": "\\_", "%": "\\%", "&": "\\&", "#": "\\#",
-  "$": "\\$", "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}",
-  "^": "\\textasciicircum{}", "↓": "$\\downarrow$", "↑": "$\\uparrow$",
-}  # fmt: skip
-
-
-def _latex(text: str) -> str:
-  escaped = "".join(_LATEX.get(character, character) for character in text)
-  return escaped.replace("+-", "$\\pm$")
+  weights = [weights_line(k, info) for k, info in content["weights"].items()]
+  return "\n".join([table(content).markdown(), *weights]) + "\n"
 
 
 def write(output: str | os.PathLike, content: dict[str, Any]) -> None:
   """Writes the .json file and, beside it, .md, .tex and .html."""
   path = pathlib.Path(output)
-  for suffix, text in (
-    (".json", json.dumps(content, indent=2) + "\n"),
-    (".md", as_markdown(content)),
-    (".tex", as_latex(content)),
-    (".html", _page(content)),
-  ):
-    with replacing(path.with_suffix(suffix)) as temporary:
-      pathlib.Path(temporary).write_text(
-        text, encoding="utf-8", errors="backslashreplace"
-      )
+  write_text(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
+  write_text(path.with_suffix(".md"), as_markdown(content))
+  write_text(path.with_suffix(".tex"), table(content).latex())
+  write_page(path.with_suffix(".html"), _title(content), _body(content))
 
 
-def _page(content: dict[str, Any]) -> str:
-  header, *rows = table(content)
-  cells = "".join(
-    "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-    for row in rows
-  )
-  head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-  body = [
-    players.scrolling(
-      f"<table><tr>{head}</tr>{cells}</table>", "Metrics by system"
-    ),
-    f"<p class=small>{html.escape(_explanation(content))}</p>",
-    *(
-      f"<p class=small>{html.escape(weights_line(kind, info))}</p>"
-      for kind, info in content["weights"].items()
-    ),
-    *(
-      f'<p class="warning small">{html.escape(text)}</p>'
-      for text in [*content["notes"], *content["warnings"]]
-    ),
-  ]
+def _body(content: dict[str, Any]) -> list[str]:
+  shown = table(content)
+  body = [shown.html(), frame.paragraph(shown.note, "small"), remarks(content)]
   if content["steps"]:
     body.append("<h2>Along the run</h2>" + _curves(content))
   body.append("<h2>Against the number of clips</h2>" + _by_size(content))
-  count = len(content["systems"])
-  return players.page(
-    f"Comparison of {count} sets of generated clips", "\n".join(body)
-  )
+  return body
 
 
 def _curves(content: dict[str, Any]) -> str:

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from mmdiff_jax.av import AVSpec
 from mmdiff_jax.disk.files import as_path, replacing
 from mmdiff_jax.evaluation import metrics as metric_table
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.prdc import realism
-from mmdiff_jax.evaluation.report import players, plots
+from mmdiff_jax.media import embedding
+from mmdiff_jax.pages import frame, players, plots
+from mmdiff_jax.pages.tables import Table
 
 # Clips that the page shows from each end of the ranking.
 _SHOWN = 6
@@ -88,37 +91,66 @@ def write(
     f"Evaluation of {content['fake']['used']} generated clips against "
     f"{content['real']['used']} real ones"
   )
-  page = players.page(title, "\n".join(body))
-  for target, text in (
-    (path, json.dumps(content, indent=2) + "\n"),
-    (path.with_suffix(".html"), page),
-  ):
-    with replacing(target) as temporary:
-      pathlib.Path(temporary).write_text(
-        text, encoding="utf-8", errors="backslashreplace"
-      )
+  write_text(path, json.dumps(content, indent=2) + "\n")
+  write_page(path.with_suffix(".html"), title, body)
+
+
+def write_page(path: pathlib.Path, title: str, body: list[str]) -> None:
+  """Writes a page of an evaluation: the kit's frame around parts in HTML."""
+  page = frame.document(
+    title, "\n".join(body), script=players.script(), body_class="report"
+  )
+  write_text(path, page)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes text; bytes of names that are no text stand as escapes."""
+  with replacing(path) as temporary:
+    pathlib.Path(temporary).write_text(
+      text, encoding="utf-8", errors="backslashreplace"
+    )
+
+
+def clip_figure(clip: dict[str, np.ndarray], spec: AVSpec, caption: str) -> str:
+  """A player with the clip inside.
+
+  Args:
+    clip: `video` uint8 `[F, H, W, 3]` and `audio` `[L]`.
+    spec: frame and sampling rate.
+    caption: text below.
+  """
+  video, audio = clip["video"], clip["audio"][:, None]
+  player = players.player(
+    embedding.clip_address(video, audio, spec.fps, spec.sample_rate),
+    caption,
+    video.shape[1:3],
+    embedding.picture_address(video[0]),
+    preload="metadata",
+  )
+  return players.figure(player, caption)
 
 
 def _header(content: dict[str, Any]) -> str:
   """What was compared, by which weights, and what to mind."""
-  first = _compared(content)
   sides = " ".join(
     f"{name}: {content[side]['source']}."
     for side, name in (("fake", "Generated"), ("real", "Real"))
   )
-  stated = [
-    f"<p class=small>{html.escape(weights_line(kind, info))}</p>"
-    for kind, info in content["weights"].items()
-  ]
-  notes = [f"<p class=warning>{html.escape(w)}</p>" for w in content["notes"]]
-  notes += [
-    f'<p class="warning small">{html.escape(w)}</p>'
-    for w in content["warnings"]
-  ]
   return (
-    f"<p>{html.escape(first)}.</p><p class=note>{html.escape(sides)}</p>"
-    + "".join(stated + notes)
+    frame.paragraph(f"{_compared(content)}.")
+    + frame.paragraph(sides, "note")
+    + remarks(content)
   )
+
+
+def remarks(content: dict[str, Any]) -> str:
+  """Weights, notes and warnings of an evaluation or a comparison, in HTML."""
+  lines = [
+    (weights_line(k, info), "small") for k, info in content["weights"].items()
+  ]
+  lines += [(note, "warning") for note in content["notes"]]
+  lines += [(line, "warning small") for line in content["warnings"]]
+  return "".join(frame.paragraph(*line) for line in lines)
 
 
 _LEGEND = (
@@ -146,12 +178,10 @@ def _table(content: dict[str, Any]) -> str:
   rows = "".join(
     _row(name, entry) for name, entry in content["metrics"].items()
   )
-  legend = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in _LEGEND)
   return (
-    "<h2>Metrics</h2><table><tr><th>metric</th><th class=number>value</th>"
-    f"<th class=number>among real clips</th></tr>{rows}</table>"
-    "<details class=legend open><summary>How to read the table</summary>"
-    f"<dl>{legend}</dl></details>"
+    "<h2>Metrics</h2><table class=wide><tr><th>metric</th>"
+    "<th class=number>value</th><th class=number>among real clips</th></tr>"
+    f"{rows}</table>{frame.legend('How to read the table', _LEGEND)}"
   )
 
 
@@ -173,27 +203,24 @@ def _row(name: str, entry: dict[str, Any]) -> str:
 
 
 def _memorisation(content: dict[str, Any], path: pathlib.Path) -> str:
-  rows = "".join(
-    f"<tr><td>{name}</td><td class=number>{space['share_of_copies']:.1%}</td>"
-    f"<td class=number>{space['share_of_real_below_threshold']:.1%}</td>"
-    f"<td class=number>{space['threshold']:.3f}</td>"
-    f"<td class=number>{space['median_ratio']:.3f}</td>"
-    f"<td class=number>{space['smallest_ratio']:.3f}</td></tr>"
-    for name, space in content["spaces"].items()
-  )
+  table = Table(
+    "Copies by space",
+    ("space", "copies", "real clips below threshold", "threshold",
+     "median ratio", "smallest"),
+    [
+      (name, f"{space['share_of_copies']:.1%}",
+       f"{space['share_of_real_below_threshold']:.1%}",
+       f"{space['threshold']:.3f}", f"{space['median_ratio']:.3f}",
+       f"{space['smallest_ratio']:.3f}")
+      for name, space in content["spaces"].items()
+    ],
+  )  # fmt: skip
   sheet = f"{path.stem}_memorisation.html"
   return (
     "<h2>Memorisation</h2>"
     f"<p>{content['share_of_copies']:.1%} of the samples copy a training clip "
-    f'(<a href="{html.escape(sheet)}">closest pairs</a>).</p>'
-    + players.scrolling(
-      "<table><tr><th>space</th><th class=number>copies</th><th class=number>"
-      "real clips below threshold</th><th class=number>threshold</th><th "
-      "class=number>median ratio</th><th class=number>smallest</th></tr>"
-      f"{rows}</table>",
-      "Copies by space",
-    )
-    + f"<p class=small>{html.escape(content['explanation'])}</p>"
+    f'(<a href="{html.escape(sheet)}">closest pairs</a>).</p>{table.html()}'
+    f"<p class=small>{html.escape(content['explanation'])}</p>"
   )
 
 
@@ -225,7 +252,7 @@ def _ranking(
     ("Best", order[len(order) - count :][::-1]),
   ):
     figures = [
-      players.figure(
+      clip_figure(
         clips.load(int(i), audio=False),
         clips.spec,
         f"{clips.ids[i]} ({score[i]:.2f})",

@@ -2,15 +2,15 @@
 
 import html
 import os
-import pathlib
 
 import numpy as np
 
 from mmdiff_jax.disk.files import as_path, replacing
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.memorisation import Space
-from mmdiff_jax.evaluation.report import players, plots
-from mmdiff_jax.gallery import lettering
+from mmdiff_jax.evaluation.report.page import clip_figure, write_page
+from mmdiff_jax.media import lettering
+from mmdiff_jax.pages import plots
 
 # Pairs per space, frames per clip and height of a frame on the picture.
 _PAIRS, _FRAMES, _HEIGHT = 8, 4, 64
@@ -39,13 +39,8 @@ def write(
   with replacing(base.with_suffix(".png")) as temporary:
     _picture(spaces, closest, fake, training).save(temporary, format="png")
   body = [_section(n, spaces[n], closest[n], fake, training) for n in spaces]
-  page = players.page(
-    "Closest pairs of samples and training clips", "".join(body)
-  )
-  with replacing(base.with_suffix(".html")) as temporary:
-    pathlib.Path(temporary).write_text(
-      page, encoding="utf-8", errors="backslashreplace"
-    )
+  title = "Closest pairs of samples and training clips"
+  write_page(base.with_suffix(".html"), title, body)
 
 
 def _section(
@@ -59,10 +54,10 @@ def _section(
     kind = "pair copy" if space.copies[i] else "pair"
     pairs.append(
       f'<div class="{kind}">'
-      + players.figure(
+      + clip_figure(
         fake.load(i), fake.spec, f"sample {fake.ids[i]}, ratio {ratio:.3f}"
       )
-      + players.figure(
+      + clip_figure(
         training.load(j), training.spec, f"training {training.ids[j]}"
       )
       + "</div>"

@@ -1,6 +1,7 @@
 """The report of a study: report.html, report.md, report.tex, results.json."""
 
 import dataclasses
+import html
 import math
 import os
 import pathlib
@@ -10,17 +11,17 @@ import numpy as np
 
 from mmdiff_jax.disk.files import check_directory, replacing, write_json
 from mmdiff_jax.disk.leftovers import remove_leftovers
+from mmdiff_jax.pages import frame, plots
+from mmdiff_jax.pages.plots import show
+from mmdiff_jax.pages.tables import Table
 from mmdiff_jax.study.folder import ANSWERS, Study, load_study
 from mmdiff_jax.study.settings import SCALES
-from mmdiff_jax.study.statistics import plots
 from mmdiff_jax.study.statistics.agreement import alpha
 from mmdiff_jax.study.statistics.detection import detect, real_rate
 from mmdiff_jax.study.statistics.exclusion import Verdict, judge, self_agreement
 from mmdiff_jax.study.statistics.methods import methods
 from mmdiff_jax.study.statistics.opinion import opinions
 from mmdiff_jax.study.statistics.pairs import preferences, win_table
-from mmdiff_jax.study.statistics.plots import show
-from mmdiff_jax.study.statistics.tables import Table
 from mmdiff_jax.study.statistics.votes import Votes, load_votes
 from mmdiff_jax.study.store import answered
 
@@ -251,16 +252,7 @@ def _write(
   sections: list[_Section],
   output: pathlib.Path,
 ) -> pathlib.Path:
-  from jinja2 import Environment, FileSystemLoader, select_autoescape
-
   title = study.settings.title
-  environment = Environment(
-    loader=FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=select_autoescape(),
-  )
-  page = environment.get_template("report.html").render(
-    title=title, methods=sentences, sections=sections, study=study
-  )
   tables = [table for section in sections for table in section.tables]
   contents = {
     "report.md": "\n\n".join(
@@ -272,7 +264,7 @@ def _write(
       ]
     ),
     "report.tex": "\n".join(table.latex() for table in tables),
-    "report.html": page,
+    "report.html": _page(study, sentences, sections),
   }
   for name, text in contents.items():
     with replacing(output / name) as temporary:
@@ -282,3 +274,28 @@ def _write(
     {section.title: section.results for section in sections},
   )
   return output / "report.html"
+
+
+def _page(study: Study, sentences: list[str], sections: list[_Section]) -> str:
+  height, width = study.size
+  header = frame.paragraph(
+    f"{len(study.clips)} clips of {width} × {height}, {study.seconds:.2f} s; "
+    f"{len(study.slots)} places; seed {study.settings.seed}; sealed truth "
+    f"{study.truth_sha256[:16]}…",
+    "note",
+  )
+  body = ["<h2>Method</h2>", frame.paragraph(" ".join(sentences))]
+  for section in sections:
+    body.append(f"<h2>{html.escape(section.title)}</h2>")
+    for number, table in enumerate(section.tables):
+      if number:
+        body.append(f"<h3>{html.escape(table.title)}</h3>")
+      body.append(table.html())
+      if table.note:
+        body.append(frame.paragraph(table.note, "note"))
+      if not number:
+        body += section.pictures
+  title = f"{study.settings.title}: report"
+  return frame.document(
+    title, "\n".join(body), header=header, body_class="report"
+  )

@@ -5,11 +5,15 @@ import html
 import re
 from collections.abc import Sequence
 
+from mmdiff_jax.pages import frame
+
 _LATEX = {
   "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
   "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-  "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$",
+  "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "+-": r"$\pm$",
+  "↓": r"$\downarrow$", "↑": r"$\uparrow$",
 }  # fmt: skip
+_SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Table:
     """A table of LaTeX's booktabs."""
 
     def line(cells: Sequence[str]) -> str:
-      return " & ".join(_escape(cell) for cell in cells) + r" \\"
+      return " & ".join(map(_escape, cells)) + r" \\"
 
     caption = _escape(f"{self.title}. {self.note}")
     return "\n".join([
@@ -46,16 +50,29 @@ class Table:
     ])  # fmt: skip
 
   def html(self) -> str:
-    """A table element."""
+    """A table element in a box that scrolls; numbers stand on the right."""
+    kinds = [
+      ' class="number"' if all(map(_is_number, column)) else ""
+      for column in zip(*self.rows, strict=True)
+    ] or [""] * len(self.columns)
 
     def line(tag: str, cells: Sequence[str]) -> str:
-      inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+      inner = "".join(
+        f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
+        for cell, kind in zip(cells, kinds, strict=True)
+      )
       return f"<tr>{inner}</tr>"
 
     body = "".join(line("td", row) for row in self.rows)
     head = line("th", self.columns)
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    return frame.scrolling(
+      f"<table><thead>{head}</thead><tbody>{body}</tbody></table>", self.title
+    )
 
 
 def _escape(text: str) -> str:
-  return re.sub(r"[\\&%$#_{}~^–±]", lambda match: _LATEX[match[0]], text)
+  return _SPECIAL.sub(lambda match: _LATEX[match[0]], text)
+
+
+def _is_number(cell: str) -> bool:
+  return bool(re.match(r"[-+]?[\d.]|[-–]$", cell))

@@ -1,0 +1,1 @@
+"""One kit for all pages: frame, players, plots, tables; nothing is fetched."""
