@@ -40,9 +40,9 @@ demo: $(STAMP)
 	@echo "Players, waveforms and spectrograms: $(DEMO)/index.html"
 
 demo-records:
-	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/videos --count 48
-	$(BIN)/python -m data_prep.videos_to_tfrecord --input $(DEMO)/videos \
-	  --output $(DEMO)/records --size 16 --sample_rate 2000
+	$(BIN)/python main.py synthetic $(DEMO)/videos --count=48
+	$(BIN)/python main.py prepare --input=$(DEMO)/videos \
+	  --output=$(DEMO)/records --size=16 --sample_rate=2000
 
 demo-train: demo-records
 	@echo "Training beside the sampling, see $(DEMO)/train.log"
@@ -56,7 +56,7 @@ demo-train: demo-records
 demo-samples: demo-records
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/joint --num_samples=8
-	$(BIN)/python -m data_prep.make_synthetic $(DEMO)/given --split eval --count 8
+	$(BIN)/python main.py synthetic $(DEMO)/given --split=eval --count=8
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/audio_to_video --num_samples=1 \
 	  --condition=audio --source=$(DEMO)/given --config.sample.steps=10 \
@@ -77,9 +77,9 @@ demo-samples: demo-records
 STUDY := $(DEMO)/study
 study-demo: $(STAMP)
 	rm -rf $(STUDY)
-	$(BIN)/python -m data_prep.make_synthetic $(STUDY)/real --count 48
-	$(BIN)/python -m data_prep.make_synthetic $(STUDY)/ours --split tune --count 48
-	$(BIN)/python -m data_prep.make_synthetic $(STUDY)/theirs --split eval --count 48
+	$(BIN)/python main.py synthetic $(STUDY)/real --count=48
+	$(BIN)/python main.py synthetic $(STUDY)/ours --split=tune --count=48
+	$(BIN)/python main.py synthetic $(STUDY)/theirs --split=eval --count=48
 	$(BIN)/python main.py study build --real=$(STUDY)/real \
 	  --fake=ours=$(STUDY)/ours --fake=theirs=$(STUDY)/theirs \
 	  --preset=benchmarks/study_demo.yaml --output=$(STUDY)/study

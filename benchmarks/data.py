@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from configs import default
-from data_prep import tfds_builder, videos_to_tfrecord
+from data_prep import tfds_builder
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.cli import main as run_command
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.pipeline import create_loader
 
@@ -44,7 +45,7 @@ def measure(work: Callable[[], int]) -> tuple[int, float, float]:
 def prepare(videos: str, output: pathlib.Path, size: int, workers: int) -> int:
   flags = ["--input", videos, "--output", str(output), "--size", str(size)]
   with contextlib.redirect_stdout(io.StringIO()) as text:
-    status = videos_to_tfrecord.main([*flags, "--workers", str(workers)])
+    status = run_command(["prepare", *flags, "--workers", str(workers)])
   if status:
     raise SystemExit(text.getvalue())
   return len(Manifest.load(output).videos)

@@ -1,6 +1,6 @@
 """AIST++ crop, 64x64: street dance to music, 1,020 clips, 5.2 h.
 
-python -m data_prep.videos_to_tfrecord --input VIDEOS --output data/aist
+python main.py prepare --input=VIDEOS --output=data/aist
 python main.py train --config=configs/aist.py --workdir=runs/aist
 """
 

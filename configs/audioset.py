@@ -1,6 +1,6 @@
 """AudioSet, 64x64: the wide model (256 channels) for open-domain video.
 
-python -m data_prep.videos_to_tfrecord --input VIDEOS --output data/audioset
+python main.py prepare --input=VIDEOS --output=data/audioset
 python main.py train --config=configs/audioset.py --workdir=runs/audioset
 """
 

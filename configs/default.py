@@ -19,8 +19,9 @@ def get_config() -> ConfigDict:
   config.compilation_cache = "~/.cache/mmdiff_jax/xla"
 
   config.data = data = ConfigDict()
-  # "tfrecord:DIR" (made by data_prep), "tfds:NAME", "synthetic", or the path of
-  # a folder of videos, an .npz or a media file (decoded anew for every clip).
+  # "tfrecord:DIR" (made by the command prepare), "tfds:NAME", "synthetic", or
+  # the path of a folder of videos, an .npz or a media file (decoded anew for
+  # every clip).
   data.source = "tfrecord:data"
   # Where prepared TFDS data sets live; "" means TFDS's own default.
   data.tfds_dir = ""

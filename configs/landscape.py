@@ -1,6 +1,6 @@
 """Landscape, 64x64: 9 classes of scenery, 1,000 clips of 10 s.
 
-  python -m data_prep.videos_to_tfrecord --input VIDEOS --output data/landscape
+  python main.py prepare --input=VIDEOS --output=data/landscape
   python main.py train --config=configs/landscape.py --workdir=runs/landscape
 
 Published scores of this recipe (2,048 samples, DDPM, `paper` protocol):

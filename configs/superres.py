@@ -1,7 +1,7 @@
 r"""Super-resolution 64 -> 256 of single frames, for every joint model.
 
-  python -m data_prep.videos_to_tfrecord --size 256 --clip_frames 1 \
-    --input VIDEOS --output data/landscape256
+  python main.py prepare --size=256 --clip_frames=1 \
+    --input=VIDEOS --output=data/landscape256
   python main.py train --config=configs/superres.py --workdir=runs/superres
 
 Start from the published upsampler of guided-diffusion (imported with

@@ -1,7 +1,7 @@
 r"""A small super-resolution model for a CPU: a proof, not a product.
 
-  python -m data_prep.videos_to_tfrecord --size 256 --clip_frames 1 \
-    --input VIDEOS --output data/clips256
+  python main.py prepare --size=256 --clip_frames=1 \
+    --input=VIDEOS --output=data/clips256
   python main.py train --config=configs/superres_small.py --workdir=runs/small
   python main.py train --config=configs/superres_small.py \
     --config.train.init_from=runs/small --workdir=runs/small_128 \

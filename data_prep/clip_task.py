@@ -168,7 +168,10 @@ def _write_part(task: ClipTask) -> dict:
   repaired = []
   if track is None:
     if options.missing_audio == "error":
-      raise MissingAudioError(f"{task.source}: has no audio")
+      raise MissingAudioError(
+        f"{task.source}: has no audio; choose --missing_audio=skip or silence, "
+        "or remove the file: the same command continues."
+      )
     if options.missing_audio == "skip":
       raise reading.MediaError(task.path, "has no audio")
     repaired.append("has no audio: silence")

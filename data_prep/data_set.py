@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from data_prep import clip_task
 from data_prep.clip_task import ClipOptions, ClipTask
-from data_prep.command_line import one_line
 from mmdiff_jax.data.clips import segments
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.tfrecord import (
@@ -21,6 +20,7 @@ from mmdiff_jax.data.tfrecord import (
   read_records,
 )
 from mmdiff_jax.disk.files import is_cloud, move, remove_tree
+from mmdiff_jax.disk.names import one_line
 
 PARTS = ".parts"
 # What the parts are called while they are removed: never taken for work done.

@@ -1,31 +1,20 @@
-"""Checks and shows a prepared data set: counts, CRCs, a contact sheet.
+"""Shows a prepared data set: counts and a contact sheet.
 
-  python -m data_prep.inspect_dataset DIR
-
-Every record is read and its CRCs are verified. The contact sheet (PNG) shows
+The contact sheet (PNG) shows
 clips spread over the data set: frames over waveform over mel spectrogram.
 """
 
-import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.command_line import Parser, bounded, one_line
 from data_prep.summary import summary
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
-from mmdiff_jax.data.verify import verify_data_set
-from mmdiff_jax.disk.files import (
-  as_path,
-  check_file,
-  check_path,
-  file_size,
-  replacing,
-)
+from mmdiff_jax.disk.files import as_path, check_file, file_size, replacing
+from mmdiff_jax.disk.names import one_line
 
 SHEET = "contact_sheet.png"
 _WIDTH, _LABEL, _GAP = 800, 18, 8
@@ -131,57 +120,19 @@ def _middles(items: Sequence[int], count: int) -> list[int]:
   return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
-def _check_sheet(path: str) -> None:
-  if os.path.isdir(path):
-    raise ValueError(f"--output {path} is a folder; name a .png file.")
-  if not path.lower().endswith(".png"):
-    raise ValueError(f"--output must be a .png file, got {path}.")
+def check_sheet(directory: str, path: str | None) -> str:
+  """The PNG of a data set's contact sheet, checked ahead of the work.
 
+  Args:
+    directory: the data set.
+    path: the file, or None for the one in the data set's folder.
 
-def main(
-  arguments: Sequence[str] | None = None,
-  program: str = "python -m data_prep.inspect_dataset",
-) -> int:
-  """Runs the program, called by that name.
-
-  Returns:
-    Its exit status: 1 if anything is wrong.
+  Raises:
+    ValueError: if it is not a .png file.
+    OSError: if it cannot be written.
   """
-  parser = Parser(
-    prog=program,
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("directory", metavar="DIR", help="prepared data set")
-  add(
-    "--clips",
-    type=bounded(int, 1),
-    default=12,
-    help="clips on the contact sheet [12]",
-  )
-  add("--output", metavar="PNG", help=f"contact sheet [DIR/{SHEET}]")
-  flags = parser.parse_args(arguments)
-  output = flags.output or os.path.join(flags.directory, SHEET)
-  try:
-    check_path(flags.directory)
-    check_path(output, "--output")
-    _check_sheet(output)
-    check_file(output)
-    print(describe(flags.directory))
-    problems = verify_data_set(flags.directory)
-    if problems:
-      for problem in problems:
-        print(f"error: {one_line(problem)}", file=sys.stderr)
-      return 1
-    print("all records read; all CRCs are right")
-    contact_sheet(flags.directory, output, clips=flags.clips)
-    print(one_line(f"contact sheet: {output}"))
-  except (ValueError, OSError) as error:
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    return 1
-  return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())
+  path = path or os.path.join(directory, SHEET)
+  check_file(path)
+  if not path.lower().endswith(".png"):
+    raise ValueError(f"--output={path} must be a .png file.")
+  return path

@@ -1,7 +1,5 @@
 """Writes a folder of sounding-shapes videos (mp4) and their truth.
 
-  python -m data_prep.make_synthetic shapes --count 100 --split train
-
 The folder goes through the ordinary preparation like any folder of videos;
 `truth.json` in it lists the impacts of each file.
 """
@@ -9,22 +7,42 @@ The folder goes through the ordinary preparation like any folder of videos;
 import dataclasses
 import json
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
-from data_prep.command_line import FPS, SAMPLE_RATE, Parser, bounded, one_line
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.disk.files import as_path, check_path, is_cloud
+from mmdiff_jax.disk.files import as_path, is_cloud
 from mmdiff_jax.media.writing import write_mp4
-from mmdiff_jax.world.clips import SPLITS, World, make_clip, split_seed
+from mmdiff_jax.world.clips import World, make_clip, split_seed
 
 _TRUTH = "truth.json"
+
+
+def write_split(
+  directory: str | pathlib.Path,
+  split: str,
+  indices: Iterable[int],
+  geometry: Mapping[str, Any],
+  **options: Any,
+) -> pathlib.Path:
+  """Writes clips of a split; see `write_folder`.
+
+  Args:
+    directory: made if absent.
+    split: see `split_seed`.
+    indices: numbers of the clips.
+    geometry: fields of `AVSpec` that differ from its defaults.
+    **options: fields of `World`.
+  """
+  seeds = [split_seed(split, index) for index in indices]
+  return write_folder(directory, seeds, AVSpec(**geometry), **options)
 
 
 def write_folder(
   directory: str | pathlib.Path,
   seeds: Iterable[int],
   spec: AVSpec,
-  **options,
+  **options: Any,
 ) -> pathlib.Path:
   """Writes the clips of some seeds as mp4 files, and `truth.json` beside.
 
@@ -97,51 +115,3 @@ def _check_folder(
       f"{directory} holds clips of other settings ({_TRUTH}); choose another "
       "folder, or delete them."
     )
-
-
-def main(
-  argv: Sequence[str] | None = None,
-  program: str = "python -m data_prep.make_synthetic",
-) -> None:
-  """Parses the command line and writes the folder."""
-  parser = Parser(
-    prog=program,
-    description=__doc__.split("\n\n")[0],
-  )
-  add = parser.add_argument
-  add("directory", help="output folder, made if absent")
-  add("--count", type=bounded(int, 1), default=100, help="number of videos")
-  add("--first", type=int, default=0, help="index of the first one")
-  add("--split", default="train", help=f"seeds of: {SPLITS}")
-  add("--frames", type=int, default=16)
-  add("--size", type=int, default=64, help="height and width in pixels")
-  add("--fps", type=bounded(float, *FPS), default=10.0)
-  add(
-    "--sample_rate",
-    type=bounded(int, *SAMPLE_RATE),
-    default=16000,
-    help="audio, Hz",
-  )
-  add("--num_shapes", type=int, default=1)
-  add("--clutter", type=int, default=0, help="grey rectangles behind")
-  add("--walls", action="store_true", help="side walls that sound")
-  flags = parser.parse_args(argv)
-  try:
-    check_path(flags.directory)
-    path = write_folder(
-      flags.directory,
-      [split_seed(flags.split, flags.first + i) for i in range(flags.count)],
-      AVSpec(
-        flags.frames, flags.size, flags.size, flags.fps, flags.sample_rate
-      ),
-      num_shapes=flags.num_shapes,
-      clutter=flags.clutter,
-      walls=flags.walls,
-    )
-  except (ValueError, OSError) as error:
-    parser.exit(1, f"error: {one_line(error)}\n")
-  print(f"Wrote {flags.count} videos and {one_line(path)}.")
-
-
-if __name__ == "__main__":
-  main()

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from data_prep.command_line import one_line
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
+from mmdiff_jax.disk.names import one_line
 
 # So many of the videos that are empty in part are listed, emptiest first.
 _EMPTY_LISTED = 5

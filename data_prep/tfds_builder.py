@@ -1,26 +1,20 @@
 """Makes a TFDS data set (ArrayRecord) of a prepared folder, without TensorFlow.
 
-  python -m data_prep.tfds_builder --input DIR --name NAME --tfds_dir DIR2
-
 The examples are those of the TFRecord shards, feature by feature, in the same
-order. Train on them with data.source="tfds:NAME" and data.tfds_dir=DIR2. Needs
+order. Train on them with data.source="tfds:NAME" and data.tfds_dir=DIR. Needs
 the extra `tfds`.
 """
 
-import argparse
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_prep.command_line import Parser, one_line
 from mmdiff_jax.data.clips import FRAME_FORMATS, INPUT_PREFIXES
 from mmdiff_jax.data.codec import Feature, decode_example
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import read_records
-from mmdiff_jax.disk.files import check_path
 
 VERSION = "1.0.0"
 
@@ -37,8 +31,6 @@ def build(
     ValueError: if the input is no prepared folder, the name is no TFDS name,
       another data set has that name, or TFDS is not installed.
   """
-  check_path(input_dir, "--input")
-  check_path(tfds_dir, "--tfds_dir")
   if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
     raise ValueError(
       f"--name must be lower case letters, digits and _, got {name!r}."
@@ -150,37 +142,3 @@ def _values(features: Mapping[str, Feature]) -> dict:
     else:
       values[key] = bytes(feature[0])
   return values
-
-
-def main(
-  arguments: Sequence[str] | None = None,
-  program: str = "python -m data_prep.tfds_builder",
-) -> int:
-  """Runs the program, called by that name; returns its exit status."""
-  parser = Parser(
-    prog=program,
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("--input", required=True, metavar="DIR", help="prepared folder")
-  add("--name", required=True, help="name of the TFDS data set")
-  add("--tfds_dir", required=True, metavar="DIR2", help="folder of data sets")
-  flags = parser.parse_args(arguments)
-  try:
-    count = build(flags.input, flags.name, flags.tfds_dir)
-  except (ValueError, OSError) as error:
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    return 1
-  print(
-    f"{count} examples; train with data.source=tfds:{flags.name} and"
-    f" data.tfds_dir={one_line(flags.tfds_dir)}"
-  )
-  return 0
-
-
-if __name__ == "__main__":
-  # By its real name: TFDS looks for the package of a builder's module.
-  from data_prep import tfds_builder
-
-  sys.exit(tfds_builder.main())

@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_prep import videos_to_tfrecord
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.media import reading
+from tests.command_line import call
 from tests.media_fixtures import click_track, flash_frames, write
 
 RATE = 8000
@@ -59,9 +59,8 @@ def videos(tmp_path_factory):
 
 
 def run(videos, output, *flags):
-  return videos_to_tfrecord.main(
-    [f"--input={videos}", f"--output={output}", "--workers=1", *FLAGS, *flags]
-  )
+  places = (f"--input={videos}", f"--output={output}")
+  return call("prepare", *places, "--workers=1", *FLAGS, *flags)
 
 
 @pytest.fixture(scope="session")

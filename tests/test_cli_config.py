@@ -93,12 +93,24 @@ def test_texts_become_values_of_the_keys_type(key, text, value):
 @pytest.mark.parametrize(
   ("key", "text", "message"),
   [
-    ("train.batchsize", "2", "no key batchsize. Did you mean train.batch_s"),
-    ("tran.batch_size", "2", "no key tran. Did you mean train?"),
-    ("batch_size", "2", "no key batch_size. Did you mean sample.batch_size, "),
+    (
+      "train.batchsize",
+      "2",
+      "no key batchsize. Did you mean --config.train.batch_size=2?",
+    ),
+    (
+      "tran.batch_size",
+      "2",
+      "no key tran. Did you mean --config.train.batch_size=2?",
+    ),
+    (
+      "batch_size",
+      "2",
+      "no key batch_size. Did you mean --config.sample.batch_size=2 or --con",
+    ),
     ("mesh.zzz", "2", "mesh has no key zzz. Its keys: data, fsdp."),
-    ("train.lr", "2", "no key lr. The command `config train` lists its keys."),
-    ("seed.x", "2", "seed is no section."),
+    ("train.lr", "2", "no key lr. `mmdiff-jax config train` lists its keys."),
+    ("seed.x", "2", "seed is not a section."),
     ("train", "2", "train is a section; name one of its keys: adam_b1,"),
     ("train.batch_size", "2.5", "give a whole number, such as 128."),
     ("train.batch_size", "", "give a whole number, such as 128."),
@@ -145,7 +157,7 @@ def test_a_key_is_listed_with_its_comment_and_value():
     "mesh.data = -1\n"
     "mesh.fsdp = 1"
   )
-  with pytest.raises(ValueError, match="Did you mean train"):
+  with pytest.raises(ValueError, match="Did you mean mmdiff-jax config train"):
     config_help.describe("default", config, "tran")
 
 

@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import threading
 import urllib.request
 
@@ -14,7 +11,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_prep import inspect_dataset, make_synthetic, videos_to_tfrecord
 from mmdiff_jax import checkpoint, models, verify
 from mmdiff_jax.data.tfrecord import (
   CorruptRecordError,
@@ -26,73 +22,56 @@ from mmdiff_jax.data.tfrecord import (
 from mmdiff_jax.disk import files
 from mmdiff_jax.training import metrics
 from tests import test_task
+from tests.command_line import call
 from tests.conftest import make_tiny_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Every way to name a place on a command line.
 PLACES = [
-  *(
-    ("main.py", *arguments)
-    for arguments in (
-      ("train", "--workdir={}"),
-      ("train", "--workdir=x", "--config.data.source={}"),
-      ("train", "--workdir=x", "--config.data.source=tfrecord:{}"),
-      ("train", "--workdir=x", "--config.data.tfds_dir={}"),
-      ("train", "--workdir=x", "--config.train.init_from={}"),
-      ("train", "--workdir=x", "--config.compilation_cache={}"),
-      ("sample", "--output=x", "--checkpoint={}"),
-      ("sample", "--output={}", "--checkpoint=x"),
-      ("sample", "--output=x", "--checkpoint=x", "--source={}"),
-      ("sample", "--output=x", "--checkpoint=x", "--sr_checkpoint={}"),
-      ("upscale", "--output=x", "--source={}", "--sr_checkpoint=x"),
-      ("evaluate", "--real={}", "--fake=x", "--output=x.json"),
-      ("evaluate", "--real=x", "--fake={}", "--output=x.json"),
-      ("evaluate", "--real=x", "--fake=x", "--output={}"),
-      ("evaluate", "--real=x", "--fake=x", "--weights_dir={}"),
-      ("evaluate", "--real=x", "--fake=x", "--cache_dir={}"),
-      ("import_checkpoint", "--source={}", "--workdir=x"),
-      ("export_checkpoint", "--checkpoint={}", "--output=x"),
-      ("compile", "--topology=cpu:2", "--output={}"),
-      ("gallery", "{}"),
-      ("verify", "{}"),
-      ("study", "build", "--real={}", "--fake=a=x", "--output=x"),
-      ("study", "build", "--real=x", "--fake=a={}", "--output=x"),
-      ("study", "serve", "{}"),
-      ("study", "report", "{}"),
-    )
-  ),
-  ("-m", "data_prep.videos_to_tfrecord", "--input={}", "--output=x"),
-  ("-m", "data_prep.videos_to_tfrecord", "--input=x", "--output={}"),
-  ("-m", "data_prep.inspect_dataset", "{}"),
-  ("-m", "data_prep.inspect_dataset", "x", "--output={}"),
-  ("-m", "data_prep.make_synthetic", "{}", "--count=1"),
-  ("-m", "data_prep.tfds_builder", "--input={}", "--name=x", "--tfds_dir=x"),
-  ("-m", "data_prep.tfds_builder", "--input=x", "--name=x", "--tfds_dir={}"),
+  ("train", "--workdir={}"),
+  ("train", "--workdir=x", "--config.data.source={}"),
+  ("train", "--workdir=x", "--config.data.source=tfrecord:{}"),
+  ("train", "--workdir=x", "--config.data.tfds_dir={}"),
+  ("train", "--workdir=x", "--config.train.init_from={}"),
+  ("train", "--workdir=x", "--config.compilation_cache={}"),
+  ("sample", "--output=x", "--checkpoint={}"),
+  ("sample", "--output={}", "--checkpoint=x"),
+  ("sample", "--output=x", "--checkpoint=x", "--source={}"),
+  ("sample", "--output=x", "--checkpoint=x", "--sr_checkpoint={}"),
+  ("upscale", "--output=x", "--source={}", "--sr_checkpoint=x"),
+  ("evaluate", "--real={}", "--fake=x", "--output=x.json"),
+  ("evaluate", "--real=x", "--fake={}", "--output=x.json"),
+  ("evaluate", "--real=x", "--fake=x", "--output={}"),
+  ("evaluate", "--real=x", "--output=x.json", "--weights_dir={}"),
+  ("evaluate", "--real=x", "--output=x.json", "--cache_dir={}"),
+  ("import_checkpoint", "--source={}", "--workdir=x"),
+  ("export_checkpoint", "--checkpoint={}", "--output=x"),
+  ("compile", "--topology=cpu:2", "--output={}"),
+  ("gallery", "{}"),
+  ("verify", "{}"),
+  ("study", "build", "--real={}", "--fake=a=x", "--output=x"),
+  ("study", "build", "--real=x", "--fake=a={}", "--output=x"),
+  ("study", "serve", "{}"),
+  ("study", "report", "{}"),
+  ("prepare", "--input={}", "--output=x"),
+  ("prepare", "--input=x", "--output={}"),
+  ("inspect", "{}"),
+  ("inspect", "x", "--output={}"),
+  ("synthetic", "{}", "--count=1"),
+  ("prepare_tfds", "--input={}", "--name=x", "--tfds_dir=x"),
+  ("prepare_tfds", "--input=x", "--name=x", "--tfds_dir={}"),
 ]
 
 
-def one_line_error(arguments, folder):
-  result = subprocess.run(
-    [sys.executable, *arguments],
-    cwd=folder,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert result.returncode == 1, result.stderr
-  (line,) = result.stderr.strip().splitlines()
-  assert line.startswith("error: ")
-  return line
-
-
 @pytest.mark.parametrize("arguments", PLACES, ids=" ".join)
-def test_an_unknown_scheme_is_one_line_before_any_work(arguments, tmp_path):
-  arguments = [a.format("abc://bucket/x") for a in arguments]
-  arguments = [str(ROOT / a) if a == "main.py" else a for a in arguments]
-  line = one_line_error(arguments, tmp_path)
-  assert "abc://bucket/x" in line
+def test_an_unknown_scheme_is_one_line_before_any_work(
+  arguments, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  assert call(*(a.format("abc://bucket/x") for a in arguments)) == 1
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert line.startswith("error: ") and "abc://bucket/x" in line
   assert "abc:// is not known" in line or "must be a local path" in line
   assert list(tmp_path.iterdir()) == []
 
@@ -206,23 +185,22 @@ def test_records_are_read_by_range_and_checked(bucket):
 
 def test_a_data_set_is_the_one_of_a_local_folder(bucket, tmp_path, capsys):
   flags = ["--size=16", "--sample_rate=2000", "--workers=1"]
-  make_synthetic.main([f"{tmp_path}/videos", "--count=3", "--size=16"])
+  call("synthetic", f"{tmp_path}/videos", "--count=3", "--size=16")
   for name, path in files.list_files(tmp_path / "videos"):
     files.as_path(f"{bucket}/videos/{name}").write_bytes(path.read_bytes())
-  prepare = videos_to_tfrecord.main
   local = [f"--input={tmp_path}/videos", f"--output={tmp_path}/set"]
   cloud = [f"--input={bucket}/videos", f"--output={bucket}/set"]
-  assert prepare([*local, *flags]) == 0
-  assert prepare([*cloud, *flags]) == 0
+  assert call("prepare", *local, *flags) == 0
+  assert call("prepare", *cloud, *flags) == 0
   ours, theirs = (
     {name: path.read_bytes() for name, path in files.list_files(folder)}
     for folder in (f"{bucket}/set", tmp_path / "set")
   )
   assert ours == theirs
   capsys.readouterr()
-  assert prepare([*cloud, *flags]) == 0
+  assert call("prepare", *cloud, *flags) == 0
   assert "already prepared" in capsys.readouterr().out
-  assert inspect_dataset.main([f"{bucket}/set"]) == 0
+  assert call("inspect", f"{bucket}/set") == 0
   assert files.as_path(f"{bucket}/set/contact_sheet.png").exists()
   assert [p for _, p in verify.verify(f"{bucket}/set")] == [[]]
 

@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 
-from data_prep import videos_to_tfrecord
 from data_prep.emptiness import Emptiness, Limits
 from data_prep.summary import summary
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.manifest import Manifest, Video
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
+from tests.command_line import call
 from tests.media_fixtures import write
 
 RATE = 8000
@@ -72,14 +72,13 @@ def test_empty_clips_are_counted_and_can_be_left_out(tmp_path, capsys):
   )
   flags = [f"--input={tmp_path / 'in'}", "--fps=10", "--size=16"]
   flags += [f"--sample_rate={RATE}", "--clip_frames=4", "--workers=1"]
-  main = videos_to_tfrecord.main
-  assert main([*flags, f"--output={tmp_path / 'all'}"]) == 0
+  assert call("prepare", *flags, f"--output={tmp_path / 'all'}") == 0
   assert "empty a.mkv: 2 s silent, 0.9 s still" in capsys.readouterr().out
   content = json.loads((tmp_path / "all" / "dataset.json").read_text())
   assert content["clips"][0]["empty"]["silent"] == 2.0
   assert len(ClipList(open_tfrecord(tmp_path / "all"))) == 37
   output = tmp_path / "loud"
-  assert main([*flags, f"--output={output}", "--max_silence=0.5"]) == 0
+  assert call("prepare", *flags, f"--output={output}", "--max_silence=0.5") == 0
   clips = ClipList(open_tfrecord(output))
   assert [clips.place(i)[1] for i in range(len(clips))] == list(range(19))
   for clip in clips:
@@ -87,7 +86,7 @@ def test_empty_clips_are_counted_and_can_be_left_out(tmp_path, capsys):
     assert silent.sum() <= 2
   assert "18 clips left out" in capsys.readouterr().out
   flags += [f"--output={tmp_path / 'none'}", "--min_loudness=-1"]
-  assert main(flags) == 1
+  assert call("prepare", *flags) == 1
   assert "every clip is too quiet" in capsys.readouterr().err
 
 

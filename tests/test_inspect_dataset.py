@@ -7,6 +7,7 @@ import pytest
 from data_prep import inspect_dataset
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.manifest import Manifest
+from tests.command_line import call
 from tests.prepared_fixtures import write_dataset
 
 SPEC = AVSpec(4, 8, 8, 10.0, 4000)
@@ -20,7 +21,7 @@ def dataset(tmp_path):
 def test_a_good_data_set_passes_and_is_drawn(dataset, capsys):
   from PIL import Image
 
-  assert inspect_dataset.main([str(dataset), "--clips=3"]) == 0
+  assert call("inspect", dataset, "--clips=3") == 0
   output = capsys.readouterr().out
   assert "3 videos used, 0 skipped; 10 clips of 4 frames" in output
   assert "clip: 4 frames of 8x8 at 10 fps, 1600 samples at 4000 Hz" in output
@@ -35,7 +36,7 @@ def test_a_flipped_bit_is_found(dataset, capsys):
   data = bytearray(shard.read_bytes())
   data[-30] ^= 4
   shard.write_bytes(data)
-  assert inspect_dataset.main([str(dataset)]) == 1
+  assert call("inspect", dataset) == 1
   error = capsys.readouterr().err
   assert shard.name in error and "data crc mismatch" in error
   assert "rerun the preparation" in error
@@ -44,16 +45,16 @@ def test_a_flipped_bit_is_found(dataset, capsys):
 def test_a_missing_shard_and_a_missing_data_set_are_found(dataset, capsys):
   shard = sorted(dataset.glob("*.tfrecord"))[0]
   shard.unlink()
-  assert inspect_dataset.main([str(dataset)]) == 1
+  assert call("inspect", dataset) == 1
   assert "the shard is missing" in capsys.readouterr().err
-  assert inspect_dataset.main([str(dataset / "nowhere")]) == 1
+  assert call("inspect", dataset / "nowhere") == 1
   assert "no prepared data set" in capsys.readouterr().err
 
 
 def test_surplus_records_are_found(dataset, capsys):
   shards = sorted(dataset.glob("*.tfrecord"))
   shards[0].write_bytes(shards[0].read_bytes() + shards[1].read_bytes())
-  assert inspect_dataset.main([str(dataset)]) == 1
+  assert call("inspect", dataset) == 1
   assert "dataset.json describes" in capsys.readouterr().err
 
 
@@ -62,7 +63,7 @@ def test_any_file_name_is_shown_in_one_line(dataset, tmp_path, capsysbinary):
   names = (("z\udcff.mp4", "bad"), ("a\nall is well", "bad"))
   dataclasses.replace(manifest, skipped=names).save(dataset)
   moved = dataset.rename(tmp_path / os.fsdecode(b"d\xff"))
-  assert inspect_dataset.main([str(moved), "--clips=1"]) == 0
+  assert call("inspect", moved, "--clips=1") == 0
   output = capsysbinary.readouterr().out
   assert b"skipped z\\udcff.mp4: bad\nskipped a\\nall is well: bad" in output
 
@@ -72,14 +73,14 @@ def test_the_sheet_is_a_png_file(dataset, tmp_path, capsys):
     (tmp_path, "is a folder"),
     (tmp_path / "sheet.jpg", "must be a .png file"),
   ):
-    assert inspect_dataset.main([str(dataset), f"--output={output}"]) == 1
+    assert call("inspect", dataset, f"--output={output}") == 1
     error = capsys.readouterr().err
     assert words in error and str(output) in error
     assert error.count("\n") == 1
   assert not (tmp_path / "sheet.jpg").exists()
   sheet = tmp_path / "made" / "sheet.PNG"
   flags = ["--clips=1", f"--output={sheet}"]
-  assert inspect_dataset.main([str(dataset), *flags]) == 0
+  assert call("inspect", dataset, *flags) == 0
   assert sheet.stat().st_size > 0
 
 

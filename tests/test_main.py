@@ -6,11 +6,16 @@ import sys
 
 import pytest
 
+from data_prep import clip_task, listing
 from mmdiff_jax.cli import main, program
-from mmdiff_jax.cli.commands import COMMANDS
-from mmdiff_jax.cli.flags import FLAGS
+from mmdiff_jax.cli.commands import COMMANDS, flags_of
+from mmdiff_jax.cli.flags import FLAGS, find_flag
+from mmdiff_jax.data import clips as data_clips
+from mmdiff_jax.media import container, reading
+from mmdiff_jax.metric_networks import audioclip
 from mmdiff_jax.sampling import generate
 from mmdiff_jax.sampling import upscale as upscaling
+from mmdiff_jax.world import clips as world_clips
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -52,19 +57,17 @@ def test_help_names_the_commands(run):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_has_its_flags_and_no_others(run, name):
   row = COMMANDS[name]
-  if row.own_parser:
-    with pytest.raises(SystemExit, match="0"):
-      run(name, "--help")
-    return
-  status, out, _ = run(name, "--help")
+  status, out, _ = run(*name.split(), "--help")
   assert status == 0
   shown = {
     line.split("=")[0].split()[0][2:]
     for line in out.split("keys that matter")[0].splitlines()
     if line.startswith("  --")
   }
-  common = {"traceback", *(["config"] if row.config else [])}
-  assert shown == set(row.flags) | common
+  assert shown == set(row.flags)
+  assert "traceback" in shown and ("config" in shown) == row.config
+  for flag in row.needs:
+    assert f" --{flag}=" in out.split("\n\n")[0]
   assert f"main.py {name} " in out.split("example:")[1]
   for key in row.keys:
     assert f"--config.{key}=" in out
@@ -72,8 +75,27 @@ def test_help_of_a_command_has_its_flags_and_no_others(run, name):
 
 
 def test_every_flag_belongs_to_a_command():
-  owned = {flag for row in COMMANDS.values() for flag in row.flags}
-  assert set(FLAGS) - owned == {"config", "traceback"}
+  used = {id(flag) for name in COMMANDS for flag in flags_of(name).values()}
+  assert [name for name, flag in FLAGS.items() if id(flag) not in used] == []
+
+
+def test_the_choices_of_flags_are_those_of_the_code():
+  choices = {
+    "prepare.labels": listing.LABELS,
+    "prepare.missing_audio": clip_task.MISSING_AUDIO,
+    "prepare.channels": reading.CHANNELS,
+    "prepare.hdr": container.HDR,
+    "prepare.fit": container.FITS,
+    "prepare.frame_format": data_clips.FRAME_FORMATS,
+    "synthetic.split": world_clips.SPLITS,
+    "evaluate.protocol": audioclip.PROTOCOLS,
+  }
+  for name, allowed in choices.items():
+    command, flag = name.split(".")
+    assert find_flag(command, flag).metavar == "|".join(allowed)
+  for name in ("max_pixels", "time_limit"):
+    default = getattr(container.ReadOptions(), name)
+    assert find_flag("prepare", name).default == default
 
 
 @pytest.mark.parametrize(
@@ -82,7 +104,15 @@ def test_every_flag_belongs_to_a_command():
     ("", "name a command first: synthetic"),
     ("--workdir=x train", "name a command first"),
     ("trian", "Did you mean 'train'?"),
-    ("train", "--workdir is required"),
+    ("study", "study is one of study build, study serve"),
+    ("study bild", "Did you mean 'study build'?"),
+    ("study report --bogus", "study report has no flag --bogus."),
+    ("study plan --rater=9", "unknown flag --rater. Did you mean --raters?"),
+    ("prepare --inptu x", "unknown flag --inptu. Did you mean --input?"),
+    ("prepare --input=x", "prepare needs --output"),
+    ("synthetic x --clutter=-1", "--clutter: give a whole number of at least"),
+    ("inspect x --clips=0", "--clips: give a whole number of at least 1"),
+    ("train", "train needs --workdir"),
     ("train more --workdir=x", "unexpected argument 'more'"),
     ("train --workdr=x", "unknown flag --workdr. Did you mean --workdir?"),
     ("train -workdir=x", "flags begin with two dashes: --workdir=x."),
@@ -93,9 +123,9 @@ def test_every_flag_belongs_to_a_command():
     ("train --workdir=x --seeds=1", "--seeds is a flag of sample, not of"),
     ("evaluate --onsets", "--onsets is a flag of gallery, not of evaluate"),
     ("gallery x --num_samples=16", "--num_samples is a flag of sample"),
-    ("gallery", "gallery takes one directory"),
+    ("gallery", "gallery needs DIR: python main.py gallery DIR"),
     ("upscale --checkpoint=x", "a flag of sample, export_checkpoint, not of"),
-    ("sample --output=x", "--checkpoint is required"),
+    ("sample --output=x", "sample needs --checkpoint"),
     ("sample --num_samples=0", "give a whole number of at least 1, not '0'"),
     ("sample --duration=long", "--duration: give a number, not 'long'."),
     ("sample --condition=text", "give one of audio, video, continue, not"),
@@ -116,11 +146,15 @@ def test_every_flag_belongs_to_a_command():
       "sample --distributed",
       "--distributed is a flag of train, evaluate, not of sample",
     ),
-    ("train --host=1", "--host goes with --distributed"),
-    ("train --distributed --host=1", "--coordinator, --num_hosts is missing"),
+    ("train --workdir=x --host=1", "--host goes with --distributed"),
     (
-      "train --distributed --coordinator=localhost:1 --num_hosts=2 --host=2",
-      "--host=2 must be below --num_hosts=2",
+      "train --workdir=x --distributed --host=1",
+      "--coordinator, --num_hosts is missing",
+    ),
+    (
+      "train --workdir=x --distributed --coordinator=a:1 --num_hosts=2"
+      " --host=3",
+      "--host=3 must be below --num_hosts=2",
     ),
   ],
 )

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from configs import default
-from data_prep import inspect_dataset, videos_to_tfrecord
+from data_prep import preparation
 from data_prep.clip_task import ClipOptions
 from mmdiff_jax.aot.compile import compile_for
 from mmdiff_jax.av import AVSpec
@@ -19,6 +19,7 @@ from mmdiff_jax.sampling.upscale import upscale
 from mmdiff_jax.study.building.build import build
 from mmdiff_jax.study.settings import load_settings
 from mmdiff_jax.training.loop import train
+from tests.command_line import call
 
 # Nobody can make a file there, root included.
 READ_ONLY = pathlib.Path("/proc")
@@ -51,9 +52,7 @@ WORK = {
   "build a study": lambda out: build(
     "absent", {"a": "absent"}, out, load_settings("default")
   ),
-  "prepare": lambda out: videos_to_tfrecord.prepare(
-    "absent", out, CLIP_OPTIONS
-  ),
+  "prepare": lambda out: preparation.prepare("absent", out, CLIP_OPTIONS),
   "compile": lambda out: compile_for(
     CONFIG, topology="absent", output=f"{out}/report.json"
   ),
@@ -75,8 +74,8 @@ def test_a_gallery_is_not_drawn_for_a_read_only_folder(tmp_path):
 
 def test_a_contact_sheet_is_not_drawn_for_a_read_only_folder(tmp_path, capsys):
   (tmp_path / "dataset.json").write_text("{}")
-  arguments = [str(tmp_path), "--output", str(READ_ONLY / "sheet.png")]
-  assert inspect_dataset.main(arguments) == 1
+  sheet = READ_ONLY / "sheet.png"
+  assert call("inspect", tmp_path, f"--output={sheet}") == 1
   assert "/proc/sheet.png cannot be written" in capsys.readouterr().err
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from data_prep import videos_to_tfrecord
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.pipeline import create_loader
 from mmdiff_jax.data.sources import ClipList, SourceOptions, open_source
 from mmdiff_jax.data.sources.prepared import open_tfrecord
+from tests.command_line import call
 from tests.conftest import make_tiny_config
 from tests.media_fixtures import click_track, write
 from tests.preparation_fixtures import RATE, run
@@ -83,19 +83,19 @@ def test_geometry_follows_from_a_configuration(tmp_path, capsys):
   places = [f"--input={tmp_path / 'videos'}", f"--output={tmp_path / 'data'}"]
   flags = [*places, "--workers=1", f"--for={config}"]
   config.write_text(CONFIG.replace("RATE", "8000"))
-  assert videos_to_tfrecord.main([*flags, "--size=16"]) == 0
+  assert call("prepare", *flags, "--size=16") == 0
   source = open_tfrecord(tmp_path / "data")
   assert source.spec == AVSpec(4, 16, 16, 10.0, 8000)  # The flag goes before.
   assert source.fit == "crop"
   # 4 frames at 10 fps: 0.4 s; 64 divides 0.4 * 8160, not 0.4 * 8010.
   config.write_text(CONFIG.replace("RATE", "8010"))
-  assert videos_to_tfrecord.main(flags) == 1
+  assert call("prepare", *flags) == 1
   error = capsys.readouterr().err
   assert "data.sample_rate=8010" in error and "8000 and 8160" in error
   config.write_text("get_config = 3")
-  assert videos_to_tfrecord.main(flags) == 1
+  assert call("prepare", *flags) == 1
   assert "--for=" in capsys.readouterr().err
-  assert videos_to_tfrecord.main([*places, "--for=landscap"]) == 1
+  assert call("prepare", *places, "--for=landscap") == 1
   assert "there is no such file; give" in capsys.readouterr().err
 
 

@@ -65,7 +65,8 @@ def test_killed_run_continues_to_the_same_bytes(videos, tmp_path, monkeypatch):
 
 KILLED = """
 import os, sys
-from data_prep import data_set, videos_to_tfrecord
+from data_prep import data_set
+from mmdiff_jax.cli import main
 name, count, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 original = getattr(os, name)
 def counted(*a, **k):
@@ -75,7 +76,7 @@ def counted(*a, **k):
     os.kill(os.getpid(), 9)
   return original(*a, **k)
 setattr(os, name, counted)
-videos_to_tfrecord.main(arguments)
+main(["prepare", *arguments])
 """
 
 

@@ -4,9 +4,6 @@ import csv
 import dataclasses
 import html.parser
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,9 +18,8 @@ from mmdiff_jax.study.statistics.report import report
 from mmdiff_jax.study.statistics.votes import load_votes
 from mmdiff_jax.study.store import Store
 from mmdiff_jax.study.store import answered as answered_store
+from tests.command_line import call
 from tests.study_fixtures import build_small
-
-ROOT = __file__.rpartition("/tests/")[0]
 
 
 @pytest.fixture(scope="module")
@@ -207,11 +203,15 @@ def test_simulated_answers_are_never_mixed_with_others(answered):
     simulate.answer(study.path, 1)
 
 
-def run(*arguments):
-  return subprocess.run(
-    [sys.executable, "main.py", "study", *arguments],
-    cwd=ROOT, capture_output=True, text=True, env=os.environ, timeout=120,
-  )  # fmt: skip
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+  """Runs a command of studies: returns its status, stdout and stderr."""
+  monkeypatch.chdir(tmp_path)
+
+  def run(*arguments):
+    return call("study", *arguments), *capsys.readouterr()
+
+  return run
 
 
 @pytest.mark.parametrize(
@@ -224,27 +224,27 @@ def run(*arguments):
     ("serve nowhere", "holds no study.json"),
     ("report nowhere", "holds no study.json"),
     ("export nowhere --output=x.csv", "holds no study.json"),
-    ("plan --raters 1", "at least 2"),
+    ("plan --raters=1", "at least 2"),
     ("plan --pilot=nowhere", "holds no study.json"),
     ("simulate nowhere", "holds no study.json"),
   ],
 )
-def test_mistakes_are_one_line(arguments, words):
-  result = run(*arguments.split())
-  assert result.returncode == 1
-  assert result.stderr.startswith("error: ") and words in result.stderr
-  assert len(result.stderr.splitlines()) == 1
+def test_mistakes_are_one_line(run, arguments, words):
+  status, out, err = run(*arguments.split())
+  assert (status, out) == (1, "")
+  assert err.startswith("error: ") and words in err
+  assert len(err.splitlines()) == 1
 
 
-def test_a_plan_takes_its_spreads_from_a_pilot(answered):
+def test_a_plan_takes_its_spreads_from_a_pilot(run, answered):
   study, _, _ = answered
-  result = run("plan", f"--pilot={study.path}", "--clips=50")
-  assert result.returncode == 0
-  plain = run("plan", "--clips=50").stdout
-  assert result.stdout.splitlines()[0] == plain.splitlines()[0]
-  assert result.stdout.splitlines()[1:] != plain.splitlines()[1:]
+  status, out, _ = run("plan", f"--pilot={study.path}", "--clips=50")
+  assert status == 0
+  _, plain, _ = run("plan", "--clips=50")
+  assert out.splitlines()[0] == plain.splitlines()[0]
+  assert out.splitlines()[1:] != plain.splitlines()[1:]
 
 
-def test_the_plan_is_printed():
-  result = run("plan", "--clips", "50", "--raters", "10", "20")
-  assert result.returncode == 0 and "| 20 | 8.0 |" in result.stdout
+def test_the_plan_is_printed(run):
+  status, out, _ = run("plan", "--clips", "50", "--raters", "10,20")
+  assert status == 0 and "| 20 | 8.0 |" in out

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from data_prep import make_synthetic
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.world.clips import SPLITS, World, make_clip, split_seed
 from mmdiff_jax.world.shapes import COLORS, FLOOR, PITCHES, TIMBRES
+from tests.command_line import call
 
 SPEC = AVSpec(frames=16, height=32, width=32, fps=10.0, sample_rate=4000)
 
@@ -190,9 +190,8 @@ def test_a_sampling_rate_below_the_pitches_is_refused():
 
 
 def test_command_writes_videos_and_their_truth(tmp_path, capsys):
-  make_synthetic.main(
-    [str(tmp_path), "--count=2", "--split=tune", "--size=16", "--frames=8"]
-  )
+  flags = ("--count=2", "--split=tune", "--size=16", "--frames=8")
+  assert call("synthetic", tmp_path, *flags) == 0
   truth = json.loads((tmp_path / "truth.json").read_text())
   assert truth["spec"]["sample_rate"] == 16000
   for index, entry in enumerate(truth["clips"]):
@@ -202,9 +201,8 @@ def test_command_writes_videos_and_their_truth(tmp_path, capsys):
     assert entry["impact_times"] == clip.truth()["impact_times"]
     assert (tmp_path / entry["file"]).stat().st_size > 500
   assert "2 videos" in capsys.readouterr().out
-  with pytest.raises(SystemExit):
-    make_synthetic.main([str(tmp_path), "--split=test"])
-  assert "choose one of" in capsys.readouterr().err
+  assert call("synthetic", tmp_path, "--split=test") == 1
+  assert "give one of train, tune, eval, not 'test'" in capsys.readouterr().err
 
 
 def test_a_folder_is_never_mixed_with_other_clips(tmp_path):
@@ -232,12 +230,11 @@ def test_a_folder_is_never_mixed_with_other_clips(tmp_path):
     ("--fps=nan", "from 0.01 to 1000"),
     ("--fps=1e9", "from 0.01 to 1000"),
     ("--count=0", "at least 1"),
-    ("--frames=0", "AVSpec.frames must be positive"),
+    ("--frames=0", "at least 1"),
   ],
 )
 def test_command_checks_its_flags(tmp_path, capsys, flag, words):
-  with pytest.raises(SystemExit):
-    make_synthetic.main([str(tmp_path / "x"), flag])
+  assert call("synthetic", tmp_path / "x", flag) == 1
   assert words in capsys.readouterr().err
   assert not (tmp_path / "x").exists()
 
@@ -246,9 +243,7 @@ def test_command_names_an_output_that_is_no_folder(tmp_path, capsys):
   path = tmp_path / "file"
   path.touch()
   for output in (path, path / "below"):
-    with pytest.raises(SystemExit) as status:
-      make_synthetic.main([str(output), "--count=1"])
-    assert status.value.code == 1
+    assert call("synthetic", output, "--count=1") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and str(output) in error
     assert error.count("\n") == 1

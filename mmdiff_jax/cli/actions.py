@@ -5,20 +5,12 @@ most commands need no JAX.
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 # Keys of config.data that say how clips are read.
 _GEOMETRY = ("frames", "height", "width", "fps", "sample_rate", "fit")
-
-
-def _need(options: argparse.Namespace, name: str) -> Any:
-  value = getattr(options, name)
-  if not value:
-    raise ValueError(f"--{name} is required by this command.")
-  return value
 
 
 def _asked(
@@ -41,7 +33,7 @@ def train(options: argparse.Namespace, config: ConfigDict) -> None:
 
   train(
     config,
-    _need(options, "workdir"),
+    options.workdir,
     profile=options.profile,
     force=options.force,
   )
@@ -52,9 +44,7 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
   from mmdiff_jax.sampling import runs
 
   seeds = runs.parse_seeds(options.seeds) or [config.seed]
-  planned = runs.plan_runs(
-    _need(options, "checkpoint"), seeds, _need(options, "output")
-  )
+  planned = runs.plan_runs(options.checkpoint, seeds, options.output)
   # Late: what is above needs no JAX.
   from mmdiff_jax.sampling import generate
 
@@ -83,9 +73,9 @@ def upscale(options: argparse.Namespace, config: ConfigDict) -> None:
 
   upscale(
     config,
-    sr_checkpoint=_need(options, "sr_checkpoint"),
-    source=_need(options, "source"),
-    output=_need(options, "output"),
+    sr_checkpoint=options.sr_checkpoint,
+    source=options.source,
+    output=options.output,
     seed=config.seed,
   )
 
@@ -115,13 +105,15 @@ def evaluate(options: argparse.Namespace, config: ConfigDict) -> None:
     "tfds_dir": config.data.tfds_dir,
     "synthetic_clips": config.data.synthetic_clips,
   }
-  real, output = _need(options, "real"), _need(options, "output")
+  real, output = options.real, options.output
   if not options.compare:
+    if not options.fake:
+      raise ValueError("evaluate needs --fake, or --compare.")
     if options.curve:
       raise ValueError("--curve goes with --compare; name the folders there.")
     evaluate(
       real=real,
-      fake=_need(options, "fake"),
+      fake=options.fake,
       output=output,
       memorisation=options.memorisation,
       **settings,
@@ -144,8 +136,8 @@ def import_checkpoint(options: argparse.Namespace, config: ConfigDict) -> None:
 
   import_checkpoint(
     config,
-    source=_need(options, "source"),
-    workdir=_need(options, "workdir"),
+    source=options.source,
+    workdir=options.workdir,
   )
 
 
@@ -153,21 +145,21 @@ def export_checkpoint(options: argparse.Namespace) -> None:
   """Writes the averaged parameters without the training state."""
   from mmdiff_jax.convert import exporter
 
-  if len(_need(options, "checkpoint")) > 1:
+  if len(options.checkpoint) > 1:
     raise ValueError("export_checkpoint takes one --checkpoint.")
   export = (
     exporter.export_safetensors
     if options.format == "safetensors"
     else exporter.export_params
   )
-  print(export(options.checkpoint[0], _need(options, "output")))
+  print(export(options.checkpoint[0], options.output))
 
 
-def gallery(options: argparse.Namespace, directory: str) -> None:
+def gallery(options: argparse.Namespace) -> None:
   """Makes a page with players."""
   from mmdiff_jax.gallery import make_gallery
 
-  print(make_gallery(directory, onsets=options.onsets))
+  print(make_gallery(options.argument, onsets=options.onsets))
 
 
 def compile_program(options: argparse.Namespace, config: ConfigDict) -> None:
@@ -176,7 +168,7 @@ def compile_program(options: argparse.Namespace, config: ConfigDict) -> None:
 
   compile_for(
     config,
-    topology=_need(options, "topology"),
+    topology=options.topology,
     what=options.what,
     slices=options.slices,
     hbm=options.hbm,
@@ -186,60 +178,24 @@ def compile_program(options: argparse.Namespace, config: ConfigDict) -> None:
   )
 
 
-def verify(options: argparse.Namespace, directory: str) -> None:
+def verify(options: argparse.Namespace) -> None:
   """Reads what was written, and names what is not as it was."""
-  del options
   from mmdiff_jax.verify import verify
 
   wrong = 0
-  for what, problems in verify(directory):
+  for what, problems in verify(options.argument):
     wrong += len(problems)
     print(what, "is as it was written." if not problems else "is not right:")
     for problem in problems:
       print(f"  {problem}")
   if wrong:
-    raise ValueError(f"{directory}: {wrong} of its files are not right.")
+    raise ValueError(f"{options.argument}: {wrong} of its files are not right.")
 
 
-def show_config(
-  options: argparse.Namespace, config: ConfigDict, key: str = ""
-) -> None:
+def show_config(options: argparse.Namespace, config: ConfigDict) -> None:
   """Lists keys of the configuration."""
   from mmdiff_jax.cli import config_help
 
-  print(config_help.describe(options.config or "default", config, key))
-
-
-def study(arguments: Sequence[str], program: str) -> None:
-  """Builds, serves, reports, plans and simulates human studies."""
-  from mmdiff_jax.study import command
-
-  command.run(arguments, program)
-
-
-def prepare(arguments: Sequence[str], program: str) -> int:
-  """Makes TFRecords of videos."""
-  from data_prep import videos_to_tfrecord
-
-  return videos_to_tfrecord.main(arguments, program)
-
-
-def prepare_tfds(arguments: Sequence[str], program: str) -> int:
-  """Makes a TFDS data set of TFRecords."""
-  from data_prep import tfds_builder
-
-  return tfds_builder.main(arguments, program)
-
-
-def inspect(arguments: Sequence[str], program: str) -> int:
-  """Checks and shows a prepared data set."""
-  from data_prep import inspect_dataset
-
-  return inspect_dataset.main(arguments, program)
-
-
-def synthetic(arguments: Sequence[str], program: str) -> None:
-  """Writes videos of sounding shapes."""
-  from data_prep import make_synthetic
-
-  make_synthetic.main(arguments, program)
+  print(
+    config_help.describe(options.config or "default", config, options.argument)
+  )

@@ -13,6 +13,7 @@ import tokenize
 from ml_collections import ConfigDict, FieldReference
 
 from mmdiff_jax.cli.overrides import all_keys, find_key
+from mmdiff_jax.cli.parser import program_name
 from mmdiff_jax.configuration import find_config, load_config
 
 
@@ -31,7 +32,7 @@ def describe(name: str, config: ConfigDict, key: str = "") -> str:
     ValueError: if there is no such key.
   """
   if key:
-    find_key(config, key)
+    find_key(config, key, lambda k: f"{program_name()} config {k}")
   comments = read_comments(name)
   default = load_config("default")
   wanted = [

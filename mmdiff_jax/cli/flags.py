@@ -1,277 +1,292 @@
-"""Every flag once, and the parser of a command's flags."""
+"""Every flag once.
 
-import argparse
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+A flag that means something else for one command stands here as COMMAND.FLAG.
+"""
 
+from mmdiff_jax.cli.parser import (
+  Flag,
+  names,
+  number,
+  one_of,
+  size,
+  whole,
+  wholes,
+)
 
-def _whole(low: int | None = None) -> Callable[[str], int]:
-  """Returns a `type` for argparse: a whole number of at least `low`."""
-  wanted = "a whole number" + ("" if low is None else f" of at least {low}")
+# Below, no sample may be left of a short sound; above, a typing error would
+# run for ever.
+_FPS = number(0.01, 1000)
+_SAMPLE_RATE = whole(1000, 192_000)
 
-  def parse(text: str) -> int:
-    try:
-      value = int(text)
-    except ValueError:
-      value = None
-    if value is None or (low is not None and value < low):
-      raise argparse.ArgumentTypeError(f"give {wanted}, not {text!r}")
-    return value
+_TRAINING = {
+  "workdir": Flag("directory of a training run", "DIR"),
+  "profile": Flag(
+    "steps that JAX's profiler traces into WORKDIR/profile", "START:COUNT"
+  ),
+  "force": Flag("start a program that seems too large for the memory"),
+  "distributed": Flag(
+    "join the other hosts first; TPU pods, SLURM and Kubernetes tell who they "
+    "are, elsewhere set the three flags below"
+  ),
+  "coordinator": Flag(
+    "with --distributed: address of the first host", "HOST:PORT"
+  ),
+  "num_hosts": Flag("with --distributed: number of hosts", "N", whole(1)),
+  "host": Flag("with --distributed: number of this one, from 0", "I", whole(0)),
+}
 
-  return parse
+_SAMPLING = {
+  "checkpoint": Flag(
+    "checkpoint, or workdir whose newest is taken; `sample` takes several, "
+    "each with a flag of its own",
+    "DIR",
+    repeated=True,
+  ),
+  "sr_checkpoint": Flag("checkpoint of a super-resolution model", "DIR"),
+  "output": Flag("where the result is written", "PATH"),
+  "num_samples": Flag("samples to generate", "N", whole(1), 16),
+  "seeds": Flag("seeds to sample with [config.seed]", "A,B,...", names, ()),
+  "formats": Flag(
+    "files to write, of mp4, wav, png, gif",
+    "A,B,...",
+    names,
+    ("mp4", "wav", "gif"),
+  ),
+  "condition": one_of(
+    "what of --source is known: its audio, its video, or the beginning of both",
+    "audio",
+    "video",
+    "continue",
+  ),
+  "source": Flag("a file or folder of media", "PATH"),
+  "label": Flag("class that the samples belong to", "N", whole()),
+  "duration": Flag(
+    "length of each sample, beyond one clip's", "SECONDS", number()
+  ),
+  "overlap": Flag(
+    "shared by neighbouring pieces of --duration", "SECONDS", number()
+  ),
+  "import_checkpoint.source": Flag("the published file", "FILE"),
+  "format": one_of(
+    "a checkpoint of this program, or a file with the published names",
+    "checkpoint",
+    "safetensors",
+    default="checkpoint",
+  ),
+  "onsets": Flag("mark detected onsets"),
+}
 
+_EVALUATION = {
+  "real": Flag("real clips: a folder, TFRecords or .npz", "PATH"),
+  "fake": Flag("generated clips: a folder or .npz", "PATH"),
+  "compare": Flag(
+    "instead of --fake: several folders of generated clips",
+    "A=DIR,B=DIR,...",
+    names,
+    (),
+  ),
+  "curve": Flag("with --compare: the folders are checkpoints of one run"),
+  "evaluate.split": one_of(
+    "share of --real by config.data.holdout_fraction [heldout, or all where "
+    "nothing is held out]",
+    "train",
+    "heldout",
+    "all",
+  ),
+  "protocol": one_of(
+    "conventions of the evaluation", "paper", "clean", default="clean"
+  ),
+  "metrics": Flag("metrics to compute [all]", "A,B,...", names, ()),
+  "weights_dir": Flag(
+    "folder of the metric networks' published weights", "DIR"
+  ),
+  "cache_dir": Flag(
+    "folder that keeps features [the user's cache]", "DIR", default=""
+  ),
+  "num_clips": Flag("clips of each side to evaluate", "N", whole(2), 2048),
+  "batch_size": Flag(
+    "clips that a metric's network sees at once [by the memory]", "N", whole(1)
+  ),
+  "max_bad": Flag(
+    "share of a side's clips that may be unusable", "SHARE", default="5%"
+  ),
+  "memorisation": Flag("search training clips that samples copy"),
+}
 
-def _number(text: str) -> float:
-  try:
-    return float(text)
-  except ValueError:
-    raise argparse.ArgumentTypeError(f"give a number, not {text!r}") from None
+_COMPILATION = {
+  "topology": Flag(
+    "hardware to compile for: v5e:4x4, h100:1x8, 4090:1x1, cpu:8, ...", "NAME"
+  ),
+  "what": one_of("program to compile", "train", "sample", default="train"),
+  "slices": Flag("slices of TPUs to compile for", "N", whole(1), 1),
+  "hbm": Flag(
+    "memory that a device may use [what the chip has]", "GIB", number()
+  ),
+  "compile.fit": Flag("find the smallest change that fits, by trying"),
+  "cycles": Flag(
+    "wait for XLA's own estimate of a TPU's cycles (minutes more)"
+  ),
+}
 
+_PREPARATION = {
+  "input": Flag("folder of videos, or one", "PATH"),
+  "for": Flag(
+    "configuration to prepare for, a file or a name: what of the five flags "
+    "below is left out follows from it, and its network must take the clips",
+    "CONFIG",
+  ),
+  "fps": Flag("frames per second [10]", "N", _FPS),
+  "size": Flag("height and width of the frames in pixels [64]", "N|HxW", size),
+  "sample_rate": Flag("audio samples per second [16000]", "N", _SAMPLE_RATE),
+  "clip_frames": Flag("frames of a clip [16]", "N", whole(1)),
+  "fit": one_of(
+    "pictures of another aspect ratio: pad with black bars, crop the edges, or "
+    "stretch [pad]",
+    "pad",
+    "crop",
+    "stretch",
+  ),
+  "labels": one_of(
+    "folders: a video's label is the first folder below --input",
+    "none",
+    "folders",
+    default="none",
+  ),
+  "workers": Flag(
+    "processes; does not change the result [one per core]", "N", whole(1)
+  ),
+  "shards": Flag(
+    "number of shards, at most one per video [one per 64 videos]",
+    "N",
+    whole(1),
+  ),
+  "missing_audio": one_of(
+    "what to do with a video that has no sound",
+    "skip",
+    "silence",
+    "error",
+    default="skip",
+  ),
+  "channels": one_of(
+    "how several audio channels become one", "mean", "first", default="mean"
+  ),
+  "min_loudness": Flag(
+    "leave out clips whose sound is quieter (RMS) [none]",
+    "DBFS",
+    number(-200, 0),
+  ),
+  "max_silence": Flag(
+    "leave out clips of which more is digital silence",
+    "SHARE",
+    number(0, 1),
+    1.0,
+  ),
+  "max_frozen": Flag(
+    "leave out clips of which in more the picture stands still",
+    "SHARE",
+    number(0, 1),
+    1.0,
+  ),
+  "max_pixels": Flag(
+    "leave out videos with larger pictures", "N", whole(64), 2**26
+  ),
+  "time_limit": Flag(
+    "time after which a video is left out", "SECONDS", number(1), 3600.0
+  ),
+  "hdr": one_of(
+    "videos of high dynamic range: map to BT.709, or skip",
+    "map",
+    "skip",
+    default="map",
+  ),
+  "hwaccel": Flag(
+    "hardware that decodes, by FFmpeg's name (cuda, vaapi, qsv, videotoolbox); "
+    "what it cannot, the CPU decodes [none]",
+    "NAME",
+    default="",
+  ),
+  "frame_format": one_of(
+    "storage of the frames [raw up to 64 pixels, else png]",
+    "raw",
+    "png",
+    "jpeg",
+  ),
+  "jpeg_quality": Flag("for --frame_format=jpeg [95]", "N", whole(1, 100)),
+  "runner": one_of(
+    "what runs the work: processes of this program, or Apache Beam (extra "
+    "`beam`)",
+    "processes",
+    "beam",
+    default="processes",
+  ),
+  "beam_options": Flag(
+    "options of --runner=beam as Beam spells them, in one argument: "
+    "--beam_options='--runner=PrismRunner ...' [its DirectRunner]",
+    "TEXT",
+    default="",
+  ),
+  "overwrite": Flag(
+    "replace a data set of other videos or options in --output"
+  ),
+  "inspect.output": Flag("contact sheet [DIR/contact_sheet.png]", "PNG"),
+  "inspect.clips": Flag("clips on the contact sheet", "N", whole(1), 12),
+  "name": Flag("name of the TFDS data set", "NAME"),
+  "tfds_dir": Flag("folder of TFDS data sets", "DIR"),
+  "prepare_tfds.input": Flag("folder that `prepare` made", "DIR"),
+}
 
-def _names(text: str) -> list[str]:
-  return [name.strip() for name in text.split(",")] if text else []
+_SYNTHETIC = {
+  "count": Flag("number of videos", "N", whole(1), 100),
+  "first": Flag("index of the first one", "I", whole(0), 0),
+  "synthetic.split": one_of(
+    "seeds of", "train", "tune", "eval", default="train"
+  ),
+  "frames": Flag("frames of a video", "N", whole(1), 16),
+  "num_shapes": Flag("shapes that move and sound", "N", whole(1), 1),
+  "clutter": Flag("grey rectangles behind", "N", whole(0), 0),
+  "walls": Flag("side walls that sound"),
+}
 
+_STUDY = {
+  "study build.fake": Flag(
+    "folder of a system's clips; may be repeated", "NAME=DIR", repeated=True
+  ),
+  "preset": Flag("default, paper, or a .yaml file", "NAME", default="default"),
+  "study serve.host": Flag(
+    "address to listen on", "ADDRESS", default="127.0.0.1"
+  ),
+  "port": Flag("port to listen on", "N", whole(0, 65535), 8000),
+  "root_path": Flag("path below which a proxy serves it", "PATH", default=""),
+  "draws": Flag("draws of the bootstrap", "N", whole(1), 1000),
+  "truth": Flag("with what each clip was: for when nobody answers any more"),
+  "study plan.raters": Flag(
+    "numbers of raters", "A,B,...", wholes, (10, 20, 30, 50, 100)
+  ),
+  "clips": Flag("clips of a system", "N", whole(1), 100),
+  "per_rater": Flag("clips of a system that a rater sees", "N", whole(1), 20),
+  "pilot": Flag("a study whose answers show the spreads", "STUDY"),
+  "raters": Flag("raters that answer", "N", whole(1), 30),
+  "cheaters": Flag("of them, who do not look", "N", whole(0), 0),
+  "seed": Flag("seed of the answers", "N", whole(0), 0),
+}
 
-def _one_of(*allowed: str) -> dict[str, Any]:
-  """Returns the arguments of a flag with a few possible values."""
-
-  def parse(text: str) -> str:
-    if text not in allowed:
-      raise argparse.ArgumentTypeError(
-        f"give one of {', '.join(allowed)}, not {text!r}"
-      )
-    return text
-
-  return {"type": parse, "metavar": "|".join(allowed)}
-
-
-# What argparse takes for each flag; which command has it: commands.py.
-FLAGS: dict[str, dict[str, Any]] = {
-  "workdir": {"metavar": "DIR", "help": "directory of a training run"},
-  "profile": {
-    "metavar": "START:COUNT",
-    "help": "steps that JAX's profiler traces into WORKDIR/profile",
-  },
-  "checkpoint": {
-    "metavar": "DIR",
-    "action": "append",
-    "default": [],
-    "help": "checkpoint, or workdir whose newest is taken; `sample` takes "
-    "several, each with a flag of its own",
-  },
-  "sr_checkpoint": {
-    "metavar": "DIR",
-    "help": "checkpoint of a super-resolution model",
-  },
-  "output": {"metavar": "PATH", "help": "what is written"},
-  "format": {
-    **_one_of("checkpoint", "safetensors"),
-    "default": "checkpoint",
-    "help": "a checkpoint of this program, or a file with the published names "
-    "[%(default)s]",
-  },
-  "num_samples": {
-    "type": _whole(1),
-    "default": 16,
-    "metavar": "N",
-    "help": "samples to generate [%(default)s]",
-  },
-  "seeds": {
-    "type": _names,
-    "default": [],
-    "metavar": "A,B,...",
-    "help": "seeds to sample with [config.seed]",
-  },
-  "formats": {
-    "type": _names,
-    "default": ["mp4", "wav", "gif"],
-    "metavar": "A,B,...",
-    "help": "files to write, of mp4, wav, png, gif [mp4,wav,gif]",
-  },
-  "condition": {
-    **_one_of("audio", "video", "continue"),
-    "help": "what of --source is given: its audio, its video, or the beginning "
-    "of both",
-  },
-  "source": {"metavar": "PATH", "help": "a file or folder of media"},
-  "label": {
-    "type": _whole(),
-    "metavar": "N",
-    "help": "class that the samples belong to",
-  },
-  "duration": {
-    "type": _number,
-    "metavar": "SECONDS",
-    "help": "length of each sample, beyond one clip's",
-  },
-  "overlap": {
-    "type": _number,
-    "metavar": "SECONDS",
-    "help": "shared by neighbouring pieces of --duration",
-  },
-  "real": {
-    "metavar": "PATH",
-    "help": "real clips: a folder, TFRecords or .npz",
-  },
-  "fake": {"metavar": "PATH", "help": "generated clips: a folder or .npz"},
-  "compare": {
-    "type": _names,
-    "default": [],
-    "metavar": "A=DIR,B=DIR,...",
-    "help": "instead of --fake: several folders of generated clips",
-  },
-  "curve": {
-    "action": "store_true",
-    "help": "with --compare: the folders are checkpoints of one run",
-  },
-  "split": {
-    **_one_of("train", "heldout", "all"),
-    "help": "share of --real by config.data.holdout_fraction [heldout, or all "
-    "where nothing is held out]",
-  },
-  "protocol": {
-    **_one_of("paper", "clean"),
-    "default": "clean",
-    "help": "conventions of the evaluation [%(default)s]",
-  },
-  "metrics": {
-    "type": _names,
-    "default": [],
-    "metavar": "A,B,...",
-    "help": "metrics to compute [all]",
-  },
-  "weights_dir": {
-    "metavar": "DIR",
-    "help": "folder of the metric networks' published weights",
-  },
-  "cache_dir": {
-    "default": "",
-    "metavar": "DIR",
-    "help": "folder that keeps features [the user's cache]",
-  },
-  "num_clips": {
-    "type": _whole(2),
-    "default": 2048,
-    "metavar": "N",
-    "help": "clips of each side to evaluate [%(default)s]",
-  },
-  "batch_size": {
-    "type": _whole(1),
-    "metavar": "N",
-    "help": "clips that a metric's network sees at once [by the memory]",
-  },
-  "max_bad": {
-    "default": "5%",
-    "metavar": "SHARE",
-    "help": "share of a side's clips that may be unusable [%(default)s]",
-  },
-  "memorisation": {
-    "action": "store_true",
-    "help": "search training clips that samples copy",
-  },
-  "topology": {
-    "metavar": "NAME",
-    "help": "hardware to compile for: v5e:4x4, h100:1x8, 4090:1x1, cpu:8, ...",
-  },
-  "what": {
-    **_one_of("train", "sample"),
-    "default": "train",
-    "help": "program to compile [%(default)s]",
-  },
-  "slices": {
-    "type": _whole(1),
-    "default": 1,
-    "metavar": "N",
-    "help": "slices of TPUs to compile for [%(default)s]",
-  },
-  "hbm": {
-    "type": _number,
-    "metavar": "GIB",
-    "help": "memory that a device may use (default: what the chip has)",
-  },
-  "fit": {
-    "action": "store_true",
-    "help": "find the smallest change that fits, by trying",
-  },
-  "cycles": {
-    "action": "store_true",
-    "help": "wait for XLA's own estimate of a TPU's cycles (minutes more)",
-  },
-  "onsets": {"action": "store_true", "help": "mark detected onsets"},
-  "force": {
-    "action": "store_true",
-    "help": "start a program that seems too large for the memory",
-  },
-  "distributed": {
-    "action": "store_true",
-    "help": "join the other hosts first; TPU pods, SLURM and Kubernetes tell "
-    "who they are, elsewhere give the three flags below",
-  },
-  "coordinator": {
-    "metavar": "HOST:PORT",
-    "help": "with --distributed: address of the first host",
-  },
-  "num_hosts": {
-    "type": _whole(1),
-    "metavar": "N",
-    "help": "with --distributed: number of hosts",
-  },
-  "host": {
-    "type": _whole(0),
-    "metavar": "I",
-    "help": "with --distributed: number of this one, from 0",
-  },
-  "config": {
-    "metavar": "FILE",
-    "help": "configuration: a file, or the name of one that comes with the "
-    "program [default]; --config.KEY=VALUE sets a key of it",
-  },
-  "traceback": {
-    "action": "store_true",
-    "help": "show where in the code an error arose",
-  },
+FLAGS: dict[str, Flag] = {
+  **_TRAINING,
+  **_SAMPLING,
+  **_EVALUATION,
+  **_COMPILATION,
+  **_PREPARATION,
+  **_SYNTHETIC,
+  **_STUDY,
+  "config": Flag(
+    "configuration: a file, or the name of one that comes with the program "
+    "[default]; --config.KEY=VALUE sets a key of it",
+    "FILE",
+  ),
+  "traceback": Flag("show where in the code an error arose"),
 }
 
 
-class _Parser(argparse.ArgumentParser):
-  """A parser whose errors are exceptions, in our words."""
-
-  def error(self, message: str) -> NoReturn:
-    message = message.removeprefix("argument ")
-    if "ignored explicit argument" in message:
-      message = f"{message.split(':')[0]} takes no value"
-    elif message.endswith("expected one argument"):
-      message = f"{message.split(':')[0]} needs a value"
-    raise ValueError(f"{message}.")
-
-
-def parse_flags(
-  names: Sequence[str], arguments: Sequence[str]
-) -> tuple[argparse.Namespace, list[str]]:
-  """Reads a command's flags.
-
-  Args:
-    names: of the flags that it has.
-    arguments: what follows the command's name.
-
-  Returns:
-    The flags' values, and the arguments that are none of these flags.
-
-  Raises:
-    ValueError: for a value that a flag does not take.
-  """
-  parser = _Parser(add_help=False, allow_abbrev=False)
-  for name in names:
-    parser.add_argument(f"--{name}", **FLAGS[name])
-  return parser.parse_known_args(arguments)
-
-
-def describe_flags(names: Sequence[str]) -> list[tuple[str, str]]:
-  """What help says of flags: how each is written, and what it is for."""
-  rows = []
-  for name in names:
-    flag = FLAGS[name]
-    metavar = flag.get("metavar")
-    text = flag["help"] % {"default": flag.get("default")}
-    rows.append((f"--{name}={metavar}" if metavar else f"--{name}", text))
-  return rows
+def find_flag(command: str, name: str) -> Flag:
+  """A command's flag of that name."""
+  return FLAGS.get(f"{command}.{name}") or FLAGS[name]

@@ -1,27 +1,23 @@
 """What --help prints."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mmdiff_jax.cli import config_help
-from mmdiff_jax.cli.commands import COMMANDS
-from mmdiff_jax.cli.flags import describe_flags
+from mmdiff_jax.cli.commands import COMMANDS, flags_of
+from mmdiff_jax.cli.parser import Flag, program_name
 
 _WIDTH = 80
 _INDENT = 26
 
 
-def overview(program: str) -> str:
-  """Help of the program: its commands.
-
-  Args:
-    program: how it is called.
-  """
-  rows = [(name, row.summary) for name, row in COMMANDS.items()]
+def overview() -> str:
+  """Help of the program: its commands."""
+  program = program_name()
   return (
     "MM-Diffusion: generate video and its sound together.\n\n"
     f"usage: {program} COMMAND [--flag=value ...]\n\n"
-    f"commands:\n{_table(rows)}\n\n"
+    f"commands:\n{_commands(COMMANDS)}\n\n"
     f"{program} COMMAND --help   shows the flags of a command\n"
     f"{program} config [KEY]     lists the keys of the configuration\n\n"
     "Every key can be set by any command that reads a configuration:\n"
@@ -30,23 +26,30 @@ def overview(program: str) -> str:
   )
 
 
-def command(program: str, name: str) -> str:
-  """Help of a command: an example, its flags, the keys that matter to it.
+def group(names: Sequence[str]) -> str:
+  """Help of commands that belong together."""
+  program = program_name()
+  return (
+    f"usage: {program} {names[0].split()[0]} COMMAND [--flag=value ...]\n\n"
+    f"commands:\n{_commands(names)}\n\n"
+    f"{program} {names[0]} --help   shows the flags of a command"
+  )
 
-  Args:
-    program: how it is called.
-    name: of the command.
-  """
-  row = COMMANDS[name]
+
+def command(name: str) -> str:
+  """Help of a command: an example, its flags, the keys that matter to it."""
+  program, row = program_name(), COMMANDS[name]
   called = f"{program} {name}"
-  argument = f" {row.argument}" if row.argument else ""
+  flags = flags_of(name)
+  needs = [_written(flag, flags[flag]) for flag in row.needs]
+  argument = [row.argument] if row.argument else []
   parts = [
-    f"usage: {called}{argument} [--flag=value ...]",
+    _broken(["usage:", called, *argument, *needs, "[--flag=value ...]"], ""),
     f"{row.summary[0].upper()}{row.summary[1:]}.",
-    f"example:\n{_example(called, row.example)}",
+    f"example:\n{_broken([called, row.example], '  ')}",
   ]
-  flags = (*row.flags, *(("config",) if row.config else ()), "traceback")
-  parts.append(f"flags:\n{_table(describe_flags(flags))}")
+  rows = [(_written(n, flag), flag.describe()) for n, flag in flags.items()]
+  parts.append(f"flags:\n{_table(rows)}")
   if row.keys:
     parts.append(
       f"keys that matter first (all of them: {program} config):\n"
@@ -55,11 +58,20 @@ def command(program: str, name: str) -> str:
   return "\n\n".join(parts)
 
 
-def _example(called: str, flags: str) -> str:
+def _commands(names: Iterable[str]) -> str:
+  return _table([(name, COMMANDS[name].summary) for name in names])
+
+
+def _written(name: str, flag: Flag) -> str:
+  return f"--{name}={flag.metavar}" if flag.metavar else f"--{name}"
+
+
+def _broken(words: Sequence[str], indent: str) -> str:
   """A command line, broken as in a shell where it is long."""
   lines = textwrap.wrap(
-    f"{called} {flags}", _WIDTH - 4, break_on_hyphens=False,
-    break_long_words=False, initial_indent="  ", subsequent_indent="    ",
+    " ".join(words), _WIDTH - 4, break_on_hyphens=False,
+    break_long_words=False, initial_indent=indent,
+    subsequent_indent=f"{indent}  ",
   )  # fmt: skip
   return " \\\n".join(lines)
 

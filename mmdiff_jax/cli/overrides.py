@@ -3,12 +3,23 @@
 import ast
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from mmdiff_jax.cli.parser import program_name
+
+# How the user writes a key.
+Spell = Callable[[str], str]
+
 _KEY = re.compile(r"--config\.([\w.]+)(?:=(.*))?", re.DOTALL)
+# What else people call some keys.
+_ALIASES = {
+  "data": "data.source",
+  "lr": "train.learning_rate",
+  "steps": "train.num_steps",
+}
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _WANTED = {
   int: "a whole number",
@@ -58,7 +69,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     ValueError: for a key that does not exist, or a text that is no value of
       its type.
   """
-  section, name = find_key(config, key)
+  section, name = find_key(config, key, lambda k: f"--config.{k}={text}")
   fields = dict(section.items(preserve_field_references=True))
   optional = isinstance(fields[name], FieldReference)
   kind = section.get_type(name)
@@ -82,8 +93,15 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     raise ValueError(f"{flag}: give {wanted}{now}.") from None
 
 
-def find_key(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+def find_key(
+  config: ConfigDict, key: str, spell: Spell = "--config.{}".format
+) -> tuple[ConfigDict, str]:
   """The section that has a key, and the key's name in it.
+
+  Args:
+    config: where it is looked for.
+    key: with its sections.
+    spell: how the user writes a key.
 
   Raises:
     ValueError: if there is no such key, with the most similar one.
@@ -93,10 +111,10 @@ def find_key(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
   for depth, part in enumerate([*parents, name]):
     if not isinstance(section, ConfigDict):
       raise ValueError(
-        f"--config.{key}: {'.'.join(parents[:depth])} is no section."
+        f"{spell(key)}: {'.'.join(parents[:depth])} is not a section."
       )
     if part not in section:
-      raise ValueError(_unknown(config, key, parents[:depth], part))
+      raise ValueError(_unknown(config, key, parents[:depth], part, spell))
     if depth < len(parents):
       section = section[part]
   return section, name
@@ -113,8 +131,25 @@ def all_keys(config: ConfigDict, prefix: str = "") -> list[str]:
   return keys
 
 
+def bare_keys(
+  config: ConfigDict, preferred: Sequence[str]
+) -> dict[str, list[str]]:
+  """The keys that a name without its section may mean.
+
+  Args:
+    config: whose keys are meant.
+    preferred: keys that are meant rather than others of the same name.
+  """
+  found: dict[str, list[str]] = {}
+  for key in all_keys(config):
+    found.setdefault(key.split(".")[-1], []).append(key)
+  found |= {key.split(".")[-1]: [key] for key in reversed(preferred)}
+  aliases = {n: [key] for n, key in _ALIASES.items() if key in preferred}
+  return found | aliases
+
+
 def _unknown(
-  config: ConfigDict, key: str, parents: Sequence[str], part: str
+  config: ConfigDict, key: str, parents: Sequence[str], part: str, spell: Spell
 ) -> str:
   section = config
   for parent in parents:
@@ -123,17 +158,18 @@ def _unknown(
   listed = f" {'.'.join(parents)}" if parents else ""
   close = difflib.get_close_matches(part, list(section), 1)
   if close:
-    hint = f"Did you mean {'.'.join([*parents, close[0]])}?"
+    rest = key.split(".")[len(parents) + 1 :]
+    hint = f"Did you mean {spell('.'.join([*parents, close[0], *rest]))}?"
   else:
     elsewhere = [k for k in all_keys(config) if k.split(".")[-1] == part]
     hint = (
-      f"Did you mean {', '.join(elsewhere)}?"
+      f"Did you mean {' or '.join(map(spell, elsewhere))}?"
       if elsewhere
       else f"Its keys: {', '.join(section)}."
       if len(section) < 10
-      else f"The command `config{listed}` lists its keys."
+      else f"`{program_name()} config{listed}` lists its keys."
     )
-  return f"--config.{key}: {where} no key {part}. {hint}"
+  return f"{spell(key)}: {where} no key {part}. {hint}"
 
 
 def _parse(text: str, kind: type, example: Any) -> Any:

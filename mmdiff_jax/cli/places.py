@@ -1,27 +1,35 @@
 """Checks of the places that a command line names, before any work."""
 
-import argparse
-
 from ml_collections import ConfigDict
 
+from mmdiff_jax.cli.command_line import CommandLine
 from mmdiff_jax.disk.files import check_local, check_path
 
-# Flags that name places, and those that must be local.
+# Flags that name places, those whose places must be local, and the commands
+# that work on local places alone.
 _PLACES = (
-  "workdir", "checkpoint", "sr_checkpoint", "output", "source", "real", "fake",
+  "workdir", "checkpoint", "sr_checkpoint", "input", "output", "source",
+  "real", "fake", "tfds_dir",
 )  # fmt: skip
 _LOCAL_PLACES = ("weights_dir", "cache_dir")
+_LOCAL_COMMANDS = ("gallery", "study")
 _KEYS = ("data.source", "data.tfds_dir", "train.init_from")
 
 
-def check_flags(options: argparse.Namespace) -> None:
-  """Raises ValueError for a flag's place that cannot be reached."""
+def check_flags(line: CommandLine) -> None:
+  """Raises ValueError for a place on a command line that cannot be reached."""
+  local = line.name.split()[0] in _LOCAL_COMMANDS
+  check = check_local if local else check_path
   for name in _PLACES:
-    values = getattr(options, name, None) or []
+    values = getattr(line.options, name, None) or []
     for value in [values] if isinstance(values, str) else values:
-      check_path(value.removeprefix("tfrecord:"), f"--{name}")
+      if line.name == "study build":
+        value = value.rpartition("=")[2]
+      check(value.removeprefix("tfrecord:"), f"--{name}")
   for name in _LOCAL_PLACES:
-    check_local(getattr(options, name, None) or "", f"--{name}")
+    check_local(getattr(line.options, name, None) or "", f"--{name}")
+  if line.name != "config":
+    check(line.options.argument, line.name)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -31,11 +39,3 @@ def check_config(config: ConfigDict) -> None:
     place = config[section][name].removeprefix("tfrecord:")
     check_path(place, f"--config.{key}")
   check_path(config.compilation_cache, "--config.compilation_cache")
-
-
-def check_argument(command: str, argument: str) -> None:
-  """Raises ValueError for a place that cannot be reached."""
-  if command in ("gallery", "study"):
-    check_local(argument.rpartition("=")[2], command)
-  else:
-    check_path(argument)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import make_synthetic, videos_to_tfrecord
+from data_prep import make_synthetic
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert.safetensors import save_safetensors
@@ -25,6 +25,7 @@ from tests.faults.processes import Child, call
 
 # What the commands import when they need it, and the toy's registration.
 for _name in (
+  "data_prep.preparation",
   "data_prep.runners",
   "grain.python",
   "jinja2",
@@ -96,10 +97,7 @@ class Command:
 
 def run_line(line: list[str]) -> int | None:
   """Runs a command line in this process."""
-  program, *arguments = line
-  if program == "prepare":
-    return videos_to_tfrecord.main(arguments)
-  sys.argv = ["main.py", program, *arguments]
+  sys.argv = ["main.py", *line]
   runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
   return 0
 

@@ -142,7 +142,7 @@ def open_tfrecord(directory: str | os.PathLike) -> PreparedSource:
 
 
 def open_tfds(name: str, tfds_dir: str) -> PreparedSource:
-  """Opens a data set made by data_prep.tfds_builder, without TensorFlow.
+  """Opens a data set made by prepare_tfds, without TensorFlow.
 
   Args:
     name: of the data set.
