@@ -19,6 +19,7 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.devices.mesh import platform_of
 from mmdiff_jax.diffusion import Schedule, make_schedule
 from mmdiff_jax.models import Leaves, Network, create_network
+from mmdiff_jax.models.levels import Levels, check_levels
 from mmdiff_jax.models.remat import MEMORY_FIRST
 from mmdiff_jax.samplers import guidance
 from mmdiff_jax.samplers.base import DenoiseFn
@@ -107,7 +108,8 @@ class Task:
         (`cond_dropout`, each sample for itself).
 
     Returns:
-      A function of `x_t`, the step indices `t` `[B]` and one key, which seeds
+      A function of `x_t`, the step indices `t` (`[B]`, or finer noise levels
+      where the network takes them: `models.levels`) and one key, which seeds
       dropout and the window shifts. It returns a dict like `x_t`, with twice
       the channels where the network learns a variance.
 
@@ -116,10 +118,13 @@ class Task:
         network does not take one.
     """
 
-    def denoise_fn(x_t: Any, t: jax.Array, rng: jax.Array) -> Any:
+    def denoise_fn(x_t: Any, t: Levels, rng: jax.Array) -> Any:
+      shapes = {name: leaf.shape for name, leaf in x_t.items()}
+      check_levels(t, self.network.levels, shapes)
+      batch = next(iter(shapes.values()))[0]
       window_rng, dropout_rng = jax.random.split(rng)
       rngs = {"window": window_rng}
-      complete = self._complete(inputs or {}, t.shape[0])
+      complete = self._complete(inputs or {}, batch)
       if train:
         rngs["dropout"] = dropout_rng
         complete = self._withhold(complete, jax.random.fold_in(rng, 2))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mmdiff_jax.models import layers, ops
+from mmdiff_jax.models import layers, levels, ops
 from mmdiff_jax.models.attention import On
 
 VIDEO_FACTORS = (1, 2, 2)
@@ -113,24 +113,28 @@ class MMBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, video: jax.Array, audio: jax.Array, emb: jax.Array
+    self,
+    video: jax.Array,
+    audio: jax.Array,
+    emb: jax.Array | dict[str, jax.Array],
   ) -> tuple[jax.Array, jax.Array]:
     """Applies the block.
 
     Args:
       video: `[B, F, H, W, C]`.
       audio: `[B, L, C]`.
-      emb: time embedding `[B, E]`.
+      emb: time embedding `[B, E]`, or by stream `[B, E]` or `[B, F, E]`.
 
     Returns:
       Both streams with `features` channels, resampled as configured.
     """
     width = self.features * (2 if self.use_scale_shift_norm else 1)
-    # One linear map serves both streams.
+    # One linear map serves both streams, whatever their levels.
     dense = layers.Dense(width, kernels=self.kernels, name="embedding")
-    emb = dense(nn.silu(emb))
-    video = self._stream(video, emb, "video", VIDEO_FACTORS)
-    audio = self._stream(audio, emb, "audio", AUDIO_FACTORS)
+    emb = jax.tree.map(lambda e: dense(nn.silu(e)), emb)
+    by_stream = emb if isinstance(emb, dict) else {"video": emb, "audio": emb}
+    video = self._stream(video, by_stream["video"], "video", VIDEO_FACTORS)
+    audio = self._stream(audio, by_stream["audio"], "audio", AUDIO_FACTORS)
     if self.video_attention:
       video = self._video_attention(video)
     if self.audio_attention:
@@ -155,11 +159,12 @@ class MMBlock(nn.Module):
       h, x = change(h, factors), change(x, factors)
 
     norm_out = layers.GroupNorm(**how, name=f"{name}_norm_out")
+    if emb.ndim == 3 or not self.use_scale_shift_norm:
+      emb = levels.spread(emb, h.shape)
     if self.use_scale_shift_norm:
       h = norm_out(h, *jnp.split(emb, 2, -1))
     else:
-      axes = tuple(range(1, h.ndim - 1))
-      h = norm_out(h + jnp.expand_dims(emb, axes))
+      h = norm_out(h + emb)
     h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
     h = layers.Dense(self.features, zero_init=True, **how, name=f"{name}_out")(
       h

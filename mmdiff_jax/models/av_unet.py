@@ -1,13 +1,13 @@
 """The coupled U-Net of MM-Diffusion (Ruan et al., CVPR 2023, section 3.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdiff_jax.models import av_blocks, checks, layers, rs_mma
+from mmdiff_jax.models import av_blocks, checks, layers, levels, rs_mma
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, UNetPlan, make_plan
@@ -95,7 +95,7 @@ class AVUNet(nn.Module):
     self,
     video: jax.Array,
     audio: jax.Array,
-    t: jax.Array,
+    t: levels.Levels,
     shifts: Sequence[int | jax.Array] | None = None,
     train: bool = False,
     label: jax.Array | None = None,
@@ -105,7 +105,8 @@ class AVUNet(nn.Module):
     Args:
       video: `[B, F, H, W, C]`.
       audio: `[B, L, C]`.
-      t: step indices `[B]`.
+      t: step indices `[B]`, or by stream (`"video"`, `"audio"`) `[B]` or
+        `[B, F]`; of the sound that of a frame is what belongs to it.
       shifts: one per RS-MMA block in forward order, the middle one (always 0)
         included; may be traced. None draws them from the RNG stream `window`,
         or takes 0 where that stream is not given.
@@ -121,13 +122,14 @@ class AVUNet(nn.Module):
       ValueError: shapes, shifts or labels that do not fit the configuration.
     """
     self.check_shapes(video.shape, audio.shape)
-    checks.check_time(t, video.shape[0])
+    shapes = {"video": video.shape, "audio": audio.shape}
+    levels.check_levels(t, "frame", shapes)
     checks.check_label(self, label, video.shape[0])
     layout = self.plan()
     frames = video.shape[1]
     channels = video.shape[-1], audio.shape[-1]
     next_shift = iter(self._shifts(shifts, frames))
-    emb = self._embedding(t, label)
+    emb = self._embedding(t, label, video.shape[0])
 
     def run(layer: Layer, h: Streams) -> Streams:
       args: tuple[jax.Array, ...] = h
@@ -177,16 +179,19 @@ class AVUNet(nn.Module):
     )
     return [drawn[i] if limit else 0 for i, limit in enumerate(limits)]
 
-  def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
-    """Embeds the time and, where there are classes, the label: `[B, E]`."""
+  def _embedding(
+    self, t: levels.Levels, label: jax.Array | None, batch: int
+  ) -> Any:
+    """Embeds times and, where there are classes, the label: `[..., E]`."""
     width = self.model_channels
-    emb = layers.TimeEmbedding(
+    embed_time = layers.TimeEmbedding(
       width, width, self.kernels, name="time_embedding"
-    )(t)
+    )
+    emb = jax.tree.map(embed_time, dict(t) if isinstance(t, Mapping) else t)
     if not self.num_classes:
       return emb
     if label is None:
-      label = jnp.full(t.shape, self.num_classes, jnp.int32)
+      label = jnp.full((batch,), self.num_classes, jnp.int32)
     table = nn.Embed(
       self.num_classes + 1,
       width,
@@ -194,7 +199,10 @@ class AVUNet(nn.Module):
       embedding_init=nn.initializers.zeros,
       name="label_embedding",
     )
-    return emb + table(label)
+    of_label = table(label)
+    return jax.tree.map(
+      lambda e: e + (of_label if e.ndim == 2 else of_label[:, None]), emb
+    )
 
   def _stem(self, video: jax.Array, audio: jax.Array) -> Streams:
     width, how = self.model_channels, layers.inherited(self)

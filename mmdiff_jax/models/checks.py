@@ -257,14 +257,6 @@ def check_clip(
     )
 
 
-def check_time(t: jax.Array, batch: int) -> None:
-  """Checks that there is one step index per sample."""
-  if t.shape != (batch,):
-    raise ValueError(
-      f"t has shape {t.shape}; expected one step index per sample, ({batch},)."
-    )
-
-
 def check_shifts(
   shifts: Sequence[int | jax.Array], limits: Sequence[int]
 ) -> None:

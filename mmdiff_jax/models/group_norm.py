@@ -32,8 +32,8 @@ class GroupNorm(nn.Module):
 
     Args:
       x: `[N, ..., C]`.
-      scale: `[N, C]` or None.
-      shift: `[N, C]` or None.
+      scale: `[N, C]`, an array that broadcasts against x, or None.
+      shift: likewise.
 
     Returns:
       Array like `x`, of type `dtype`.
@@ -50,9 +50,15 @@ class GroupNorm(nn.Module):
     inverse = jax.lax.rsqrt(variance + self.epsilon)
     a = inverse * gamma
     b = beta - mean * a
+    varies = scale is not None and scale.ndim == x.ndim
+    if varies:
+      a, b = jnp.expand_dims(a, axes), jnp.expand_dims(b, axes)
     if scale is not None:
       a, b = a * (1.0 + scale), b * (1.0 + scale)
     if shift is not None:
       b = b + shift
-    y = ops.scale(x, a, self.kernels) + jnp.expand_dims(b, axes)
+    if varies:
+      y = x * a + b
+    else:
+      y = ops.scale(x, a, self.kernels) + jnp.expand_dims(b, axes)
     return y.astype(self.dtype)

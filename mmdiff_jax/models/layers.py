@@ -106,13 +106,13 @@ class TimeEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, t: jax.Array) -> jax.Array:
-    """Maps step indices `[B]` to `[B, features]`."""
-    h = timestep_embedding(t, self.sinusoids)
+    """Maps step indices `[...]` to `[..., features]`."""
+    h = timestep_embedding(t.reshape(-1), self.sinusoids)
     dense_0, dense_1 = (
       Dense(self.features, kernels=self.kernels, name=f"dense_{i}")
       for i in range(2)
     )
-    return dense_1(nn.silu(dense_0(h)))
+    return dense_1(nn.silu(dense_0(h))).reshape(*t.shape, -1)
 
 
 def downsample(x: jax.Array, factors: Sequence[int]) -> jax.Array:

@@ -20,6 +20,7 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.models import attention, checks
 from mmdiff_jax.models.av_unet import AVUNet
 from mmdiff_jax.models.initial import init_in_one_draw
+from mmdiff_jax.models.levels import Levels
 from mmdiff_jax.models.sr_unet import SRUNet
 
 Leaf = jax.ShapeDtypeStruct
@@ -37,11 +38,13 @@ class Network(abc.ABC):
     module: the Linen module.
     module_cls: its class, whose fields are the keys of `config.model`.
     view: what of a record it is trained on, "clips" or "images".
+    levels: the finest noise levels that it takes, of `levels.LEVELS`.
   """
 
   module: Any
   module_cls: ClassVar[type[nn.Module]]
   view: ClassVar[str] = "clips"
+  levels: ClassVar[str] = "shared"
 
   @property
   def learn_sigma(self) -> bool:
@@ -80,7 +83,7 @@ class Network(abc.ABC):
     self,
     module: Any,
     x: Mapping[str, jax.Array],
-    t: jax.Array,
+    t: Levels,
     inputs: Mapping[str, jax.Array],
     train: bool,
   ) -> dict[str, jax.Array]:
@@ -89,7 +92,7 @@ class Network(abc.ABC):
     Args:
       module: `self.module`, bound to its variables.
       x: noisy samples `[B, ...]`, one of each generated input.
-      t: step indices `[B]`.
+      t: step indices `[B]`, or by name as far as `levels` says.
       inputs: all inputs of `declare` `[B, ...]`.
       train: turns dropout on.
 
@@ -176,6 +179,7 @@ class JointNetwork(_UNet):
   """The coupled U-Net: video and audio, perhaps with a class label."""
 
   module_cls = AVUNet
+  levels = "frame"
 
   @property
   def null(self) -> Mapping[str, Any]:
@@ -203,7 +207,7 @@ class JointNetwork(_UNet):
     self,
     module: Any,
     x: Mapping[str, jax.Array],
-    t: jax.Array,
+    t: Levels,
     inputs: Mapping[str, jax.Array],
     train: bool,
   ) -> dict[str, jax.Array]:
@@ -262,7 +266,7 @@ class SuperResolutionNetwork(_UNet):
     self,
     module: Any,
     x: Mapping[str, jax.Array],
-    t: jax.Array,
+    t: Levels,
     inputs: Mapping[str, jax.Array],
     train: bool,
   ) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mmdiff_jax.models import checks, layers
+from mmdiff_jax.models import checks, layers, levels
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, UNetPlan, make_plan
@@ -147,7 +147,7 @@ class SRUNet(nn.Module):
         "The super-resolution network needs low_res=[N, h, w, C]."
       )
     self.check_shapes(image.shape, low_res.shape)
-    checks.check_time(t, image.shape[0])
+    levels.check_levels(t, "shared", {"image": image.shape})
     how, channels = layers.inherited(self), image.shape[-1]
     low_res = jax.image.resize(low_res, image.shape, "bilinear")
     h = jnp.concatenate([image, low_res.astype(image.dtype)], -1)
