@@ -97,3 +97,11 @@ def unit_to_uint8(video: np.ndarray) -> np.ndarray:
   """Maps [-1, 1] to uint8 pixels, rounding to nearest and clipping."""
   video = np.asarray(video, np.float32)
   return np.clip(np.round((video + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def frame_of(length: int, frames: int) -> np.ndarray:
+  """The frame that each of `length` steps of sound belongs to, `[length]`.
+
+  A step belongs to the frame that is on display at its centre.
+  """
+  return (2 * np.arange(length) + 1) * frames // (2 * length)

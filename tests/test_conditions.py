@@ -113,7 +113,7 @@ def test_a_condition_passes_through_jit_as_data():
 @pytest.mark.parametrize(
   ("options", "match"),
   [
-    ({"method": "magic"}, "allowed are replacement, gradient, resampling"),
+    ({"method": "magic"}, "allowed are clean, replacement, gradient, resampling"),
     ({"scale": 3.0}, "only 'gradient' takes a scale"),
     ({"method": "gradient"}, "scale=0.0 with.*give one above 0"),
     ({"method": "gradient", "scale": -1.0}, "give one above 0"),
@@ -154,3 +154,81 @@ def test_an_option_that_the_method_cannot_use_is_an_error(options, match):
 def test_a_condition_that_does_not_fit_is_an_error(condition, match):
   with pytest.raises(ValueError, match=match):
     build("ddim")(make_toy(), SCHEDULE, X, KEY, condition())
+
+
+def _calls(condition, steps=4):
+  """What the network is called with: a list of `(x, t)`."""
+  calls = []
+  toy = make_toy()
+
+  def denoise(x, t, rng):
+    jax.debug.callback(lambda x, t: calls.append((x, t)), x, t, ordered=True)
+    shared = jax.tree.leaves(t)[0].reshape(2, -1).max(1)
+    return toy(x, shared, rng)
+
+  build("ddim", steps=steps)(denoise, SCHEDULE, X, KEY, condition)
+  jax.effects_barrier()
+  return calls
+
+
+def test_clean_values_are_never_noised():
+  calls = _calls(condition_on_audio(X_START["audio"], method="clean"))
+  assert len(calls) == 4
+  for x, t in calls:
+    np.testing.assert_array_equal(x["audio"], X_START["audio"])
+    assert np.abs(x["video"] - X_START["video"]).max() > 0.1
+    assert t.shape == (2,)
+  noised = _calls(condition_on_audio(X_START["audio"]))
+  assert np.abs(noised[0][0]["audio"] - X_START["audio"]).max() > 0.1
+
+
+def test_a_network_of_levels_is_told_which_stream_is_clean():
+  condition = condition_on_audio(
+    X_START["audio"], method="clean", levels="stream"
+  )
+  shared = _calls(condition_on_audio(X_START["audio"], method="clean"))
+  for (_, t), (_, expected) in zip(_calls(condition), shared, strict=True):
+    np.testing.assert_array_equal(t["audio"], [0, 0])
+    np.testing.assert_array_equal(t["video"], expected)
+
+
+def test_a_stream_that_is_known_in_part_has_the_level_of_the_rest():
+  options = {"method": "clean", "levels": "stream"}
+  condition = continuation(
+    X_START["video"][:, :3], X_START["audio"][:, :48], SPEC, **options
+  )
+  for _, t in _calls(condition):
+    np.testing.assert_array_equal(t["video"], t["audio"])
+  assert _calls(condition)[0][1]["video"].min() > 0
+
+
+def test_a_network_of_levels_is_told_which_frames_are_clean():
+  """17 of 64 samples are a frame and a bit: the second one is not clean."""
+  condition = continuation(
+    X_START["video"][:, :3],
+    X_START["audio"][:, :17],
+    SPEC,
+    method="clean",
+    levels="frame",
+  )
+  for _, t in _calls(condition):
+    level = t["video"][0, 3]
+    np.testing.assert_array_equal(t["video"], [[0, 0, 0, level]] * 2)
+    np.testing.assert_array_equal(t["audio"], [[0, level, level, level]] * 2)
+
+
+def test_a_frame_with_a_gap_is_not_clean():
+  region = np.zeros((8, 8), bool)
+  region[2:5, 3:] = True
+  condition = inpainting(
+    X_START["video"],
+    region,
+    X_START["audio"],
+    method="clean",
+    levels="frame",
+  )
+  for x, t in _calls(condition):
+    assert (t["video"] == t["video"][0, 0]).all() and not t["audio"].any()
+    np.testing.assert_array_equal(
+      x["video"][:, :, ~region], X_START["video"][:, :, ~region]
+    )

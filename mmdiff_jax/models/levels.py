@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdiff_jax.av import frame_of
+
 # What a network accepts; each includes those before it.
 LEVELS = ("shared", "stream", "frame")
 
@@ -62,14 +64,6 @@ _WORDS = {
   "stream": "at most one level per stream, a dict of [B]",
   "frame": "levels per frame",
 }
-
-
-def frame_of(length: int, frames: int) -> np.ndarray:
-  """The frame that each of `length` audio tokens belongs to, `[length]`.
-
-  A token belongs to the frame that is on display at its centre.
-  """
-  return (2 * np.arange(length) + 1) * frames // (2 * length)
 
 
 def spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mmdiff_jax.samplers.adaptive import AdaptiveDPMSolver
 from mmdiff_jax.samplers.ancestral import DDIM, DDPM
 from mmdiff_jax.samplers.base import Sampler
-from mmdiff_jax.samplers.condition import DATA_FIELDS, Condition
+from mmdiff_jax.samplers.condition import NOT_OPTIONS, Condition
 from mmdiff_jax.samplers.guidance import classifier_free
 from mmdiff_jax.samplers.known import (
   audio_restoration,
@@ -121,7 +121,7 @@ def sampler_options(name: str, method: str | None = None) -> dict[str, Option]:
 
 def condition_options() -> dict[str, Option]:
   """What can be set for a `Condition`: option name -> type and default."""
-  return _options_of(Condition, DATA_FIELDS)
+  return _options_of(Condition, NOT_OPTIONS)
 
 
 def _classes(name: str) -> tuple[_SamplerClass, ...]:

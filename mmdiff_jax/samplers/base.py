@@ -124,12 +124,14 @@ class Problem:
   def denoise(self, x: Tree, call: Call) -> Tree:
     """Calls the network at `call` for the whole batch."""
     batch = self.rng["noise"].shape[:1]
-    t = jnp.broadcast_to(jnp.asarray(call.t, jnp.int32), batch)
+    t: Any = jnp.broadcast_to(jnp.asarray(call.t, jnp.int32), batch)
+    if self.condition is not None:
+      t = self.condition.level(t)
     rng = jax.random.fold_in(self.rng["window"], call.number)
     return self.denoise_fn(x, t, rng)
 
   def replace(self, x: Tree, call: Call) -> Tree:
-    """Puts the known values, noised to the level of `call`, into x."""
+    """Puts the known values into x, as the method says at `call`."""
     if self.condition is None:
       return x
     return self.condition.replace(x, call.alpha, call.sigma)

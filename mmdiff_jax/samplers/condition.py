@@ -1,14 +1,16 @@
 """Zero-shot conditioning: what is known, and how it steers any solver.
 
 A condition transforms the sampling problem; the solvers do not know of it.
-The known part of x is replaced before each network call by c_t = q_sample(c,
-t, z), with one noise z for the whole run, and the result holds it exactly as
-it was given. Beyond that:
+The known part of x is replaced before each network call, and the result holds
+it exactly. By what it is replaced is the method:
 
-* "replacement" does nothing more (Song et al. 2021, arXiv 2011.13456);
-* "gradient" pulls the unknown part after each step down the gradient of the
-  known part's misfit (Ho et al. 2022, arXiv 2204.03458, and MM-Diffusion);
-* "resampling" repeats stretches of the trajectory, noised back in between
+* "clean" puts c itself in place at every step, and tells a network that takes
+  noise levels of its own for every stream or frame that they are 0 there;
+* "replacement" puts c_t = q_sample(c, t, z) in place, with one noise z for
+  the whole run (Song et al. 2021, arXiv 2011.13456), and so do the others;
+* "gradient" also pulls the unknown part after each step down the gradient of
+  the known part's misfit (Ho et al. 2022, arXiv 2204.03458, and MM-Diffusion);
+* "resampling" also repeats stretches of the trajectory, noised back in between
   (RePaint: Lugmayr et al. 2022, arXiv 2201.09865).
 """
 
@@ -23,13 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdiff_jax.av import frame_of
 from mmdiff_jax.diffusion.gaussian import expand_to
 from mmdiff_jax.samplers import noise as noise_lib
 
 Tree = Any
 Array = jax.Array | np.ndarray
 
-METHODS = ("replacement", "gradient", "resampling")
+METHODS = ("clean", "replacement", "gradient", "resampling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +45,15 @@ class Condition:
     mask: modality name -> array that broadcasts against the modality, true
       (nonzero) where the value is known. A known modality without a mask is
       known whole.
-    method: "replacement", "gradient" or "resampling".
+    method: one of `METHODS`.
     scale: strength of the gradient method, which needs one above 0, for the
       misfit SUMMED over a sample's elements: it means the same at any batch
       and clip size.
     resample_repeats: how often the resampling method runs each stretch; None
       is 4.
     resample_jump: length of a stretch in steps; None is 5.
+    levels: noise levels that the network takes, "shared", "stream" or
+      "frame"; with "clean" the known part has level 0 as far as they reach.
     noise: the noise z of the known part, like `known`; None draws it from the
       samples' keys.
   """
@@ -59,6 +64,7 @@ class Condition:
   scale: float = 0.0
   resample_repeats: int | None = None
   resample_jump: int | None = None
+  levels: str = "shared"
   noise: Mapping[str, Array] | None = None
 
   def __post_init__(self):
@@ -107,7 +113,8 @@ class Condition:
       keys: [B] keys of the samples, from which z is drawn.
 
     Returns:
-      A condition with `known`, `mask` (bool) and `noise` for every modality.
+      A condition with `known`, `mask` (bool) and, unless the method is
+      "clean", `noise` for every modality.
 
     Raises:
       ValueError: if names or shapes do not fit x.
@@ -133,12 +140,17 @@ class Condition:
       known[name] = jnp.where(
         mask[name], _fit(f"known[{name!r}]", value, leaf), 0
       ).astype(leaf.dtype)
-    if set(noise) != set(x):
+    if set(noise) != set(x) and self.method != "clean":
       noise = noise_lib.normal_like(keys, dict(x), noise_lib.KNOWN) | noise
     return dataclasses.replace(self, known=known, mask=mask, noise=noise)
 
   def known_at(self, alpha: jax.Array, sigma: jax.Array) -> Tree:
-    """c_t = alpha c + sigma z, at scalar or per-sample [B] alpha, sigma."""
+    """What takes the place of the known part before a network call.
+
+    c, or c_t = alpha c + sigma z, at scalar or per-sample [B] alpha, sigma.
+    """
+    if self.method == "clean":
+      return self.known
     return jax.tree.map(
       lambda c, z: expand_to(alpha, c) * c + expand_to(sigma, c) * z,
       self.known,
@@ -146,8 +158,31 @@ class Condition:
     )
 
   def replace(self, x: Tree, alpha: jax.Array, sigma: jax.Array) -> Tree:
-    """Puts c_t in the place of the known part of x."""
+    """Puts c or c_t in the place of the known part of x."""
     return jax.tree.map(jnp.where, self.mask, self.known_at(alpha, sigma), x)
+
+  def level(self, t: jax.Array) -> Any:
+    """The step indices that the network is told.
+
+    Args:
+      t: step indices `[B]` of what is generated.
+
+    Returns:
+      `t`, or by modality `[B]` or `[B, F]` with 0 where all is known.
+    """
+    if self.method != "clean" or self.levels == "shared":
+      return t
+    masks: dict[str, Any] = dict(self.mask or {})
+    if self.levels == "stream":
+      return {
+        name: jnp.where(mask.all(tuple(range(1, mask.ndim))), 0, t)
+        for name, mask in masks.items()
+      }
+    frames = masks["video"].shape[1]
+    return {
+      name: jnp.where(_known_frames(mask, frames), 0, t[:, None])
+      for name, mask in masks.items()
+    }
 
   def misfit(self, x: Tree, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
     """Sum over all known elements of (x - c_t)^2."""
@@ -177,6 +212,8 @@ class Condition:
 
 # The fields that are arrays; all others are options.
 DATA_FIELDS = ("known", "mask", "noise")
+# All that a configuration does not set.
+NOT_OPTIONS = (*DATA_FIELDS, "levels")
 
 jax.tree_util.register_dataclass(
   Condition,
@@ -187,6 +224,16 @@ jax.tree_util.register_dataclass(
     if field.name not in DATA_FIELDS
   ],
 )
+
+
+def _known_frames(mask: jax.Array, frames: int) -> jax.Array:
+  """Frames of a modality of which every element is known: `[B, F]`."""
+  by_step = mask.all(tuple(range(2, mask.ndim)))
+  length = by_step.shape[1]
+  if length == frames:
+    return by_step
+  member = np.eye(frames, dtype=bool)[frame_of(length, frames)]
+  return ~(~by_step[:, :, None] & member).any(1)
 
 
 def _fit(what: str, value: Array | bool, leaf: jax.Array) -> jax.Array:
