@@ -193,7 +193,8 @@ def get_config() -> ConfigDict:
   sample.cfg_scale = placeholder(float)
   # Clips generated at once.
   sample.batch_size = 8
-  # Known values (--condition): "replacement", "gradient" or "resampling".
+  # Known values (--condition): "clean", "replacement", "gradient" or
+  # "resampling".
   sample.condition_method = "replacement"
   # gradient: its scale, for the sum over a sample's elements.
   sample.guidance_scale = placeholder(float)
