@@ -7,7 +7,7 @@ import pytest
 from configs import default, superres
 from mmdiff_jax import checkpoint
 from mmdiff_jax.convert import convert_checkpoint, exporter, importer
-from mmdiff_jax.convert.safetensors import load_safetensors, save_safetensors
+from mmdiff_jax.disk.safetensors import load_safetensors, save_safetensors
 from tests import unet_golden
 
 CASE = unet_golden.load_json("unet_tiny_sigma_audioattn.json")

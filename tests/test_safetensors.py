@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mmdiff_jax.convert.safetensors import load_safetensors, save_safetensors
+from mmdiff_jax.disk.safetensors import load_safetensors, save_safetensors
 
 
 def write(path, header, data=b""):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.convert.safetensors import load_safetensors
+from mmdiff_jax.disk.safetensors import load_safetensors
 from mmdiff_jax.convert.state_dict import find_state_dict
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from data_prep import make_synthetic
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.convert.safetensors import save_safetensors
+from mmdiff_jax.disk.safetensors import save_safetensors
 from mmdiff_jax.study.folder import load_study, load_truth
 from mmdiff_jax.training import metrics
 from mmdiff_jax.verify import verify
