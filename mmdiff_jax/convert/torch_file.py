@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.disk.safetensors import load_safetensors
 from mmdiff_jax.convert.state_dict import find_state_dict
+from mmdiff_jax.disk.safetensors import load_safetensors
 
 
 def load_weight_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018, arXiv 1810.04805), which turns a text into a vector.
+"""BERT (Devlin et al. 2018, arXiv 1810.04805), which makes a vector of a text.
 
 The vector is that of Sentence-BERT (arXiv 1908.10084): the last layer's tokens
 pooled, and brought to length 1.

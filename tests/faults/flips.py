@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from mmdiff_jax import checkpoint
-from mmdiff_jax.disk.safetensors import load_safetensors
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
+from mmdiff_jax.disk.safetensors import load_safetensors
 from mmdiff_jax.sampling.folder import verify_samples
 from mmdiff_jax.study.folder import load_study, load_truth
 
