@@ -158,6 +158,15 @@ def test_channels_whose_places_are_unknown_are_averaged(tmp_path):
   np.testing.assert_allclose(audio, 1000 / 32768, atol=1e-4)
 
 
+def test_two_channels_are_averaged_and_the_first_is_the_left(tmp_path):
+  left, right = tone(1.0), tone(1.0, 660.0)
+  write_channels(tmp_path / "a.mkv", np.stack([left, right]), "stereo")
+  wanted = {"mean": (left + right) / 2, "first": left}
+  for channels, expected in wanted.items():
+    audio = reading.read_media(tmp_path / "a.mkv", channels=channels).audio
+    np.testing.assert_allclose(audio[:, 0], expected, atol=1e-4)
+
+
 def test_opposite_phase_is_named_and_not_silence(tmp_path):
   left = tone(1.0)
   for right, opposite in ((-left, True), (left, False), (0 * left, False)):

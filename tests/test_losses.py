@@ -95,16 +95,27 @@ def test_the_network_sees_original_steps_and_the_rng():
   assert seen["rng"] == "key"
 
 
-def test_weights_of_modalities():
+@pytest.mark.parametrize("learn_sigma", [False, True])
+def test_weights_of_modalities_count_in_every_term(learn_sigma):
+  weights = {"video": 2.0, "audio": 0.25}
   terms = training_losses(
-    make_toy(),
+    make_toy(learn_sigma),
     SCHEDULE,
     X_START,
     jnp.array([7, 650]),
     NOISE,
-    weights={"video": 2.0, "audio": 0.0},
+    loss="mse_vb" if learn_sigma else "mse",
+    learn_sigma=learn_sigma,
+    weights=weights,
   )
-  np.testing.assert_allclose(terms["loss"], 2 * terms["mse"]["video"])
+  variance = "learned_range" if learn_sigma else "fixed_large"
+  published = {
+    m: GOLDEN[f"loss/{variance}/rescaled0/7_650/mse_{m}"]
+    + (GOLDEN[f"loss/{variance}/rescaled0/7_650/vb_{m}"] if learn_sigma else 0)
+    for m in weights
+  }
+  expected = 2.0 * published["video"] + 0.25 * published["audio"]
+  np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
 
 
 def test_predicting_x_start_is_compared_with_x_start():

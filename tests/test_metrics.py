@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from mmdiff_jax.evaluation import metrics
 from mmdiff_jax.evaluation.entries import compute, find_warnings, jackknife
@@ -16,11 +17,29 @@ def test_unknown_metrics_are_named_with_what_is_allowed():
     metrics.resolve(["fvd", "fid"])
 
 
-def test_jackknife_of_a_mean_is_the_standard_error():
-  x = np.random.default_rng(0).standard_normal((1000, 1))
-  error = jackknife(lambda f: f["x"].mean(), {"x": x}, seed=0)
-  # Ten groups estimate a variance to within about 50 %.
-  assert error == pytest.approx(1 / np.sqrt(1000), rel=0.5)
+def test_jackknife_of_means_is_the_textbooks_standard_error():
+  """Exact with one value per group: s / sqrt(n), and variances add up."""
+  x, y = np.random.default_rng(0).standard_normal((2, 10))
+  y = 3 * y[:6]
+
+  def mean(*sets):
+    return sum(f["x"].mean() for f in sets)
+
+  error = stats.sem(x)
+  assert jackknife(mean, {"x": x}, seed=0) == pytest.approx(error)
+  both = np.hypot(error, stats.sem(y))
+  assert jackknife(mean, {"x": x}, {"x": y}, seed=1) == pytest.approx(both)
+
+
+def test_jackknife_leaves_out_a_tenth_at_a_time():
+  sizes = []
+
+  def count(features):
+    sizes.append(len(features["x"]))
+    return 0.0
+
+  jackknife(count, {"x": np.arange(104)}, seed=0)
+  assert sorted(sizes) == [93] * 4 + [94] * 6
 
 
 def test_error_bar_covers_the_spread_of_repetitions():

@@ -65,6 +65,17 @@ def test_align_score_counts_by_hand():
   np.testing.assert_allclose(scores, [1 / 3, 0, 0])
 
 
+@pytest.mark.parametrize(
+  ("offset", "common"), [(-1.1, 0), (-0.9, 1), (0.9, 1), (1.1, 0), (1.9, 0)]
+)
+def test_an_onset_has_a_peak_within_one_frame_on_either_side(offset, common):
+  onsets, peaks = np.zeros((1, 100), bool), np.zeros((1, 9), bool)
+  peaks[0, 4] = True  # 0.5 s, in frames of 0.1 s.
+  onsets[0, round(50 + 10 * offset)] = True
+  # One peak in common is all there is; without, there are two.
+  assert pairing.align_score(onsets, peaks, fps=10.0).tolist() == [common]
+
+
 def test_shuffles_leave_nobody_with_its_partner():
   rows = pairing.shuffles(7, seed=0)
   assert (rows != np.arange(7)).all()
