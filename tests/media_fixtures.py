@@ -43,11 +43,14 @@ def write(
   layout="mono",
   audio_start=0.0,
   container_format=None,
+  container_options=None,
   options=None,
 ):
   """Writes a file; `times` (seconds) override the constant rate."""
   rate = Fraction(rate).limit_denominator(10_000)
-  with av.open(str(path), "w", format=container_format) as container:
+  with av.open(
+    str(path), "w", format=container_format, options=container_options
+  ) as container:
     video = sound = None
     if frames is not None:
       video = container.add_stream(codec, rate=rate)

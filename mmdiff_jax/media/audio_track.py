@@ -15,6 +15,8 @@ from mmdiff_jax.media.streams import Packets, Streams, choose_streams
 
 # A shorter lack of sound at the ends is not worth a word (seconds).
 _AUDIO_GAP = 0.05
+# Nor is a rest of sound, up to this part of the film.
+_LONG_REST = 0.5
 # Packets in a row that a decoder may refuse before it has found its start.
 _LEAD_IN = 8
 
@@ -111,6 +113,9 @@ class AudioTrack:
     if origin + duration - end > _AUDIO_GAP:
       early = min(origin + duration - end, duration)
       words.append(f"audio ends {early:.2f} s early: padded with silence")
+    if end - origin - duration > _LONG_REST * duration:
+      rest = end - origin - duration
+      words.append(f"audio goes on for {rest:.2f} s after the pictures: cut")
     return words + [w for part in self._parts for w in part.repairs()]
 
 

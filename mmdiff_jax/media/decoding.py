@@ -10,12 +10,15 @@ from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions
 from mmdiff_jax.media.edits import Edit
 from mmdiff_jax.media.skip import Skipper
 from mmdiff_jax.media.streams import Packets, Streams
+from mmdiff_jax.media.transport import is_joined
 
 # A picture may stand that long where the file does not tell its duration;
 # where it does, a timestamp may lie that much behind its end (seconds).
 _LONGEST_STILL, _BEYOND_END = 3600.0, 60.0
 # Packets, and decoded frames, that show how a stream is timed.
 _TIMING_PACKETS, _TIMING_FRAMES = 100, 40
+# FFmpeg leaves out a last page of Ogg in which all packets are empty (seconds).
+_LOST_REPEATS = 2.0
 # Packets around a restart of the clocks in which damage may come from it.
 _JOINT = 8
 
@@ -28,6 +31,8 @@ class Decoder:
     aspect: width over height of a stored pixel.
     skipper: leaves out pictures that nobody sees.
     refused: frames so far that the decoder does not know.
+    end: when the last packet's content ends, or None (after iteration).
+    may_end: when the last picture ends, if the sound lasts as long; or None.
   """
 
   def __init__(
@@ -54,9 +59,13 @@ class Decoder:
     self.rate = stream.average_rate or stream.guessed_rate or Fraction(10)
     self.aspect = float(stream.sample_aspect_ratio or 1)
     self.refused = 0
+    self.end: float | None = None
+    self.may_end: float | None = None
     self._path, self._container, self._stream = path, container, stream
     self._options, self._deadline = options, deadline
     self._packets = Packets(container, streams, streams.video, edit)
+    self._joined: bool | None = None
+    self._has_sound = streams.audio is not None
     self._check_size(stream.width, stream.height)
     context = stream.codec_context
     context.thread_type, context.thread_count = "AUTO", options.threads
@@ -86,6 +95,31 @@ class Decoder:
       self._check_still(time, last)
       yield time, frame
       last = time if last is None else max(time, last)
+    end = self._packets.end
+    if last is not None and end is not None:
+      # Pictures that repeat the last one have no frames of their own.
+      self._check_still(end, last)
+      self.end = end
+      self.may_end = self._latest_end(end)
+
+  def _is_joined(self) -> bool:
+    """Whether what looks damaged are segments that were joined."""
+    if self._joined is None:
+      transport = self._container.format.name == "mpegts"
+      self._joined = transport and is_joined(self._path)
+    return self._joined
+
+  def _latest_end(self, end: float) -> float | None:
+    """Until when packets that repeat the last picture may have been dropped."""
+    if self._packets.repeats and self._has_sound:
+      return end + _LOST_REPEATS
+    stream = self._stream
+    if self._container.format.name == "avi" and stream.duration:
+      # FFmpeg passes no empty chunks on; the header counts them.
+      declared = float(stream.duration * stream.time_base)
+      if declared > end and _is_whole_riff(self._path):
+        return declared
+    return None
 
   def _time(self, frame, by_dts: bool, last: float | None) -> float:
     ticks = frame.dts if by_dts else frame.pts
@@ -140,8 +174,8 @@ class Decoder:
         self.refused += 1
         continue
       corrupt = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
-      if corrupt and joint > _JOINT:
-        since = since or 0
+      if corrupt and joint > _JOINT and since is None:
+        since = None if self._is_joined() else 0
       for frame in frames:
         shown = float(frame.time or 0.0)
         self._check_size(frame.width, frame.height)
@@ -162,3 +196,11 @@ def _may_lack_pts(packets: Sequence) -> bool:
   if any(b < a for a, b in itertools.pairwise(times)):
     return False
   return any(p.pts != p.dts for p in packets)
+
+
+def _is_whole_riff(path: str | os.PathLike) -> bool:
+  """Whether a file is as long as its head says: not cut off."""
+  with open(path, "rb") as file:
+    head = file.read(8)
+  size = int.from_bytes(head[4:], "little")
+  return head[:4] == b"RIFF" and 0 < size <= os.path.getsize(path) - 8

@@ -1,6 +1,7 @@
 """The pictures of a file on its time axis, in the order of their display."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -37,6 +38,7 @@ class TimedFrames:
     aspect: width over height of a stored pixel (from the first frame on).
     header: of the file (from the first frame on).
     end: when the last frame so far ends (seconds).
+    may_end: when it ends if the sound lasts as long (after iteration).
     repairs: what is wrong with the timestamps (after iteration).
     restarts: how often the clocks restarted (after iteration).
   """
@@ -45,7 +47,8 @@ class TimedFrames:
     self, path: str | os.PathLike, streams: Streams, options: ReadOptions
   ):
     """Reads the video of a file."""
-    self.rate, self.aspect, self.end = Fraction(10), 1.0, 0.0
+    self.rate, self.aspect, self.end = Fraction(10), 1.0, -math.inf
+    self.may_end = -math.inf
     self.header: Header | None = None
     self.repairs: list[str] = []
     self.restarts = 0
@@ -104,11 +107,19 @@ class TimedFrames:
       self.rate, self.aspect = self._decoder.rate, self._decoder.aspect
       self.header = self.header or _header(container, self._streams)
       for time, end, frame in self._within(self._decoder, edit):
-        end = edit.until if edit.stands else min(edit.place(end), edit.until)
-        self.end = max(self.end, end)
+        self._extend(edit, end)
         yield edit.place(time), frame
+      if self._decoder.end is not None:
+        self._extend(edit, self._decoder.end)
+        latest = self._decoder.may_end or self._decoder.end
+        self.may_end = min(edit.place(latest), edit.until)
       self._refused += self._decoder.refused
       self.restarts += self._decoder.restarts
+
+  def _extend(self, edit: Edit, end: float) -> None:
+    """Notes that pictures last to a time in the media, if that is played."""
+    at = edit.until if edit.stands else min(edit.place(end), edit.until)
+    self.end = max(self.end, at)
 
   def _within(
     self, decoder: Decoder, edit: Edit

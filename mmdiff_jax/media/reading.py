@@ -16,7 +16,7 @@ import numpy as np
 from mmdiff_jax.media.audio_mixer import CHANNELS
 from mmdiff_jax.media.audio_track import AudioTrack, read_track
 from mmdiff_jax.media.container import MediaError, ReadOptions
-from mmdiff_jax.media.frames import TimedFrames
+from mmdiff_jax.media.frames import Header, TimedFrames
 from mmdiff_jax.media.hdr import NAMES as HDR_NAMES
 from mmdiff_jax.media.picture import Renderer, geometry
 from mmdiff_jax.media.streams import choose_streams
@@ -190,16 +190,23 @@ class FrameReader:
       current = frame
     if current is None:
       raise MediaError(self.path, "holds no video frame")
+    end = self._end(frames)
     self.repairs += frames.repairs
     if not frames.restarts:
-      _check_complete(self.path, frames, self._track)
-    total = int((frames.end - self.origin) * self.fps + _END_TOLERANCE)
+      _check_complete(self.path, frames.header, end, self._track)
+    total = int((end - self.origin) * self.fps + _END_TOLERANCE)
     if total == 0:
       raise MediaError(
-        self.path,
-        f"lasts {frames.end - self.origin:.3f} s: less than one frame",
+        self.path, f"lasts {end - self.origin:.3f} s: less than one frame"
       )
     yield from self._repeat(current, frames.aspect, total - index)
+
+  def _end(self, frames: TimedFrames) -> float:
+    """When the last picture ends."""
+    if frames.may_end <= frames.end:
+      return frames.end
+    heard = self._track.end(frames.may_end) if self._track else frames.may_end
+    return max(frames.end, min(heard, frames.may_end))
 
   def _grid(self, time: float) -> int:
     """Number of the first grid point that a frame of that time may show."""
@@ -239,17 +246,16 @@ class FrameReader:
 
 
 def _check_complete(
-  path, frames: TimedFrames, track: AudioTrack | None
+  path, header: Header | None, video_end: float, track: AudioTrack | None
 ) -> None:
   """Compares what was decoded with the duration that the file declares."""
-  header = frames.header
   assert header is not None
   if header.kind == "gif" and not _has_gif_trailer(path):
     raise MediaError(path, "truncated: the end mark of the gif is missing")
   used = 1 + (track is not None)
   if header.seconds is None or header.streams != used:
     return
-  end = max(frames.end, track.end(frames.end + 1)) if track else frames.end
+  end = max(video_end, track.end(video_end + 1)) if track else video_end
   decoded = end - min(header.begin, 0.0)
   if decoded < _COMPLETE * header.seconds:
     raise MediaError(

@@ -160,6 +160,11 @@ class Packets:
   Files that were joined byte by byte start their clocks again at each piece.
   The pieces have one offset for all streams, so that readers of different
   streams of one file see the same time axis.
+
+  Attributes:
+    end: when the content of the wanted packets so far ends, those without a
+      picture of their own included (seconds, or None).
+    repeats: whether the last wanted packet has no picture of its own.
   """
 
   def __init__(
@@ -177,6 +182,8 @@ class Packets:
     indices = [i for i in (streams.video, streams.audio) if i is not None]
     self._streams = [container.streams[i] for i in indices]
     self._may_jump = may_jump(container)
+    self.end: float | None = None
+    self.repeats = False
     # Seconds that are added in each piece; the piece in which a stream is, its
     # last time on its own clock, and its end on the joined time axis.
     self._offsets = [0.0]
@@ -203,15 +210,28 @@ class Packets:
     for packet in source:
       # A final packet has no index of its own.
       wanted = packet.stream.index == self._wanted
-      if packet.size == 0:
-        # An empty one on the way (Theora: "as before") would end the decoder.
+      if packet.size == 0 and packet.pts is None and packet.dts is None:
         final = packet if wanted else final
         continue
       self._join(packet)
+      if wanted and not packet.is_discard:
+        self._follow(packet)
+      if packet.size == 0:
+        # One on the way means "as before", in Theora, in AVI. It would end the
+        # decoder.
+        continue
       if wanted:
         yield packet, self._pieces[self._wanted]
     if final is not None:
       yield final, self._pieces[self._wanted]
+
+  def _follow(self, packet) -> None:
+    """Notes when the content of a wanted packet ends."""
+    ticks = packet.dts if packet.pts is None else packet.pts
+    if ticks is not None and packet.time_base:
+      end = float((ticks + (packet.duration or 0)) * packet.time_base)
+      self.end = end if self.end is None else max(end, self.end)
+      self.repeats = packet.size == 0
 
   def _join(self, packet) -> None:
     if packet.dts is None or not packet.time_base:

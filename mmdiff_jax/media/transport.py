@@ -6,13 +6,20 @@ each program lists its streams on a PID of its own (PMT).
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
 
 _PACKET, _SYNC = 188, 0x47
 _SIZES = (188, 192, 204)
 # The tables come several times a second.
 _SURVEY_BYTES = 2**22
 _PAT, _PMT = 0x00, 0x02
+# PIDs of tables about the service, and of filling.
+_SERVICE = (*range(0x10, 0x20), 0x1FFF)
+# Streams of a file, at most, and packets that are looked at together.
+_PIDS, _BLOCK = 64, 2**16
 
 
 def read_programs(path: str | os.PathLike) -> list[set[int]]:
@@ -108,3 +115,93 @@ def _payload(packet: bytes) -> bytes:
   if not control & 1:
     return b""
   return packet[5 + packet[4] :] if control & 2 else packet[4:]
+
+
+class _Break(NamedTuple):
+  """Where the counter of a PID is not continued.
+
+  Attributes:
+    number: of the packet, in the file.
+    before: number of the PID's packet before it.
+    pid: which.
+    starts: 1 where something starts in the packet.
+  """
+
+  number: int
+  before: int
+  pid: int
+  starts: int
+
+
+def is_joined(path: str | os.PathLike) -> bool:
+  """Whether packets are missing where segments were joined, and only there.
+
+  Packets of a PID are counted modulo 16. Segments that were written one by one
+  count anew, each from its tables on, and all its streams begin with a packet
+  that starts something.
+  """
+  with open(path, "rb") as file:
+    size, start = _layout(file.read(_SURVEY_BYTES))
+    if start < 0:
+      return False
+    file.seek(start)
+    breaks, tables = _find_breaks(file, size)
+  return bool(breaks) and all(
+    this.starts and _is_shared(i, breaks, tables)
+    for i, this in enumerate(breaks)
+  )
+
+
+def _is_shared(
+  index: int, breaks: Sequence[_Break], tables: np.ndarray
+) -> bool:
+  """Whether another PID breaks with this one, around a table of programs.
+
+  Where a single packet is missing, it is missing of one PID.
+  """
+  this = breaks[index]
+  near = breaks[max(0, index - _PIDS) : index + _PIDS]
+  for other in near:
+    if other.pid != this.pid:
+      low = max(this.before, other.before)
+      high = min(this.number, other.number)
+      first, last = np.searchsorted(tables, [low, high], "right")
+      if last > first:
+        return True
+  return False
+
+
+def _find_breaks(file: BinaryIO, size: int) -> tuple[list[_Break], np.ndarray]:
+  """Reads a file to its end, block by block.
+
+  Returns:
+    Where counters are not continued, in order; the numbers of the packets in
+    which a table of programs starts.
+  """
+  breaks, tables = [], [np.zeros(0, int)]
+  last: dict[int, tuple[int, int]] = {}
+  base = 0
+  while True:
+    data = np.frombuffer(file.read(size * _BLOCK), np.uint8)
+    head = data[: len(data) // size * size].reshape(-1, size)[:, :6].astype(int)
+    if not len(head):
+      return sorted(breaks), np.concatenate(tables)
+    pids = (head[:, 1] & 0x1F) << 8 | head[:, 2]
+    starts, counts = head[:, 1] & 0x40 > 0, head[:, 3] & 15
+    full = head[:, 3] & 0x10 > 0
+    # A packet may say itself that its counter begins anew.
+    told = (head[:, 3] & 0x20 > 0) & (head[:, 4] > 0) & (head[:, 5] & 0x80 > 0)
+    numbers = base + np.arange(len(head))
+    tables.append(numbers[full & starts & (pids == 0)])
+    for pid in np.unique(pids[full]):
+      own = np.flatnonzero(full & (pids == pid))
+      before = last.get(pid, (-1, (counts[own[0]] - 1) & 15))
+      ahead = np.append(before[0], numbers[own])
+      steps = np.diff(np.append(before[1], counts[own])) & 15
+      for i in np.flatnonzero((steps != 1) & ~told[own]):
+        if pid not in _SERVICE:
+          at = own[i]
+          found = (numbers[at], ahead[i], pid, starts[at])
+          breaks.append(_Break(*map(int, found)))
+      last[pid] = (int(numbers[own[-1]]), int(counts[own[-1]]))
+    base += len(head)
