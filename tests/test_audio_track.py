@@ -108,6 +108,74 @@ def test_one_odd_timestamp_moves_nothing():
   )
 
 
+def steady(parts):
+  """Plays frames of a tone by timestamps that are of no use."""
+  sound = tone(len(parts) * 0.02)
+  frames = [sound[i * 320 : (i + 1) * 320, None] for i in range(len(parts))]
+  aligner, values = aligned(list(zip(parts, frames, strict=True)))
+  return aligner, values, sound
+
+
+TRUE = 1 + np.arange(1000) * 0.02
+UNUSABLE = {
+  "all the same": 0 * TRUE + 1,
+  "once a second": np.floor(TRUE),
+  "every four seconds": 1 + np.floor((TRUE - 1) / 4) * 4,
+  "five times a second": np.floor(TRUE * 5 + 1e-6) / 5,
+  "jitter of 30 ms": TRUE + 0.001 * (np.arange(1000) * 37 % 60),
+  "jitter of 10 ms": TRUE + 0.001 * (np.arange(1000) * 13 % 20),
+  "rounded to 50 ms": np.floor(TRUE * 20 + 1e-6) / 20,
+  "rounded to 19 ms": 1 + np.floor((TRUE - 1) / 0.019 + 1e-6) * 0.019,
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_sound_whose_timestamps_are_unusable_is_played_in_order(name):
+  aligner, values, sound = steady(UNUSABLE[name])
+  np.testing.assert_array_equal(values, sound)
+  assert aligner.start == 1.0
+  assert aligner.repairs() == ["audio timestamps are unusable: played in order"]
+
+
+@pytest.mark.parametrize("drift", [-0.005, 0.003])
+def test_a_clock_is_followed_through_its_jitter(drift):
+  """Ten minutes: without that they were 1.8 to 3 s off at the end."""
+  count = 30000
+  jitter = np.random.default_rng(0).uniform(-0.03, 0.03, count)
+  jitter[0] = 0
+  times = 1 + np.arange(count) * 0.02 * (1 + drift)
+  steps = np.arange(320) / RATE * (1 + drift)
+  parts = [
+    (t + j, (t + steps)[:, None].astype(np.float32))
+    for t, j in zip(times, jitter, strict=True)
+  ]
+  aligner, values = aligned(parts)
+  error = np.abs(values - aligner.start - np.arange(len(values)) / RATE)
+  assert error.max() < 0.15
+
+
+def test_a_pause_among_timestamps_in_bursts_is_silence():
+  times = np.floor(1 + np.arange(2000) * 0.02)
+  times[1000:] += 6
+  aligner, values, sound = steady(times)
+  assert len(values) == pytest.approx(len(sound) + 6 * RATE, abs=0.2 * RATE)
+  # It is noticed within a second, and all of it within ten.
+  np.testing.assert_array_equal(values[: 19 * RATE], sound[: 19 * RATE])
+  quiet = np.convolve(np.abs(values) > 1e-3, np.ones(160), "same") == 0
+  assert quiet.sum() == pytest.approx(6 * RATE, abs=0.2 * RATE)
+  assert np.flatnonzero(quiet).max() < 38 * RATE
+
+
+def test_packets_that_are_lost_are_no_unusable_timestamps():
+  rng = np.random.default_rng(0)
+  for share in (0.01, 0.1, 0.5):
+    kept = rng.random(1000) > share
+    kept[0] = True
+    aligner, values = aligned(pieces(TRUE[kept]))
+    assert "gaps" in aligner.repairs()[0]
+    assert errors(aligner, values).max() < BAR
+
+
 def test_cubic_resampling_keeps_a_tone():
   samples = tone(0.1)[:, None]
   stretched = resample_cubic(samples, 1612)[:, 0]

@@ -1,10 +1,13 @@
 """Keeps decoded sound on its timestamps, without clicks."""
 
 import collections
+import itertools
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+
+from mmdiff_jax.media.audio_order import Follower, Survey
 
 # Timestamps in milliseconds are this uncertain: no correction below (seconds).
 _DEAD = 1e-3
@@ -14,8 +17,13 @@ _JUMP = 4e-3
 _RELAX, _MAX_STRETCH = 0.1, 0.05
 # Frames that must agree on a deviation: one odd timestamp moves nothing.
 _AHEAD = 5
+# Sound ahead that shows whether timestamps can be used (seconds).
+_SURVEY_SECONDS = 5.0
 # Ramp at the edges of a gap (seconds), and silence is made in such blocks.
 _RAMP, _BLOCK = 2e-3, 1.0
+
+# (seconds, or None: right after the last; float32 `[n, C]`).
+Piece = tuple[float | None, np.ndarray]
 
 
 class Aligner:
@@ -37,34 +45,38 @@ class Aligner:
     self._gaps, self._silence = 0, 0.0
     self._overlaps, self._removed = 0, 0.0
     self._stretched, self._drift = 0, 0
+    self._order: Follower | None = None
 
-  def align(
-    self, pieces: Iterable[tuple[float | None, np.ndarray]]
-  ) -> Iterator[np.ndarray]:
+  def align(self, pieces: Iterable[Piece]) -> Iterator[np.ndarray]:
     """Yields blocks that follow each other without a gap.
 
     Args:
       pieces: time (seconds; None: right after the last) and float32 `[n, C]`.
     """
-    ahead: collections.deque[tuple[float | None, np.ndarray]] = (
-      collections.deque()
-    )
+    ahead: collections.deque[Piece] = collections.deque()
+    survey, held = Survey(), 0.0
     tail: np.ndarray | None = None
     source, more = iter(pieces), True
     while more or ahead:
-      while more and len(ahead) < _AHEAD:
+      while more and (len(ahead) < _AHEAD or held < _SURVEY_SECONDS):
         piece = next(source, None)
         more = piece is not None
         if piece is not None and len(piece[1]):
           ahead.append(piece)
+          survey.add(piece[0], len(piece[1]) / self._rate)
+          held += len(piece[1]) / self._rate
       if not ahead:
         break
       if tail is None:
         self.start = ahead[0][0] or 0.0
-      late = self._deviation(ahead)
+      if self._order is None and survey.is_unusable():
+        self._order = Follower()
+      late, share = self._deviation(ahead)
       samples = ahead.popleft()[1]
-      if tail is None or abs(late) <= _JUMP:
-        samples = self._follow(samples, late)
+      survey.drop()
+      held -= len(samples) / self._rate
+      if tail is None or not late:
+        samples = self._follow(samples, share)
       else:
         samples = self._skip(samples, late)
         if not len(samples):
@@ -73,7 +85,7 @@ class Aligner:
         samples = self._ramp(samples, out=False)
       if tail is not None:
         yield tail
-        if late > _JUMP:
+        if late > 0:
           yield from self._fill(round(late * self._rate), samples.shape[1])
       tail = samples
       self._count += len(samples)
@@ -83,6 +95,8 @@ class Aligner:
   def repairs(self) -> list[str]:
     """What was filled, cut or resampled so far, in words."""
     words = []
+    if self._order is not None:
+      words.append("audio timestamps are unusable: played in order")
     if self._gaps:
       words.append(
         f"audio has {self._gaps} gaps ({self._silence:.3f} s): silence there"
@@ -96,31 +110,43 @@ class Aligner:
       words.append(f"audio clock is off by {percent:+.2f} %: resampled")
     return words
 
-  def _deviation(self, ahead) -> float:
-    """By how much the next frame is late, as far as those after it agree."""
+  def _deviation(self, ahead: Sequence[Piece]) -> tuple[float, float]:
+    """What becomes of the next frame.
+
+    Returns:
+      Seconds of silence before it, negative to cut it; or 0, and the part by
+      which it is stretched.
+    """
     expected = self.start + self._count / self._rate
-    first = ahead[0][0]
-    if first is None or abs(first - expected) <= _DEAD:
-      return 0.0
+    time, samples = ahead[0]
+    seconds = len(samples) / self._rate
+    if self._order is not None:
+      return self._order.follow(time, expected, seconds)
+    late = self._late(itertools.islice(ahead, _AHEAD), expected)
+    if abs(late) > _JUMP:
+      return late, 0.0
+    excess = np.sign(late) * max(abs(late) - _DEAD, 0.0)
+    # Of a long frame, no more than makes the deviation good.
+    share = np.clip(excess / max(_RELAX, seconds), -_MAX_STRETCH, _MAX_STRETCH)
+    return 0.0, float(share)
+
+  def _late(self, ahead: Iterable[Piece], expected: float) -> float:
+    """By how much the next frame is late, as far as those after it agree."""
     late = []
     for time, samples in ahead:
       late.append(0.0 if time is None else time - expected)
+      if abs(late[0]) <= _DEAD:
+        return 0.0
       expected += len(samples) / self._rate
     middle = statistics.median(late)
     if late[0] * middle <= 0:
       return 0.0
     return min(late[0], middle, key=abs)
 
-  def _follow(self, samples: np.ndarray, late: float) -> np.ndarray:
-    """Stretches a frame by a part of its small deviation."""
+  def _follow(self, samples: np.ndarray, share: float) -> np.ndarray:
+    """Stretches a frame by a part of it."""
     self._stretched += len(samples)
-    if late == 0:
-      return samples
-    excess = np.sign(late) * max(abs(late) - _DEAD, 0.0)
-    # Of a long frame, no more than makes the deviation good.
-    relax = max(_RELAX, len(samples) / self._rate)
-    share = np.clip(excess / relax, -_MAX_STRETCH, _MAX_STRETCH)
-    count = len(samples) + round(float(share) * len(samples))
+    count = len(samples) + round(share * len(samples))
     if count == len(samples) or len(samples) < 4:
       return samples
     self._drift += count - len(samples)

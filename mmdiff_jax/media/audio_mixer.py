@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdiff_jax.media.audio_clock import Piece
 from mmdiff_jax.media.container import MediaError
 from mmdiff_jax.media.edits import WHOLE, Edit
 
@@ -17,9 +18,6 @@ ALL_CHANNELS = "all"
 _SURVEY_SECONDS, _CANCELLED = 30.0, 1e-3
 # Mean power below which sound is silence.
 _SILENT = 1e-8
-
-# (seconds, or None: right after the last; float32 `[n, C]`).
-Piece = tuple[float | None, np.ndarray]
 
 
 class Mixer:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mmdiff_jax.media.audio_clock import Aligner
-from mmdiff_jax.media.audio_mixer import Piece
+from mmdiff_jax.media.audio_clock import Aligner, Piece
 
 # Silence is made in blocks of so many seconds.
 _BLOCK = 1.0

@@ -178,7 +178,8 @@ def _find_breaks(file: BinaryIO, size: int) -> tuple[list[_Break], np.ndarray]:
     Where counters are not continued, in order; the numbers of the packets in
     which a table of programs starts.
   """
-  breaks, tables = [], [np.zeros(0, int)]
+  breaks: list[_Break] = []
+  tables = [np.zeros(0, int)]
   last: dict[int, tuple[int, int]] = {}
   base = 0
   while True:
