@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from mmdiff_jax.study.serving.simulate import (
   SCORE_CUTS,
@@ -18,15 +18,13 @@ from mmdiff_jax.study.serving.simulate import (
   score_answer,
   turing_answer,
 )
-from mmdiff_jax.study.statistics import bootstrap, detection, ordinal, pairs
+from mmdiff_jax.study.statistics import bootstrap, detection, opinion, pairs
 from mmdiff_jax.study.statistics.votes import Votes
 
 SYSTEMS = ("real", "good")
 RATERS, SOURCES, PER_RATER = 40, 60, 30
 UNDECIDED = 0.4
 WORLD = World()
-# Log odds against real, and spreads, of the ordinal model's simulation.
-EFFECT, SPREADS = -0.8, (0.7, 0.5)
 
 
 def _layout(rng: np.random.Generator):
@@ -89,9 +87,10 @@ def truth() -> dict[str, float]:
                    prepend=0, append=1)  # fmt: skip
 
   of_real, of_good = levels(real), levels(good)
-  area = of_good @ (np.cumsum(of_real) - of_real / 2)
-  ends = stats.norm.cdf(SCORE_CUTS, good, spread)
-  score = np.diff(ends, prepend=0, append=1) @ np.arange(1, 6)
+  real_scores, good_scores = (
+    np.diff(stats.norm.cdf(SCORE_CUTS, quality, spread), prepend=0, append=1)
+    for quality in (real, good)
+  )
   gap = stats.norm(real - good, np.sqrt(2) * WORLD.noise)
   wins = gap.sf(UNDECIDED) + (gap.cdf(UNDECIDED) - gap.cdf(-UNDECIDED)) / 2
   table = 1e9 * np.array([[0, wins], [1 - wins, 0]])
@@ -99,10 +98,17 @@ def truth() -> dict[str, float]:
     "fooled rate": float(stats.norm.cdf(-z_hit)),
     "d'": float(z_hit - z_false),
     "criterion": float(-(z_hit + z_false) / 2),
-    "ROC area": float(area),
-    "mean opinion score": float(score),
+    "ROC area": _higher(of_real, of_good),
+    "mean opinion score": float(good_scores @ np.arange(1, 6)),
+    "higher than real": _higher(real_scores, good_scores),
     "log strength": float(pairs.strengths(table)[0]),
   }
+
+
+def _higher(first: np.ndarray, second: np.ndarray) -> float:
+  """Chance that an answer is higher, of the shares of both kinds' answers."""
+  table = np.outer(first, second)
+  return float(np.triu(table, 1).sum() + np.trace(table) / 2)
 
 
 def intervals(
@@ -125,21 +131,20 @@ def intervals(
       scores.values["video"][own], scores.rater[own], scores.source[own],
       draws, rng,
     ),
+    "higher than real": opinion.against_real(
+      scores, "video", "good", draws, rng
+    ),
     "log strength": strength["real"],
   }  # fmt: skip
 
 
-def ordinal_interval(rng: np.random.Generator) -> bootstrap.Interval:
-  """The mixed model's interval of EFFECT, on data of that very model."""
-  rater, source, place = _layout(rng)
-  eta = EFFECT * place
-  eta += rng.normal(0, SPREADS[0], RATERS)[rater]
-  eta += rng.normal(0, SPREADS[1], SOURCES)[source]
-  cuts = np.array([-2.0, -0.7, 0.6, 2.0])
-  uniform = rng.random(len(rater))
-  score = 1 + (uniform[:, None] > special.expit(cuts - eta[:, None])).sum(1)
-  fitted = ordinal.fit(score, place[:, None] == 1, rater, source)
-  return fitted.effects[0]
+def studies(
+  simulations: int, draws: int, seed: int = 0
+) -> Iterator[dict[str, bootstrap.Interval]]:
+  """The intervals of each simulation, by quantity."""
+  for child in np.random.SeedSequence(seed).spawn(simulations):
+    rng = np.random.default_rng(child)
+    yield intervals(simulate(rng), draws, rng)
 
 
 def coverage(
@@ -148,20 +153,10 @@ def coverage(
   """Whether each simulation's intervals held the truth, by quantity."""
   values = truth()
   held: dict[str, list[bool]] = {name: [] for name in values}
-  for rng in _generators(simulations, seed):
-    for name, found in intervals(simulate(rng), draws, rng).items():
+  for study in studies(simulations, draws, seed):
+    for name, found in study.items():
       held[name].append(found.low <= values[name] <= found.high)
   return held
-
-
-def ordinal_coverage(simulations: int, seed: int = 0) -> list[bool]:
-  """The same of the ordinal mixed model."""
-  found = map(ordinal_interval, _generators(simulations, seed))
-  return [one.low <= EFFECT <= one.high for one in found]
-
-
-def _generators(number: int, seed: int) -> Iterator[np.random.Generator]:
-  return map(np.random.default_rng, np.random.SeedSequence(seed).spawn(number))
 
 
 def main() -> None:
@@ -173,8 +168,6 @@ def main() -> None:
   print("| quantity | intervals that hold the truth |")
   print("| --- | --- |")
   _show(coverage(options.simulations, options.draws))
-  # The slower part by far.
-  _show({"log odds (ordinal model)": ordinal_coverage(options.simulations)})
 
 
 def _show(held: dict[str, list[bool]]) -> None:

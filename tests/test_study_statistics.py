@@ -1,19 +1,15 @@
 """The report's figures: closed forms, other programs, known truth."""
 
-import itertools
-
 import numpy as np
-import pandas
 import pytest
 from scipy import special, stats
-from statsmodels.miscmodels.ordinal_model import OrderedModel
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from benchmarks import study_coverage
 from mmdiff_jax.study.statistics import (
   bootstrap,
   detection,
-  ordinal,
+  opinion,
   pairs,
   power,
 )
@@ -22,13 +18,57 @@ from mmdiff_jax.study.statistics.agreement import alpha
 RNG = np.random.default_rng
 
 
-def test_intervals_cover_the_truth_of_simulated_raters():
+# Chances, whose intervals are symmetric in log odds.
+CHANCES = ("fooled rate", "ROC area", "higher than real")
+
+
+def test_intervals_of_simulated_raters_are_as_wide_as_their_errors():
+  """Error over standard error is 1 on average, if the level is 95 %."""
   simulations = 40
-  held = study_coverage.coverage(simulations, draws=200, seed=5)
-  # A true coverage of 95 % lies within these bounds but once in 10,000.
-  low, high = stats.binom.ppf([1e-4, 1 - 1e-4], simulations, 0.95)
-  for name, hits in held.items():
-    assert low <= sum(hits) <= high, (name, sum(hits))
+  truth = study_coverage.truth()
+  half = stats.t.ppf(0.975, study_coverage.RATERS - 1)
+  found = {name: [] for name in truth}
+  held = dict.fromkeys(truth, 0)
+  for one in study_coverage.studies(simulations, draws=200, seed=5):
+    for name, each in one.items():
+      held[name] += each.low <= truth[name] <= each.high
+      ends = np.array([each.low, each.value, each.high, truth[name]])
+      low, value, high, true = special.logit(ends) if name in CHANCES else ends
+      found[name].append((value - true) / ((high - low) / 2 / half))
+  # Of normal errors, the mean square lies within these bounds but once in
+  # 1,000; intervals of 80 % would have 2.4, those of 99 % 0.56.
+  low, high = stats.chi2.ppf([5e-4, 1 - 5e-4], simulations) / simulations
+  squares = {name: np.mean(np.square(z)) for name, z in found.items()}
+  for name, square in squares.items():
+    assert low < square < high, (name, square)
+  assert 0.7 < np.mean(list(squares.values())) < 1.4
+  # And so many hold the truth as 95 % have it but once in 1,000.
+  least = stats.binom.ppf(1e-3, simulations, 0.95)
+  assert min(held.values()) >= least, held
+
+
+def test_the_level_is_95_percent_of_few_normal_values():
+  values = RNG(0).normal(3.0, 2.0, (4000, 5))
+  errors = values.std(1, ddof=1) / np.sqrt(5)
+  for make, true in (
+    (bootstrap.t_interval, 3.0),
+    (bootstrap.odds_interval, special.expit(3.0)),
+  ):
+    found = [
+      make(*each, 4) for each in zip(values.mean(1), errors, strict=True)
+    ]
+    held = np.mean([each.low <= true <= each.high for each in found])
+    assert held == pytest.approx(0.95, abs=0.013)  # 4 standard errors.
+
+
+def test_few_clusters_have_the_variance_of_the_textbook():
+  """s^2 / n of n = 4 cluster means: the bootstrap's own lacks n / (n - 1)."""
+  means = np.array([1.0, 2.5, 4.0, 9.0])
+  sums = np.stack([6 * means, np.full(4, 6.0)], 1)
+  found = bootstrap._variance(
+    sums, lambda s: s[..., :1] / s[..., 1:], 40_000, RNG(0)
+  )
+  assert found[0] == pytest.approx(means.var(ddof=1) / 4, rel=0.03)
 
 
 def test_standard_errors_are_those_of_repeated_studies():
@@ -91,61 +131,15 @@ def test_area_is_mann_and_whitneys():
   assert found == pytest.approx(expected, abs=1e-3)
 
 
-def ordinal_data(seed, effect=-0.8, spreads=(0.8, 0.5)):
-  rng = RNG(seed)
-  rater, source = np.divmod(np.arange(40 * 30), 30)
-  x = ((rater + source) % 2)[:, None].astype(float)
-  eta = effect * x[:, 0] + rng.normal(0, spreads[0], 40)[rater]
-  eta += rng.normal(0, spreads[1], 30)[source]
-  cuts = np.array([-2.0, -0.7, 0.6, 2.0])
-  cumulative = special.expit(cuts - eta[:, None])
-  y = 1 + (rng.random(len(eta))[:, None] > cumulative).sum(1)
-  return y, x, rater, source
-
-
-def test_without_spread_the_model_is_statsmodels_ordered_one():
-  y, x, rater, source = ordinal_data(0, spreads=(0.0, 0.0))
-  ours = ordinal.fit(y, x, rater, source)
-  frame = pandas.Series(pandas.Categorical(y, ordered=True))
-  model = OrderedModel(frame, x, distr="logit")
-  theirs = model.fit(method="bfgs", disp=False)
-  assert ours.effects[0].value == pytest.approx(theirs.params.iloc[0], abs=0.02)
-  half = 1.96 * theirs.bse.iloc[0]
-  assert ours.effects[0].high - ours.effects[0].value == pytest.approx(
-    half, rel=0.1
+def test_the_chance_of_a_higher_score_is_that_of_all_pairs():
+  votes = study_coverage.simulate(RNG(6))["opinion"]
+  found = opinion.against_real(votes, "video", "good", 200, RNG(0))
+  good, real = (
+    votes.values["video"][votes.system == name] for name in ("good", "real")
   )
-  cuts = model.transform_threshold_params(theirs.params)[1:-1]
-  assert ours.thresholds == pytest.approx(cuts, abs=0.05)
-
-
-def test_the_mixed_model_finds_what_was_put_in():
-  fits = [ordinal.fit(*ordinal_data(seed)) for seed in range(1, 7)]
-  effects = [fit.effects[0].value for fit in fits]
-  assert np.mean(effects) == pytest.approx(-0.8, abs=0.12)
-  assert np.mean([f.rater_spread for f in fits]) == pytest.approx(0.8, abs=0.15)
-  assert np.mean([f.source_spread for f in fits]) == pytest.approx(0.5, abs=0.2)
-  assert np.mean([f.thresholds for f in fits], 0) == pytest.approx(
-    [-2.0, -0.7, 0.6, 2.0], abs=0.25
-  )
-
-
-def test_laplaces_likelihood_is_near_the_integral():
-  # One rater and one source: the integral over both by Gauss and Hermite.
-  y = np.array([1, 2, 2, 3, 1, 3, 2, 2])
-  zero = np.zeros(8, int)
-  x = np.arange(8)[:, None] % 2.0
-  likelihood = ordinal._Likelihood(y, x, zero, zero)
-  theta = np.array([-0.5, np.log(1.2), 0.4, np.log(0.6), np.log(0.4)])
-  nodes, weights = np.polynomial.hermite_e.hermegauss(40)
-  total = 0.0
-  for (u, wu), (v, wv) in itertools.product(
-    zip(nodes, weights, strict=True), repeat=2
-  ):
-    eta = 0.4 * x[:, 0] + 0.6 * u + 0.4 * v
-    ends = np.array([-np.inf, -0.5, 0.7, np.inf])
-    chance = special.expit(ends[y] - eta) - special.expit(ends[y - 1] - eta)
-    total += wu * wv / (2 * np.pi) * chance.prod()
-  assert -likelihood(theta) == pytest.approx(np.log(total), abs=0.02)
+  pairs_of = [(g > r) + (g == r) / 2 for g in good for r in real]
+  assert found.value == pytest.approx(np.mean(pairs_of), abs=1e-4)
+  assert found.low < found.value < found.high < 0.5
 
 
 def test_strengths_are_bradley_and_terrys():
@@ -175,6 +169,26 @@ def test_alpha_is_fleiss_kappa_but_for_its_small_sample_term():
   # Krippendorff (2004): alpha = kappa + (1 - kappa) / (number of values).
   assert found.value == pytest.approx(kappa + (1 - kappa) / 240, abs=1e-6)
   assert found.low < found.value < found.high
+
+
+def test_alphas_interval_is_as_wide_as_alphas_of_other_clips_spread():
+  template = study_coverage.simulate(RNG(2))["turing"].where(np.arange(240))
+  object.__setattr__(template, "rater", np.tile(np.arange(4), 60))
+  stimulus = np.repeat(np.arange(60), 4).astype(str)
+  object.__setattr__(template, "stimulus", stimulus)
+  values, widths = [], []
+  for seed in range(60):
+    rng = RNG(seed)
+    truth = rng.integers(0, 2, 60)
+    said = np.where(
+      rng.random((60, 4)) < 0.2, 1 - truth[:, None], truth[:, None]
+    )
+    template.values["origin"] = 1 + 5 * said.ravel()
+    found = alpha(template, "origin", 100, rng)
+    values.append(found.value)
+    widths.append(found.high - found.low)
+  half = np.mean(widths) / 2
+  assert half == pytest.approx(1.96 * np.std(values, ddof=1), rel=0.25)
 
 
 def test_the_power_tables_error_is_that_of_simulated_means():

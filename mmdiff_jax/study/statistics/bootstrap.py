@@ -88,6 +88,30 @@ def t_interval(value: float, error: float, freedom: int) -> Interval:
   return Interval(float(value), float(value - half), float(value + half))
 
 
+def log_odds_of_higher(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Log odds that an answer of the second kind is higher than one of the first.
+
+  Of all pairs of answers, one of each kind, the share in which the second is
+  higher, ties counting half: Mann and Whitney's statistic. It takes answers as
+  ordered, not as measured.
+
+  Args:
+    first: `[..., K]` counts of the answers 1 to K.
+    second: likewise.
+  """
+  below = np.cumsum(first, -1) - first / 2
+  wins = (second * below).sum(-1)
+  pairs = first.sum(-1) * second.sum(-1)
+  return special.logit((wins + 0.5) / (pairs + 1))
+
+
+def odds_interval(value: float, error: float, freedom: int) -> Interval:
+  """The 95 % interval of a chance whose log odds are estimated."""
+  odds = t_interval(value, error, freedom)
+  low, middle, high = special.expit([odds.low, odds.value, odds.high])
+  return Interval(float(middle), float(low), float(high))
+
+
 def mean_interval(
   values: np.ndarray, rater: np.ndarray, source: np.ndarray, draws, rng
 ) -> Interval:
@@ -120,7 +144,5 @@ def rate_interval(
     return np.log((sums[..., :1] + 0.5) / (sums[..., 1:] + 0.5))
 
   value, error, freedom = two_way(columns, rater, source, log_odds, draws, rng)
-  odds = t_interval(value[0], error[0], freedom)
-  return Interval(
-    share, float(special.expit(odds.low)), float(special.expit(odds.high))
-  )
+  odds = odds_interval(value[0], error[0], freedom)
+  return Interval(share, odds.low, odds.high)

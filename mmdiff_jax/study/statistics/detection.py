@@ -3,10 +3,12 @@
 import dataclasses
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from mmdiff_jax.study.statistics.bootstrap import (
   Interval,
+  log_odds_of_higher,
+  odds_interval,
   rate_interval,
   t_interval,
   two_way,
@@ -77,18 +79,13 @@ def _detect(
   value, error, freedom = two_way(
     columns.astype(float), votes.rater, votes.source, sensitivity, draws, rng
   )
-  intervals = [
-    t_interval(v, e, freedom) for v, e in zip(value, error, strict=True)
-  ]
-  area = intervals[2]
-  low, middle, high = special.expit([area.low, area.value, area.high])
   return Detection(
     system,
     len(own),
     rate_interval(said_real, own.rater, own.source, draws, rng),
-    intervals[0],
-    intervals[1],
-    Interval(float(middle), float(low), float(high)),
+    t_interval(value[0], error[0], freedom),
+    t_interval(value[1], error[1], freedom),
+    odds_interval(value[2], error[2], freedom),
   )
 
 
@@ -106,11 +103,5 @@ def sensitivity(sums: np.ndarray) -> np.ndarray:
   false = (real[..., 3:].sum(-1) + 0.5) / (real.sum(-1) + 1)
   hits = (fake[..., 3:].sum(-1) + 0.5) / (fake.sum(-1) + 1)
   z_hit, z_false = stats.norm.ppf(hits), stats.norm.ppf(false)
-  # Of all pairs, those in which the generated clip has the higher answer.
-  below = np.cumsum(real, -1) - real / 2
-  wins = (fake * below).sum(-1)
-  pairs = real.sum(-1) * fake.sum(-1)
-  area = (wins + 0.5) / (pairs + 1)
-  return np.stack(
-    [z_hit - z_false, -(z_hit + z_false) / 2, special.logit(area)], -1
-  )
+  area = log_odds_of_higher(real, fake)
+  return np.stack([z_hit - z_false, -(z_hit + z_false) / 2, area], -1)

@@ -1,15 +1,23 @@
-"""Opinion scores: means with intervals, and the ordinal mixed model."""
+"""Opinion scores: means, and the chance of a higher score than a real clip's.
+
+Scores are ordered, not measured: a mean of scores assumes that "poor" is as
+far from "fair" as "good" from "excellent"; the chance does not.
+"""
 
 import dataclasses
-import logging
 
 import numpy as np
 
-from mmdiff_jax.study.statistics import ordinal
-from mmdiff_jax.study.statistics.bootstrap import Interval, mean_interval
+from mmdiff_jax.study.settings import SCALES
+from mmdiff_jax.study.statistics.bootstrap import (
+  Interval,
+  log_odds_of_higher,
+  mean_interval,
+  odds_interval,
+  two_way,
+)
 from mmdiff_jax.study.statistics.votes import Votes
 
-_LOGGER = logging.getLogger(__name__)
 REAL = "real"
 
 
@@ -23,9 +31,8 @@ class Opinion:
     votes: number of scores.
     score: the mean opinion score.
     shares: of the scores 1 to 5.
-    against_real: log odds of a higher score than a real clip's, by the
-      ordinal mixed model; None for real clips themselves, and where it
-      cannot be fitted.
+    against_real: the chance of a higher score than a real clip's, ties
+      counting half; None for real clips themselves.
   """
 
   system: str
@@ -36,18 +43,9 @@ class Opinion:
   against_real: Interval | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Spread:
-  """How much raters and sources differ on a scale, in log odds."""
-
-  scale: str
-  rater: float
-  source: float
-
-
 def opinions(
   votes: Votes, draws: int, rng: np.random.Generator
-) -> tuple[list[Opinion], list[Spread]]:
+) -> list[Opinion]:
   """Analyses the regular votes of the opinion task.
 
   Args:
@@ -56,24 +54,58 @@ def opinions(
     rng: draws.
   """
   systems = [REAL, *sorted(set(votes.system) - {REAL})]
-  x = np.stack([votes.system == name for name in systems[1:]], 1)
-  rows, spreads = [], []
-  for scale, values in votes.values.items():
-    fitted = None
-    try:
-      fitted = ordinal.fit(values, x, votes.rater, votes.source)
-      spreads.append(Spread(scale, fitted.rater_spread, fitted.source_spread))
-    except ValueError as error:
-      _LOGGER.warning("%s: no ordinal model. %s", scale, error)
-    for number, system in enumerate(systems):
-      own = votes.system == system
-      scores = values[own]
-      rows.append(Opinion(
-        system,
-        scale,
-        len(scores),
-        mean_interval(scores, votes.rater[own], votes.source[own], draws, rng),
-        [float(np.mean(scores == point)) for point in range(1, 6)],
-        fitted.effects[number - 1] if fitted and number else None,
-      ))  # fmt: skip
-  return rows, spreads
+  return [
+    _opinion(votes, scale, system, draws, rng)
+    for scale in votes.values
+    for system in systems
+  ]
+
+
+def _opinion(
+  votes: Votes,
+  scale: str,
+  system: str,
+  draws: int,
+  rng: np.random.Generator,
+) -> Opinion:
+  own = votes.where(votes.system == system)
+  scores, points = own.values[scale], SCALES["opinion"][scale]
+  return Opinion(
+    system,
+    scale,
+    len(scores),
+    mean_interval(scores, own.rater, own.source, draws, rng),
+    [float(np.mean(scores == point)) for point in range(1, points + 1)],
+    None if system == REAL else against_real(votes, scale, system, draws, rng),
+  )
+
+
+def against_real(
+  votes: Votes,
+  scale: str,
+  system: str,
+  draws: int,
+  rng: np.random.Generator,
+) -> Interval:
+  """The chance that a system's clip gets a higher score than a real one.
+
+  Args:
+    votes: regular ones.
+    scale: of the opinion task.
+    system: its name.
+    draws: of the bootstrap.
+    rng: draws.
+  """
+  both = votes.where(np.isin(votes.system, (REAL, system)))
+  points = SCALES["opinion"][scale]
+  level = both.values[scale][:, None] == np.arange(1, points + 1)
+  fake = (both.system == system)[:, None]
+
+  def statistic(sums: np.ndarray) -> np.ndarray:
+    return log_odds_of_higher(sums[..., :points], sums[..., points:])[..., None]
+
+  columns = np.concatenate([level & ~fake, level & fake], 1).astype(float)
+  value, error, freedom = two_way(
+    columns, both.rater, both.source, statistic, draws, rng
+  )
+  return odds_interval(value[0], error[0], freedom)

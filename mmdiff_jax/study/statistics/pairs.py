@@ -30,7 +30,7 @@ def strengths(wins: np.ndarray, rounds: int = 200) -> np.ndarray:
     wins: `[..., M, M]`, how often the row was preferred to the column. Half
       a win each way is added for pairs that were compared, so that nobody's
       strength is infinite.
-    rounds: number of steps.
+    rounds: number of steps at most.
 
   Returns:
     Log strengths `[..., M]` of mean 0.
@@ -45,7 +45,9 @@ def strengths(wins: np.ndarray, rounds: int = 200) -> np.ndarray:
     strength = total / np.maximum((games / both).sum(-1), 1e-12)
     strength = np.maximum(strength, 1e-12)
     mean = np.log(strength).mean(-1, keepdims=True)
-    strength = strength / np.exp(mean)
+    before, strength = strength, strength / np.exp(mean)
+    if np.allclose(before, strength, rtol=0, atol=1e-10):
+      break
   return np.log(strength)
 
 

@@ -22,6 +22,7 @@ from mmdiff_jax.study.statistics.exclusion import Verdict, judge, self_agreement
 from mmdiff_jax.study.statistics.methods import methods
 from mmdiff_jax.study.statistics.opinion import opinions
 from mmdiff_jax.study.statistics.pairs import preferences, win_table
+from mmdiff_jax.study.statistics.power import spreads as spreads_of
 from mmdiff_jax.study.statistics.votes import Votes, load_votes
 from mmdiff_jax.study.store import answered
 
@@ -129,19 +130,25 @@ def _turing(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
 
 
 def _opinion(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
-  rows, spreads = opinions(votes, draws, rng)
+  rows = opinions(votes, draws, rng)
+  spreads = {
+    scale: spreads_of(values, votes.system, votes.rater, votes.source)
+    for scale, values in votes.values.items()
+  }
   table = Table(
     "Opinion scores",
-    ("scale", "system", "votes", "mean score", "log odds against real"),
+    ("scale", "system", "votes", "mean score", "higher than real"),
     [
       [o.scale, o.system, str(o.votes), show(o.score), show(o.against_real)]
       for o in rows
     ],
-    "Log odds of a higher score than a real clip's: cumulative logit model "
-    "with random raters and sources (Laplace's approximation). Spreads "
-    + ", ".join(
-      f"{s.scale}: raters {s.rater:.2f}, sources {s.source:.2f}"
-      for s in spreads
+    "Higher than real: the chance that a clip gets a higher score than a real "
+    "one, ties counting half; 0.5 where they are alike. It takes scores as "
+    "ordered, not as measured. Standard deviations in points: "
+    + "; ".join(
+      f"{scale}: raters {s['rater']:.2f}, sources {s['source']:.2f}, single "
+      f"votes {s['noise']:.2f}"
+      for scale, s in spreads.items()
     )
     + ".",
   )
@@ -158,7 +165,7 @@ def _opinion(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
     ]
   results = {
     "scores": [dataclasses.asdict(o) for o in rows],
-    "spreads": [dataclasses.asdict(s) for s in spreads],
+    "spreads": spreads,
   }
   return _Section("Opinion scores", [table], pictures, results)
 
