@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mmdiff_jax.study.building import design
 from mmdiff_jax.study.building.design import Stimulus
@@ -32,9 +33,22 @@ def test_blocks_are_balanced(systems, sources, votes, size):
   assert sum(seen.values()) >= votes * len(everything)
   for block in blocks:
     assert len({s.source for s in block}) == len(block) == size
-    each = collections.Counter(s.system for s in block)
-    assert len(each) == systems
-    assert max(each.values()) - min(each.values()) <= 1
+
+
+@pytest.mark.parametrize("systems", [2, 3])
+def test_systems_are_balanced_over_raters_and_not_within_them(systems):
+  everything = stimuli("abc"[:systems], 60)
+  rng = np.random.default_rng(5)
+  blocks = design.blocks(everything, 20, 30, rng)
+  counts = np.array(
+    [[sum(s.system == n for s in b) for n in "abc"[:systems]] for b in blocks]
+  )
+  assert set(counts.sum(0)) == {1200}
+  # As by tosses of a coin: their variance, within what chance allows.
+  share = 1 / systems
+  spread = counts.var(0) / (30 * share * (1 - share))
+  low, high = stats.chi2.ppf([1e-4, 1 - 1e-4], len(blocks)) / len(blocks)
+  assert (low < spread).all() and (spread < high).all()
 
 
 def meetings(blocks):
@@ -80,28 +94,66 @@ def test_more_clips_than_sources_are_refused():
     design.blocks(stimuli("ab", 5), 5, 6, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7])
-def test_williams_square_balances_places_and_neighbours(size):
-  square = design.williams_square(size)
-  for column in square.T:
-    assert len(set(np.bincount(column, minlength=size))) == 1
-  neighbours = collections.Counter(
-    pair for row in square for pair in itertools.pairwise(row.tolist())
+def bets(trials):
+  """Who knows the order's rule and what came before: (bets won, bets made).
+
+  Four ways to bet on a trial's system: the other one than the last; the last
+  again; the one seen least so far; what followed these last two most often
+  with all other raters.
+  """
+  names = sorted({system for order in trials for system in order})
+  after = collections.Counter()
+  for order in trials:
+    after.update(zip(order, order[1:], order[2:], strict=False))
+  won, made = np.zeros(4, int), np.zeros(4, int)
+  for order in trials:
+    own = collections.Counter(zip(order, order[1:], order[2:], strict=False))
+    for place in range(2, len(order)):
+      before, truth = order[:place], order[place]
+      two = tuple(before[-2:])
+      guesses = (
+        next(n for n in names if n != before[-1]),
+        before[-1],
+        min(names, key=before.count),
+        max(names, key=lambda n: (after - own)[*two, n]),
+      )
+      won += [guess == truth for guess in guesses]
+      made += 1
+  return won, made
+
+
+def test_a_rater_who_bets_on_the_order_is_at_chance():
+  everything = stimuli("ab", 40)
+  practice = [Stimulus((f"t{i}",), "a", f"t{i}") for i in range(3)]
+  rng = np.random.default_rng(11)
+  orders = []
+  for _ in range(12):
+    for block in design.blocks(everything, 5, 40, rng):
+      trials = design.slot_trials(block, practice, [], 0.1, 0.05, rng)
+      kinds = (t for t in trials if t.kind == "regular")
+      orders.append([t.clips[0][0] for t in kinds])
+  won, made = bets(orders)
+  assert made[0] == 120 * 38
+  low, high = stats.binom.ppf([1e-4, 1 - 1e-4], made[0], 0.5)
+  assert (low <= won).all() and (won <= high).all(), won / made
+  # Wherever a trial stands, either may come.
+  places = np.mean(np.array(orders) == "a", axis=0)
+  low, high = stats.binom.ppf([1e-4, 1 - 1e-4], 120, 0.5) / 120
+  assert low <= places.min() and places.max() <= high
+
+
+def test_bets_on_an_order_with_a_rule_are_won():
+  # As a Williams square of two has it, and decks of equal counts.
+  won, made = bets([list("abba" * 10), list("baab" * 10)] * 20)
+  assert won[3] == made[3]
+  won, made = bets([list("ab" * 20)] * 20)
+  assert won[0] == made[0] and won[1] == 0
+  rng = np.random.default_rng(0)
+  equal = [list(rng.permutation(list("ab" * 20))) for _ in range(120)]
+  won, made = bets(equal)
+  assert (
+    won[2] / made[2] > 0.55 > stats.binom.ppf(1 - 1e-4, made[2], 0.5) / made[2]
   )
-  assert len(neighbours) == size * (size - 1)
-  assert len(set(neighbours.values())) == 1
-
-
-def test_systems_take_turns_over_the_raters():
-  everything = stimuli("abc", 24)
-  rng = np.random.default_rng(3)
-  blocks = design.blocks(everything, 6, 18, rng)[:24]
-  rows = [design.ordered(block, i) for i, block in enumerate(blocks)]
-  for row, block in zip(rows, blocks, strict=True):
-    assert sorted(s.clips for s in row) == sorted(s.clips for s in block)
-  for place in range(18):
-    each = collections.Counter(row[place].system for row in rows)
-    assert set(each.values()) == {8}
 
 
 def test_repeats_and_traps_have_their_shares_and_places():
@@ -128,7 +180,7 @@ def test_repeats_and_traps_have_their_shares_and_places():
 
 
 def test_each_system_is_a_as_often_as_b():
-  pairs = design.pairs_of(stimuli("abc", 10))
+  pairs = design.pairs_of(stimuli("abc", 10), np.random.default_rng(0))
   assert len(pairs) == 30
   first = collections.Counter(
     (p.system, p.clips[0].split("-")[0]) for p in pairs

@@ -202,9 +202,8 @@ def _choose(
 ) -> tuple[Files, Files]:
   """(sources of the training items, those that are rated), drawn by the seed.
 
-  The first version of a training source is the one shown alone; over the
-  items, the systems take turns. Training takes clips that are not counted
-  while there are some.
+  Over the training items, the systems take turns, the first drawn as well.
+  Training takes clips that are not counted while there are some.
   """
   names = [sorted(files)[i] for i in rng.permutation(len(files))]
   # What several systems have comes first: there they are compared alike.
@@ -218,16 +217,16 @@ def _choose(
       "items beside them; lower `training` or add clips."
     )
   training: Files = {}
+  turns = [systems[i] for i in rng.permutation(len(systems))]
   for number in range(settings.training):
-    system = systems[number % len(systems)]
+    system = turns[number % len(turns)]
     left = [n for n in names if n not in training]
     having = [n for n in left if system in files[n]] or left
     free = [n for n in having if all(spare[s] > 0 for s in files[n])]
     name = (free or having)[0]
     for other in files[name]:
       spare[other] -= 1
-    shown = {s: p for s, p in files[name].items() if s == system}
-    training[name] = shown | files[name]
+    training[name] = files[name]
   if wanted and min(spare.values()) < 0:
     _LOGGER.warning(
       "%d clips of a system are for training only; give %d of each to have "
@@ -326,29 +325,39 @@ def _slots(
   intact = {(s.system, s.source): s.clips for s in regular}
   for task, counts in settings.tasks.items():
     stimuli, faults = regular, faulty
-    practice = [versions[0] for versions in training]
     if task == "preference":
-      stimuli = design.pairs_of(regular)
+      stimuli = design.pairs_of(regular, rng)
       if not stimuli:
         raise ValueError(
           "preference compares versions of one source, but no source has two; "
           "set match: order to pair the k-th files."
         )
-      pairs = [design.pairs_of(versions) for versions in training]
-      practice = [some[i % len(some)] for i, some in enumerate(pairs) if some]
       faults = [_trap_pair(s, intact, rng) for s in faulty]
-    plan = design.blocks(stimuli, counts.votes, counts.per_rater, rng)
     by_task.append([
       Slot(task, tuple(design.slot_trials(
-        design.ordered(block, row), practice, faults,
+        block, _practice(training, task, rng), faults,
         settings.repeats, settings.traps, rng,
       )))
-      for row, block in enumerate(plan)
+      for block in design.blocks(stimuli, counts.votes, counts.per_rater, rng)
     ])  # fmt: skip
   longest = max(map(len, by_task))
   return [
     slots[i] for i in range(longest) for slots in by_task if i < len(slots)
   ]
+
+
+def _practice(
+  training: list[list[Stimulus]], task: str, rng: np.random.Generator
+) -> list[Stimulus]:
+  """One rater's training items: order and versions by chance."""
+  items = []
+  for source in rng.permutation(len(training)):
+    shown = training[source]
+    if task == "preference":
+      shown = design.pairs_of(shown, rng)
+    if shown:
+      items.append(shown[int(rng.integers(len(shown)))])
+  return items
 
 
 def _trap_pair(

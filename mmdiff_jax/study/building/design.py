@@ -3,11 +3,12 @@
 A rater's place ("slot") is a list of trials. Within a task
 
 * every stimulus is rated equally often (at most one time more or less);
-* a rater meets at most one version of a source, each system in proportion to
-  its stimuli, and pairs of stimuli meet in as few raters as can be: balanced
-  incomplete blocks, found greedily;
-* systems follow each other as in a Williams square: over the raters, each
-  stands at each place, and after each other one, equally often;
+* a rater meets at most one version of a source, and pairs of stimuli meet in
+  as few raters as can be: balanced incomplete blocks, found greedily;
+* systems are dealt to all places of all raters from one shuffled deck, which
+  holds each in proportion to its stimuli: the counts are balanced over the
+  raters, and what a rater has seen says nothing of what comes next (balance
+  within a rater would: whoever counts could bet);
 * repeats come late after the first showing; traps anywhere but first.
 """
 
@@ -40,28 +41,13 @@ class Stimulus:
   source: str
 
 
-def williams_square(size: int) -> np.ndarray:
-  """Rows that balance places and neighbours `[size or 2 size, size]`.
-
-  Williams (1949): each value stands once in each column per `size` rows; each
-  ordered pair of values is adjacent equally often (odd sizes need the
-  mirrored rows for it).
-  """
-  first = [0]
-  for step in range(1, size):
-    half = (step + 1) // 2
-    first.append(half if step % 2 else size - half)
-  square = (np.array(first)[None] + np.arange(size)[:, None]) % size
-  return square if size % 2 == 0 else np.concatenate([square, square[:, ::-1]])
-
-
 def blocks(
   stimuli: Sequence[Stimulus],
   votes: int,
   per_rater: int,
   rng: np.random.Generator,
 ) -> list[list[Stimulus]]:
-  """Divides stimuli among raters; the module's first lines say how.
+  """Each rater's stimuli in their order; the module's first lines say how.
 
   Raises:
     ValueError: if there are fewer sources than one rater should see.
@@ -79,48 +65,44 @@ def blocks(
   source = np.unique([s.source for s in stimuli], return_inverse=True)[1]
   system = np.unique([s.system for s in stimuli], return_inverse=True)[1]
   result = []
-  for _ in range(number):
-    chosen = _block(counts, together, source, system, per_rater, rng)
+  for dealt in _deal(system, number * per_rater, rng).reshape(number, -1):
+    chosen = _block(dealt, counts, together, source, system, rng)
     counts[chosen] += 1
     together[np.ix_(chosen, chosen)] += 1
     result.append([stimuli[i] for i in chosen])
   return result
 
 
-def _block(counts, together, source, system, size, rng) -> list[int]:
-  """Indices of the next rater's stimuli: the neediest, by the rules."""
+def _deal(
+  system: np.ndarray, places: int, rng: np.random.Generator
+) -> np.ndarray:
+  """A system for each of so many places, in proportion, shuffled."""
+  share = np.bincount(system) * places / len(system)
+  number = share.astype(int)
+  # What is left goes to the largest remainders.
+  short = np.lexsort((rng.random(len(share)), number - share))
+  number[short[: places - number.sum()]] += 1
+  return rng.permutation(np.repeat(np.arange(len(number)), number))
+
+
+def _block(dealt, counts, together, source, system, rng) -> list[int]:
+  """Indices of the next rater's stimuli, of the systems that were dealt."""
   chosen: list[int] = []
   free = np.ones(len(counts), bool)
-  shares = np.bincount(system) / len(system)
-  shown = np.zeros(len(shares))
   met = np.zeros(len(counts))
   tie = rng.random(len(counts))
-  for _ in range(size):
-    # First the system shown least, then the stimulus rated least; of these
-    # the one that met the chosen ones least.
-    due = np.round(shown / shares, 6)
-    order = np.lexsort((tie, met, counts, due[system], ~free))
+  # Votes on the versions of each stimulus's source: those whose others have
+  # had more are due.
+  due = counts - np.bincount(source, counts)[source] / 2
+  for wanted in dealt:
+    # Of the wanted system, if there is one left, the stimulus rated least; of
+    # these the one that met the chosen ones least.
+    order = np.lexsort((tie, met, due, counts, system != wanted, ~free))
     pick = int(order[0])
     chosen.append(pick)
     free[source == source[pick]] = False
-    shown[system[pick]] += 1
     met += together[pick]
   return chosen
-
-
-def ordered(block: Sequence[Stimulus], row: int) -> list[Stimulus]:
-  """Puts a rater's stimuli in the order of the Williams square's rows."""
-  systems = sorted({s.system for s in block})
-  queues = {name: [s for s in block if s.system == name] for name in systems}
-  square = williams_square(len(systems))
-  result: list[Stimulus] = []
-  for number in itertools.count():
-    if len(result) == len(block):
-      return result
-    for place in square[(row + number) % len(square)]:
-      if queues[systems[place]]:
-        result.append(queues[systems[place]].pop(0))
-  raise AssertionError("unreachable")
 
 
 def slot_trials(
@@ -166,18 +148,23 @@ def slot_trials(
   return [Trial("training", s.clips) for s in training] + trials
 
 
-def pairs_of(stimuli: Sequence[Stimulus]) -> list[Stimulus]:
+def pairs_of(
+  stimuli: Sequence[Stimulus], rng: np.random.Generator
+) -> list[Stimulus]:
   """All pairs of versions of each source, each system as A equally often."""
   by_source = defaultdict(list)
   for stimulus in stimuli:
     by_source[stimulus.source].append(stimulus)
-  flips: dict[str, int] = defaultdict(int)
-  pairs = []
+  by_name = defaultdict(list)
   for source in sorted(by_source):
     versions = sorted(by_source[source], key=lambda s: s.system)
-    for a, b in itertools.combinations(versions, 2):
-      name = f"{a.system}|{b.system}"
-      first, second = (a, b) if flips[name] % 2 == 0 else (b, a)
-      flips[name] += 1
-      pairs.append(Stimulus(first.clips + second.clips, name, source))
+    for pair in itertools.combinations(versions, 2):
+      by_name["|".join(s.system for s in pair)].append(pair)
+  pairs = []
+  for name, found in by_name.items():
+    # Half of them the other way round, and of an odd number by chance.
+    turned = (rng.permutation(len(found)) + rng.integers(2)) % 2
+    for turn, pair in zip(turned, found, strict=True):
+      a, b = pair[::-1] if turn else pair
+      pairs.append(Stimulus(a.clips + b.clips, name, a.source))
   return pairs

@@ -61,10 +61,10 @@ def _design(study: Study) -> str:
   )
   return (
     f"A rater did one task: {tasks}. Items were divided into balanced "
-    "incomplete blocks with at most one version of a source per rater, in the "
-    f"order of Williams squares, after {settings.training} training items; "
-    f"{settings.repeats:.0%} came twice and {settings.traps:.0%} (at least "
-    "three) had a fault. An answer counted after the clip had played to its "
+    "incomplete blocks with at most one version of a source per rater, in an "
+    "order drawn for each rater, each system equally often over all raters, "
+    f"after {settings.training} training items; {settings.repeats:.0%} came "
+    f"twice and {settings.traps:.0%} (at least three) had a fault. An answer counted after the clip had played to its "
     "end with sound."
   )
 
