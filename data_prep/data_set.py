@@ -84,9 +84,9 @@ def find_finished(output: pathlib.Path, wanted: str) -> Manifest | None:
     return None
   try:
     manifest = Manifest.load(output)
-  except ValueError:
-    manifest = None
-  if manifest is None or manifest.fingerprint != wanted:
+  except ValueError as error:
+    raise ValueError(f"{error} Give --overwrite to replace it.") from error
+  if manifest.fingerprint != wanted:
     raise ValueError(
       f"{output} holds a data set of other videos or options; choose another"
       " --output, or give --overwrite to replace it."

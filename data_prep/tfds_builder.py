@@ -48,7 +48,7 @@ def build(
   config = tfds.download.DownloadConfig(try_download_gcs=False)
   builder.download_and_prepare(download_config=config)
   stored = (builder.info.metadata or {}).get("manifest")
-  if stored != manifest.to_json():
+  if stored is None or Manifest.from_json(stored, name) != manifest:
     raise ValueError(
       f"{builder.data_path} holds another data set; choose another --name, or"
       " delete it."

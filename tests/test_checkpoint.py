@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from configs import default
 from mmdiff_jax import checkpoint
 from mmdiff_jax.checkpoint import parameters
 from mmdiff_jax.convert import exporter
+from mmdiff_jax.disk import leftovers
 
 
 def make_state(value=1.0):
@@ -117,7 +121,7 @@ def test_the_later_of_two_exports_leaves_nothing_behind(
   target = tmp_path / "out" / "exported"
   others = exporter.export_params(run, tmp_path / "others")
   monkeypatch.setattr(
-    parameters, "write_checksums", lambda _: others.rename(target)
+    parameters, "add_checksums", lambda _: others.rename(target)
   )
   with pytest.raises(FileExistsError, match="made by another process"):
     exporter.export_params(run, target)
@@ -193,10 +197,107 @@ def test_the_damaged_file_is_named(run):
     checkpoint.load_params(run, abstract(make_state()["params"]))
 
 
-def test_a_checkpoint_of_an_earlier_version_is_read_with_a_note(run, caplog):
+def test_a_checkpoint_without_checksums_is_one_of_the_first_version(
+  run, caplog
+):
+  """Those that a later version wrote must have them."""
   path = run / "checkpoints" / "5"
   (path / "checksums.json").unlink()
+  with pytest.raises(ValueError, match="checksums.json is missing"):
+    checkpoint.load_config(run)
+  mark = path / "_CHECKPOINT_METADATA"
+  content = json.loads(mark.read_text())
+  for key in ("version", "step", "checksum"):
+    del content["custom_metadata"][key]
+  mark.write_text(json.dumps(content))
   with caplog.at_level("INFO", "mmdiff_jax"):
     params = checkpoint.load_params(run, abstract(make_state()["params"]))
   np.testing.assert_array_equal(params["w"], np.full((4, 3), -5))
   assert "has no checksums" in caplog.text
+
+
+def restore_newest(directory):
+  window = abstract({"n": jnp.ones(2)})
+  with checkpoint.Checkpoints(directory) as checkpoints:
+    step = checkpoints.latest_step
+    return checkpoints.restore(step, abstract(make_state()), window)
+
+
+def unmark(folder):
+  (folder / "5" / "_CHECKPOINT_METADATA").unlink()
+
+
+def empty_list(folder):
+  (folder / "5" / "checksums.json").write_text("{}")
+
+
+def copy_over(folder):
+  shutil.copytree(folder / "4", folder / "5", dirs_exist_ok=True)
+
+
+def replace_by(folder):
+  shutil.rmtree(folder / "5")
+  shutil.copytree(folder / "4", folder / "5")
+
+
+def exchange_lists(folder):
+  shutil.copy(folder / "4" / "checksums.json", folder / "5")
+
+
+def exchange_marks(folder):
+  shutil.copy(folder / "4" / "_CHECKPOINT_METADATA", folder / "5")
+
+
+@pytest.mark.parametrize(
+  ("damage", "words"),
+  [
+    (unmark, "_CHECKPOINT_METADATA is missing"),
+    (empty_list, "checksums.json is damaged"),
+    (copy_over, "it holds step 4"),
+    (replace_by, "it holds step 4"),
+    (exchange_lists, "not what was written|bytes of|is missing"),
+    (exchange_marks, "it holds step 4"),
+  ],
+)
+def test_a_damaged_newest_checkpoint_is_never_passed_over(run, damage, words):
+  folder = run / "checkpoints"
+  before = restore_newest(folder)
+  jax.tree.map(np.testing.assert_array_equal, before, restore_newest(folder))
+  damage(folder)
+  for read in (
+    restore_newest,
+    lambda _: checkpoint.load_config(run),
+    lambda _: checkpoint.load_params(run, abstract(make_state()["params"])),
+  ):
+    with pytest.raises(ValueError, match=rf"5 cannot be read \(.*({words})"):
+      read(folder)
+
+
+def test_a_folder_of_one_step_may_have_any_other_name(run, tmp_path):
+  (run / "checkpoints" / "5").rename(tmp_path / "best")
+  checkpoint.load_config(tmp_path / "best")
+
+
+def test_nothing_is_removed_unless_something_was_saved(run):
+  with checkpoint.Checkpoints(run / "checkpoints"):
+    pass
+  kept = {p.name for p in (run / "checkpoints").iterdir()}
+  assert kept == {"2", "4", "5"}
+
+
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_none_of_it(
+  run, monkeypatch
+):
+  folder = run / "checkpoints"
+
+  def die(*arguments, **keywords):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(leftovers.shutil, "rmtree", die)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    with pytest.raises(KeyboardInterrupt):
+      checkpoints.discard(4)
+    monkeypatch.undo()
+  assert {p.name for p in folder.iterdir() if p.name.isdigit()} == {"2", "5"}
+  leftovers.remove_leftovers(folder)
+  assert {p.name for p in folder.iterdir()} == {"2", "5"}

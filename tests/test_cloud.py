@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, models, verify
+from mmdiff_jax import checkpoint, models
+from mmdiff_jax.cli import verify
 from mmdiff_jax.data.tfrecord import (
   CorruptRecordError,
   TFRecordSource,
@@ -202,7 +203,7 @@ def test_a_data_set_is_the_one_of_a_local_folder(bucket, tmp_path, capsys):
   assert "already prepared" in capsys.readouterr().out
   assert call("inspect", f"{bucket}/set") == 0
   assert files.as_path(f"{bucket}/set/contact_sheet.png").exists()
-  assert [p for _, p in verify.verify(f"{bucket}/set")] == [[]]
+  assert [p for _, p, _ in verify.verify(f"{bucket}/set")] == [[]]
 
 
 def test_finished_checkpoints_are_written_read_and_checked(bucket):
@@ -255,4 +256,7 @@ def test_a_run_in_a_bucket_continues(google, tmp_path):
     "3",
     "4",
   ]
-  assert [problems for _, problems in verify.verify(runs["cloud"])] == [[], []]
+  assert [problems for _, problems, _ in verify.verify(runs["cloud"])] == [
+    [],
+    [],
+  ]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.evaluation import cache, features
+from mmdiff_jax.evaluation import features
 from mmdiff_jax.evaluation.clip_sets import open_clips
 from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.evaluation.features import Extractor, FeatureStore
@@ -42,11 +42,6 @@ class Level:
     return np.stack([level, 2 * level], axis=-1)
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-  monkeypatch.setattr(cache, "BLOCK", 5)
-
-
 def test_features_are_in_order_and_batches_have_one_size():
   level = Level()
   store = FeatureStore(None, batch_size=2, progress=False)
@@ -63,8 +58,7 @@ def test_what_goes_piece_by_piece_gets_no_more_than_there_is():
   out = store.extract(make_clips(7), [slow], "")
   np.testing.assert_array_equal(out["level"][:, 0], np.arange(7))
   devices = jax.local_device_count()
-  # Blocks of 5 and 2 clips: 4, 1 and 2 of them at a time.
-  assert level.sizes == [-(-n // devices) * devices for n in (4, 1, 2)]
+  assert level.sizes == [-(-n // devices) * devices for n in (4, 3)]
 
 
 def test_a_second_run_computes_nothing(tmp_path):
@@ -80,13 +74,36 @@ def test_a_second_run_computes_nothing(tmp_path):
   np.testing.assert_array_equal(first["level"], again["level"])
 
 
-def test_only_the_block_of_a_changed_clip_is_computed_again(tmp_path):
-  extractor = Extractor("level", "1", Level())
+def test_only_what_is_new_is_computed_whatever_the_order(tmp_path):
+  level = Level()
+  extractor = Extractor("level", "1", level)
   FeatureStore(tmp_path, 2, False).extract(make_clips(13), [extractor], "")
-  store = FeatureStore(tmp_path, 2, False)
-  out = store.extract(make_clips(13, changed=7), [extractor], "")
-  assert store.computed == 5
-  assert out["level"][7, 0] == 255
+  for make, number in (
+    (lambda: make_clips(13, changed=7), 1),
+    (lambda: make_clips(15), 2),
+    (lambda: reordered(make_clips(13)), 0),
+  ):
+    store = FeatureStore(tmp_path, 2, False)
+    out = store.extract(make(), [extractor], "")
+    assert store.computed == number
+  np.testing.assert_array_equal(out["level"][:, 0], np.arange(13)[::-1])
+
+
+def reordered(clips):
+  clips.ids.reverse()
+  return clips
+
+
+def test_of_several_features_the_missing_ones_are_computed(tmp_path):
+  one, other = Level(), Level()
+  first = Extractor("one", "1", one)
+  both = [first, Extractor("other", "1", other)]
+  FeatureStore(tmp_path, 2, False).extract(make_clips(4), [first], "")
+  one.sizes.clear()
+  out = FeatureStore(tmp_path, 2, False).extract(make_clips(6), both, "")
+  assert sum(one.sizes) == 2 and sum(other.sizes) == 6
+  for name in ("one", "other"):
+    np.testing.assert_array_equal(out[name][:, 0], np.arange(6))
 
 
 def test_other_weights_are_another_feature(tmp_path):
@@ -96,13 +113,62 @@ def test_other_weights_are_another_feature(tmp_path):
     assert store.computed == 6
 
 
-def test_a_damaged_cache_file_is_computed_again(tmp_path):
+def cached(folder):
+  return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_no_flipped_bit_of_the_cache_is_read(tmp_path):
   extractor = Extractor("level", "1", Level())
-  FeatureStore(tmp_path, 2, False).extract(make_clips(5), [extractor], "")
-  (path,) = (tmp_path / "features").iterdir()
-  path.write_bytes(path.read_bytes()[:40])
-  out = FeatureStore(tmp_path, 2, False).extract(make_clips(5), [extractor], "")
-  np.testing.assert_array_equal(out["level"][:, 0], np.arange(5))
+  FeatureStore(tmp_path, 2, False).extract(make_clips(4), [extractor], "")
+  path = cached(tmp_path)[2]
+  content = path.read_bytes()
+  for position in range(0, 8 * len(content), 7):
+    data = bytearray(content)
+    data[position // 8] ^= 1 << position % 8
+    path.write_bytes(data)
+    store = FeatureStore(tmp_path, 2, False)
+    out = store.extract(make_clips(4), [extractor], "")
+    assert store.computed == 1
+    np.testing.assert_array_equal(out["level"][:, 0], np.arange(4))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "exchanged", "folder"])
+def test_a_damaged_file_of_the_cache_is_computed_again(tmp_path, damage):
+  extractor = Extractor("level", "1", Level())
+  FeatureStore(tmp_path, 2, False).extract(make_clips(4), [extractor], "")
+  first, second, *_ = cached(tmp_path)
+  content = first.read_bytes()
+  if damage == "exchanged":
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+  elif damage == "folder":
+    first.unlink()
+    first.mkdir()
+  else:
+    first.write_bytes(content[:40] if damage == "cut" else b"")
+  store = FeatureStore(tmp_path, 2, False)
+  out = store.extract(make_clips(4), [extractor], "")
+  np.testing.assert_array_equal(out["level"][:, 0], np.arange(4))
+  assert store.computed == (2 if damage == "exchanged" else 1)
+
+
+def test_a_cache_that_cannot_be_written_to_is_a_warning(tmp_path, caplog):
+  (tmp_path / "features").write_text("a file is in the way")
+  store = FeatureStore(tmp_path, 2, False)
+  extractor = Extractor("level", "1", Level())
+  out = store.extract(make_clips(4), [extractor], "")
+  np.testing.assert_array_equal(out["level"][:, 0], np.arange(4))
+  (record,) = caplog.records
+  assert str(tmp_path) in record.getMessage()
+
+
+def test_without_a_home_directory_nothing_is_kept(monkeypatch, caplog):
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  monkeypatch.setattr("os.path.expanduser", lambda path: path)
+  report = evaluate_noise(cache_dir="")
+  assert report[1]["used"] == 10
+  assert "There is no home directory" in caplog.text
 
 
 def test_an_extractor_that_fails_says_why_and_the_others_go_on():
@@ -129,8 +195,7 @@ def test_an_extractor_that_fails_says_why_and_the_others_go_on():
 
 
 def test_the_next_batch_is_decoded_while_one_is_embedded():
-  """Of every batch but the last the successor has been asked for, over
-  the borders of blocks, too."""
+  """Of every batch but the last the successor has been asked for."""
   clips = make_clips(13)
   asked, seen = [], []
   load = clips.load
@@ -147,8 +212,9 @@ def test_the_next_batch_is_decoded_while_one_is_embedded():
     return batch["video"].mean(axis=(1, 2, 3, 4))[:, None]
 
   FeatureStore(None, 5, False).extract(clips, [Extractor("x", "1", look)], "")
-  # Where the batch is filled up to whole devices, a block is one batch.
-  assert seen == [10, 13, 13]
+  size = -(-5 // jax.local_device_count()) * jax.local_device_count()
+  ends = [size * (batch + 2) for batch in range(-(-13 // size))]
+  assert seen == [min(13, end) for end in ends]
 
 
 def test_batches_are_split_over_the_devices():
@@ -168,15 +234,14 @@ import sys
 import jax
 import numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from mmdiff_jax.evaluation import cache, features
+from mmdiff_jax.evaluation import features
 from tests import test_features
-cache.BLOCK = 4
 level = jax.jit(lambda x: x.mean(axis=(1, 2, 3))[:, :1])
 def apply(batch):
   video = batch["video"].astype(np.float32)
   return level(features.shard_batch({"x": video})["x"])
-# The second set is one block: the other host has nothing to do.
-for count in (11, 3):
+# Of the second set the other host has nothing to do.
+for count in (11, 1):
   clips = test_features.make_clips(count)
   store = features.FeatureStore(None, 2, False)
   out = store.extract(clips, [features.Extractor("x", "1", apply)], "")
@@ -187,7 +252,7 @@ print(json.dumps(test_features.evaluate_noise()))
 """
 
 
-def evaluate_noise():
+def evaluate_noise(cache_dir=None):
   """What a report of sounds says; clip 6 of the real ones cannot be used."""
   draw = np.random.default_rng(0)
   sides = []
@@ -203,7 +268,7 @@ def evaluate_noise():
     metrics=["fad_mel", "av_dependence"],
     max_bad=0.1,
     batch_size=2,
-    cache_dir=None,
+    cache_dir=cache_dir,
     progress=False,
   )
   return [report["metrics"], report["real"]]
@@ -231,7 +296,7 @@ def test_hosts_share_the_work_and_report_as_one_does():
   outputs = [host.communicate(timeout=240)[0] for host in hosts]
   assert [host.returncode for host in hosts] == [0, 0]
   counts = [re.findall(r"^\d+ \d+$", out, re.MULTILINE) for out in outputs]
-  assert counts == [["7 2", "3 2"], ["4 2", "0 2"]]
+  assert counts == [["6 2", "1 2"], ["5 2", "0 2"]]
   alone = evaluate_noise()
   assert alone[1]["skipped"] == [["000006", "its audio has NaN or infinity"]]
   for output in outputs:

@@ -76,7 +76,6 @@ ROOMS: dict[str, set[str]] = {
     "task",
   },
   "aot": {"checkpoint", "devices", "disk", "sampling", "task", "training"},
-  "verify": {"checkpoint", "data", "disk", "sampling"},
   "mmdiff_jax": {"sampling"},
   "data_prep": {
     "av",
@@ -88,8 +87,10 @@ ROOMS: dict[str, set[str]] = {
   },
   "cli": {
     "aot",
+    "checkpoint",
     "configuration",
     "convert",
+    "data",
     "data_prep",
     "devices",
     "disk",
@@ -98,7 +99,6 @@ ROOMS: dict[str, set[str]] = {
     "sampling",
     "study",
     "training",
-    "verify",
   },
   "main": {"cli"},
 }

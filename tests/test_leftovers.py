@@ -9,7 +9,7 @@ import pytest
 
 from mmdiff_jax.disk import flock, leftovers
 from mmdiff_jax.disk.files import replacing
-from mmdiff_jax.evaluation.cache import BlockCache
+from mmdiff_jax.evaluation.cache import ClipCache
 
 ROOT = pathlib.Path(__file__).parents[1]
 WRITE = """
@@ -154,11 +154,12 @@ def test_the_longest_name_that_a_file_can_have_is_written(tmp_path):
 
 
 def test_the_cache_of_an_evaluation_is_cleared(tmp_path):
-  with writing("file", tmp_path / "features" / "a.npy"):
+  with writing("file", tmp_path / "features" / "mel-0" / "a"):
     pass
-  assert list((tmp_path / "features").iterdir())
-  BlockCache(tmp_path, "features")
-  assert not list((tmp_path / "features").iterdir())
+  folder = tmp_path / "features" / "mel-0"
+  assert list(folder.iterdir())
+  ClipCache(tmp_path, "features")
+  assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("below", [False, True])

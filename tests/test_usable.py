@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmdiff_jax.evaluation import cache, clip_sets
+from mmdiff_jax.evaluation import clip_sets
 from mmdiff_jax.media import reading
 from tests.evaluation_fixtures import SPEC, light, make_arrays, run
 
@@ -94,14 +94,10 @@ def decoded(monkeypatch):
   return names
 
 
-def test_clips_are_decoded_once_and_never_again(
-  files, fake, tmp_path, decoded, monkeypatch
-):
-  monkeypatch.setattr(cache, "BLOCK", 8)
+def test_clips_are_decoded_once_and_never_again(files, fake, tmp_path, decoded):
   reading.write_mp4(files / "mute.mp4", fake["video"][0], None, fps=SPEC.fps)
   options = {"metrics": ["fad_mel"], "cache_dir": tmp_path / "cache"}
   first = run(fake, files, **options)
-  # The bad one is not embedded: nothing of its block but it is kept for that.
   assert sorted(decoded) == sorted(
     first["real"]["clips"] + first["fake"]["clips"] + ["mute.mp4"]
   )

@@ -1,6 +1,8 @@
 """What a checkpoint is on disk: its marks, what it says of itself, damage.
 
-`checksums.json` in it lets every load see damage, which orbax reads over.
+`checksums.json` in it lets every load see damage, which orbax reads over. The
+mark, which orbax completes at the commit, carries our metadata and their
+checksum.
 """
 
 import contextlib
@@ -15,8 +17,9 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdiff_jax import models
-from mmdiff_jax.disk.checksums import find_changes, json_checksum
+from mmdiff_jax.disk.checksums import CHECKSUMS, seal, unseal, write_checksums
 from mmdiff_jax.disk.files import absolute, as_path, is_cloud, write_json
+from mmdiff_jax.disk.verify import find_changes
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +29,11 @@ _SMALL_FILE = 1 << 20
 MARK = "_CHECKPOINT_METADATA"
 # In an object store, where nothing can be renamed, the last file of all.
 CLOUD_MARK = "commit_success.txt"
-# Written after the checksums: the time of the commit, which is all that
-# changes in the mark, and where it was written to, which nothing reads.
-LATE_FILES = (MARK, CLOUD_MARK)
+_METADATA = "custom_metadata"
+# Of our metadata: since 2 they name the step, and there are checksums.
+_VERSION = 2
+# Files of orbax's, by which a checkpoint is known that has lost its mark.
+_CONTENT = ("state/_METADATA", "state/manifest.ocdbt")
 
 
 def config_to_json(config: ConfigDict) -> dict[str, Any]:
@@ -72,17 +77,22 @@ def mark_of(path: pathlib.Path) -> pathlib.Path:
 
 
 def is_checkpoint(path: pathlib.Path) -> bool:
-  """Whether a complete checkpoint lies there."""
-  return mark_of(path).is_file()
+  """Whether a checkpoint lies there: complete, or damaged.
+
+  What is not complete yet has another name, and in an object store no mark.
+  """
+  if mark_of(path).is_file():
+    return True
+  return not is_cloud(path) and any((path / n).exists() for n in _CONTENT)
 
 
 def saved_steps(directory: pathlib.Path) -> list[int]:
-  """Steps of the complete checkpoints of a directory, if there is one."""
-  return [
-    int(path.parent.name)
-    for path in directory.glob(f"*/{mark_of(directory).name}")
-    if path.parent.name.isdigit()
-  ]
+  """Steps of the checkpoints of a directory, if there is one."""
+  if is_cloud(directory):
+    found = [p.parent for p in directory.glob(f"*/{CLOUD_MARK}")]
+  else:
+    found = [p for p in directory.glob("*") if is_checkpoint(p)]
+  return [int(path.name) for path in found if path.name.isdigit()]
 
 
 @contextlib.contextmanager
@@ -112,21 +122,64 @@ def writing(directory: pathlib.Path) -> Iterator[None]:
 
 
 def make_metadata(
-  config: ConfigDict, loader_state: Mapping[str, Any]
+  config: ConfigDict, loader_state: Mapping[str, Any], step: int | None
 ) -> dict[str, Any]:
-  """What a checkpoint says of itself, with a checksum of its own."""
-  content = {"config": config_to_json(config), "loader": dict(loader_state)}
-  return content | {"checksum": json_checksum(content)}
+  """What a checkpoint says of itself, with a checksum of its own.
+
+  Args:
+    config: of the run.
+    loader_state: of the data loader.
+    step: by which the checkpoint is called; None where it is not.
+  """
+  return seal(
+    {
+      "version": _VERSION,
+      "config": config_to_json(config),
+      "loader": dict(loader_state),
+      "step": step,
+    }
+  )
 
 
 def read_metadata(directory: pathlib.Path) -> dict[str, Any]:
   """The inverse of `make_metadata`; raises ValueError for another checksum."""
   # Read by ourselves: orbax would look at the arrays, too.
-  content = json.loads((directory / MARK).read_text())["custom_metadata"]
-  wanted = content.pop("checksum", None)
-  if wanted is not None and wanted != json_checksum(content):
-    raise ValueError(f"{MARK} is not what was written")
-  return content
+  content = json.loads((directory / MARK).read_text())[_METADATA]
+  return unseal(content)
+
+
+def add_checksums(directory: pathlib.Path) -> None:
+  """Writes `checksums.json`, once all but the mark is written."""
+  # The other mark says where it was written to, which nothing reads.
+  write_checksums(directory, skip=(CLOUD_MARK,), sealed={MARK: [_METADATA]})
+
+
+def find_problems(
+  directory: pathlib.Path, largest: int | None = None
+) -> list[str] | None:
+  """What is wrong with a checkpoint, in lines.
+
+  Args:
+    directory: the checkpoint, or a copy of it that has its name.
+    largest: see `find_changes`.
+
+  Returns:
+    None where an earlier version wrote no checksums, and nothing else shows.
+  """
+  if not (directory / MARK).is_file():
+    return [f"{MARK} is missing"]
+  problems = find_changes(directory, largest=largest)
+  try:
+    content = read_metadata(directory)
+    version, step = content.get("version", 1), content.get("step")
+    if version >= _VERSION and problems is None:
+      return [f"{CHECKSUMS} is missing"]
+    name = directory.name
+    if step is not None and name.isdigit() and int(name) != step:
+      return [f"it holds step {step}: it was copied here, or renamed"]
+  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    problems = problems or [f"{MARK} is damaged ({type(error).__name__})"]
+  return problems
 
 
 def check_whole(
@@ -141,10 +194,10 @@ def check_whole(
     largest: see `find_changes`.
     where: what it is a copy of, for the error.
   """
-  changes = find_changes(directory, largest=largest)
-  if changes:
-    raise ValueError(_damaged(where or directory, "; ".join(changes[:3])))
-  if changes is None and largest is None:
+  problems = find_problems(directory, largest)
+  if problems:
+    raise ValueError(_damaged(where or directory, "; ".join(problems[:3])))
+  if problems is None and largest is None:
     _log.info(
       "%s is of an earlier version and has no checksums: damage to it would "
       "not be noticed.",

@@ -12,6 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mmdiff_jax.checkpoint.layout import (
   CLOUD_MARK,
+  add_checksums,
   check_whole,
   find_checkpoint,
   load_config,
@@ -19,7 +20,6 @@ from mmdiff_jax.checkpoint.layout import (
   reading,
   writing,
 )
-from mmdiff_jax.disk.checksums import write_checksums
 from mmdiff_jax.disk.files import (
   absolute,
   is_cloud,
@@ -108,14 +108,24 @@ def save_params(
   """
   path = absolute(directory) / "checkpoints" / str(step)
   params = jax.tree.map(jax.numpy.asarray, params)
-  write_checkpoint(path, {"params": params, "ema_params": params}, config)
+  state = {"params": params, "ema_params": params}
+  write_checkpoint(path, state, config, step)
   return path
 
 
 def write_checkpoint(
-  path: pathlib.Path, state: Mapping[str, Any], config: ConfigDict
+  path: pathlib.Path,
+  state: Mapping[str, Any],
+  config: ConfigDict,
+  step: int | None = None,
 ) -> None:
   """Writes a checkpoint of part of a training state, and its checksums.
+
+  Args:
+    path: of the checkpoint.
+    state: what it holds.
+    config: the configuration that builds the network.
+    step: by which `path` is called; None where it is a name like any other.
 
   Raises:
     OSError: if it cannot be written.
@@ -123,7 +133,7 @@ def write_checkpoint(
   if is_cloud(path):
     with tempfile.TemporaryDirectory() as folder:
       local = pathlib.Path(folder) / path.name
-      write_checkpoint(local, state, config)
+      write_checkpoint(local, state, config, step)
       (local / CLOUD_MARK).write_text("Complete.\n")
       with unreachable(path):
         upload(local, path, last=[CLOUD_MARK])
@@ -136,11 +146,11 @@ def write_checkpoint(
       ocp.save_checkpointables(
         temporary,
         {"state": dict(state)},
-        custom_metadata=make_metadata(config, {}),
+        custom_metadata=make_metadata(config, {}, step),
       )
     # Says where on this machine it was written; nothing reads it.
     (temporary / CLOUD_MARK).unlink(missing_ok=True)
-    write_checksums(temporary)
+    add_checksums(temporary)
     if path.exists():
       raise FileExistsError(f"{path} was made by another process meanwhile.")
     os.rename(temporary, path)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from mmdiff_jax.checkpoint.layout import (
-  LATE_FILES,
+  add_checksums,
   check_whole,
   is_checkpoint,
   load_config,
@@ -22,11 +22,13 @@ from mmdiff_jax.checkpoint.layout import (
   saved_steps,
   writing,
 )
-from mmdiff_jax.disk.checksums import write_checksums
 from mmdiff_jax.disk.files import absolute, is_cloud, remove_tree
+from mmdiff_jax.disk.leftovers import temporary_folder
 
 # What the gathered metrics are called on disk, from the first checkpoints on.
 _METRICS = "window"
+# The newest ones that are kept, whatever else is.
+_KEPT = 2
 
 _training = ocp.training
 _preservation = _training.preservation_policies
@@ -45,14 +47,14 @@ class Checkpoints:
     """Opens (and where needed creates) a directory of checkpoints."""
     check_checkpoints_path(directory)
     self._directory = absolute(directory)
-    policies = [_preservation.LatestN(2)]
-    if keep_every > 0:
-      policies.append(_preservation.EveryNSteps(keep_every))
+    self._keep_every, self._has_saved = keep_every, False
     self._checkpointer = _training.Checkpointer(
       epath.Path(self._directory),
       # The loop decides when to save; every step is allowed.
       save_decision_policy=_decisions.FixedIntervalPolicy(1),
-      preservation_policy=_preservation.AnyPreservationPolicy(policies),
+      # What is removed goes at once (`_remove`), which orbax's removal, if it
+      # is interrupted, does not.
+      preservation_policy=_preservation.PreserveAll(),
       cleanup_tmp_directories=True,
     )
 
@@ -66,6 +68,8 @@ class Checkpoints:
     """Waits for a save under way and releases the directory."""
     with writing(self._directory):
       self._checkpointer.close()
+      if self._has_saved:
+        self._remove_old()
 
   @property
   def latest_step(self) -> int | None:
@@ -93,12 +97,14 @@ class Checkpoints:
     path = self.path(step)
     with writing(self._directory):
       self._checkpointer.wait()
+      self._remove_old()
       with _checksums_before_commit(path):
         response = self._checkpointer.save_checkpointables_async(
           step,
           {"state": state, _METRICS: metrics},
-          custom_metadata=make_metadata(config, loader_state),
+          custom_metadata=make_metadata(config, loader_state, step),
         )
+    self._has_saved = True
     if response is None:
       raise RuntimeError(f"The checkpoint of step {step} was not accepted.")
 
@@ -109,11 +115,14 @@ class Checkpoints:
     path = self.path(step)
     if not is_checkpoint(path):
       return False
-    if jax.process_index() == 0:
-      # Without this file it is none, whatever becomes of the rest.
-      mark_of(path).unlink()
-      remove_tree(path)
+    _remove(path)
     return True
+
+  def _remove_old(self) -> None:
+    """Removes all but the newest and those that are kept for good."""
+    for step in sorted(saved_steps(self._directory))[:-_KEPT]:
+      if self._keep_every <= 0 or step % self._keep_every:
+        _remove(self.path(step))
 
   def config(self, step: int) -> ConfigDict:
     """The configuration that a checkpoint was written with."""
@@ -155,15 +164,31 @@ def check_checkpoints_path(directory: str | os.PathLike) -> None:
     )
 
 
+def _remove(path: pathlib.Path) -> None:
+  """Removes a checkpoint; a kill in the midst leaves none, or all of it."""
+  if jax.process_index() != 0:
+    return
+  if is_cloud(path):
+    # Without this file it is none, whatever becomes of the rest.
+    mark_of(path).unlink()
+    remove_tree(path)
+    return
+  try:
+    with temporary_folder(path) as aside:
+      os.rename(path, aside)
+  except OSError:
+    remove_tree(path)  # On a full disk there may be no room for a name.
+
+
 def _checksums_before_commit(path: pathlib.Path) -> ocp.Context:
   """Has the checksums written in the background, ahead of the last rename."""
 
-  def add_checksums() -> None:
+  def finish() -> None:
     # Its name until all of it is written.
     folder = next(path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"), path)
-    write_checksums(folder, skip=LATE_FILES)
+    add_checksums(folder)
 
   context = ocp.Context()
   if jax.process_index() == 0:
-    context.asynchronous.post_finalization_callback = add_checksums
+    context.asynchronous.post_finalization_callback = finish
   return context

@@ -180,14 +180,14 @@ def compile_program(options: argparse.Namespace, config: ConfigDict) -> None:
 
 def verify(options: argparse.Namespace) -> None:
   """Reads what was written, and names what is not as it was."""
-  from mmdiff_jax.verify import verify
+  from mmdiff_jax.cli.verify import verify
 
   wrong = 0
-  for what, problems in verify(options.argument):
+  for what, problems, notes in verify(options.argument):
     wrong += len(problems)
     print(what, "is as it was written." if not problems else "is not right:")
-    for problem in problems:
-      print(f"  {problem}")
+    for line in (*problems, *notes):
+      print(f"  {line}")
   if wrong:
     raise ValueError(f"{options.argument}: {wrong} of its files are not right.")
 

@@ -185,8 +185,33 @@ class Segment:
     if (
       len(self._frames) != self.num_clips + spec.frames - 1
       or len(self._pcm) != end - begin
+      or not self._states(spec)
     ):
       raise ValueError("the record does not fit dataset.json's spec")
+
+  def _states(self, spec: AVSpec) -> bool:
+    """Whether the geometry that the record states of itself is `spec`."""
+    wanted: dict[str, float] = {
+      "clip/window_frames": spec.frames,
+      "video/height": spec.height,
+      "video/width": spec.width,
+      "video/fps": float(np.float32(spec.fps)),
+      "audio/sample_rate": spec.sample_rate,
+    }
+    return all(
+      list(self._features[name]) == [value]
+      for name, value in wanted.items()
+      if name in self._features
+    )
+
+  def check_place(self, source: str, start: int, frames: int) -> None:
+    """Raises ValueError unless this is that segment of that video."""
+    if (self.source, self.start, self.num_frames) != (source, start, frames):
+      raise ValueError(
+        f"the record is {self.source!r} from frame {self.start} "
+        f"({self.num_frames} frames), dataset.json says {source!r} from frame "
+        f"{start} ({frames} frames)"
+      )
 
   @property
   def num_frames(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import segments
+from mmdiff_jax.disk.checksums import SEAL, ChangedError, seal, unseal
 from mmdiff_jax.disk.files import as_path, replacing
 
 FORMAT = "mmdiff_jax clips"
@@ -53,6 +54,7 @@ class Manifest:
     options: what else the preparation was told.
     classes: names of the values of the records' "label", if they have one.
     fingerprint: hash of inputs and options.
+    is_sealed: whether its text had a checksum of its own.
   """
 
   spec: AVSpec
@@ -64,6 +66,17 @@ class Manifest:
   options: dict = dataclasses.field(default_factory=dict)
   classes: tuple[str, ...] = ()
   fingerprint: str = ""
+  is_sealed: bool = dataclasses.field(default=True, compare=False)
+
+  def segments_of(self, shard: int) -> list[tuple[str, int, int]]:
+    """(video, first frame, frames) of each record of a shard, in order."""
+    first = sum(count for _, count in self.shards[:shard])
+    videos = self.videos[first : first + self.shards[shard][1]]
+    return [
+      (video.source, start, frames)
+      for video in videos
+      for start, frames in segments(video.frames, self.spec.frames)
+    ]
 
   def record_table(self) -> tuple[np.ndarray, np.ndarray]:
     """Number of clips, and index of the video, of every record."""
@@ -126,7 +139,7 @@ class Manifest:
     }
     if self.classes:
       content["classes"] = list(self.classes)
-    return json.dumps(content, indent=1) + "\n"
+    return json.dumps(seal(content), indent=1) + "\n"
 
   def _clips_of(self, video: Video) -> int:
     left_out = sum(end - begin for begin, end in video.left_out)
@@ -167,12 +180,17 @@ class Manifest:
         f" {FORMAT!r} version {VERSION}. Prepare the videos again."
       )
     try:
-      return cls._from_content(content)
+      return cls._from_content(unseal(content), SEAL in content)
+    except ChangedError as error:
+      raise ValueError(
+        f"{where} was changed after it was written (its checksum differs); "
+        "copy it again from a good copy, or prepare the videos again."
+      ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise _damaged(where, error) from error
 
   @classmethod
-  def _from_content(cls, content: dict) -> "Manifest":
+  def _from_content(cls, content: dict, is_sealed: bool) -> "Manifest":
     """Raises KeyError, TypeError, ... for content of the wrong types."""
     spec, quality = dict(content["spec"]), content["jpeg_quality"]
     fps = _number(spec.pop("fps"))
@@ -202,6 +220,7 @@ class Manifest:
       options=dict(content["options"]),
       classes=_texts(content.get("classes", [])),
       fingerprint=_text(content["fingerprint"]),
+      is_sealed=is_sealed,
     )
 
   @classmethod

@@ -46,7 +46,26 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     FileNotFoundError: if there is no such file.
     ValueError: if it is damaged, or has types that numpy lacks.
   """
-  path = pathlib.Path(path)
+  return _load(pathlib.Path(path))[0]
+
+
+def verify_safetensors(path: str | os.PathLike) -> list[str]:
+  """Reads a file that this package exported; returns what is wrong, in lines.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+  """
+  try:
+    _, has_checksum = _load(pathlib.Path(path))
+  except ValueError as error:
+    return [str(error)]
+  if not has_checksum:
+    return ["has no checksum: another program wrote it"]
+  return []
+
+
+def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bool]:
+  """All tensors of a file, and whether a checksum of them was compared."""
   if not path.is_file():
     raise FileNotFoundError(f"No weight file at {path}.")
   try:
@@ -60,7 +79,7 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   )
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bool]:
   with open(path, "rb") as file:
     start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -93,7 +112,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise ValueError(f"{size - end} bytes belong to no tensor")
   if wanted is not None and wanted != f"{checksum:08x}":
     raise ValueError("its checksum differs from the one that was written")
-  return tensors
+  return tensors, wanted is not None
 
 
 def _header_checksum(header: Mapping[str, Any]) -> int:

@@ -1,84 +1,106 @@
 """What was computed of clips, kept by their content."""
 
 import hashlib
+import io
+import logging
 import os
 import pathlib
-from collections.abc import Mapping
+import zlib
 
 import numpy as np
 
 from mmdiff_jax.disk.files import replacing
 from mmdiff_jax.disk.leftovers import remove_leftovers
-from mmdiff_jax.evaluation.clip_sets import ClipSet
 
-# Clips of one cache file; a run that is interrupted repeats at most so many.
-BLOCK = 64
+_log = logging.getLogger(__name__)
 
-
-def default_cache_dir() -> pathlib.Path:
-  """The user's cache folder: $XDG_CACHE_HOME or ~/.cache, `mmdiff_jax`."""
-  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(base) / "mmdiff_jax"
+# Hexadecimal digits of the checksum at the end of a file.
+_CHECKSUM = 8
+_DIGITS = 32
 
 
-def split_blocks(count: int) -> list[range]:
-  """Indices of `count` clips by cache file."""
-  return [
-    range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)
-  ]
+def default_cache_dir() -> pathlib.Path | None:
+  """The user's cache folder: $XDG_CACHE_HOME or ~/.cache, `mmdiff_jax`.
+
+  None for a user without a home directory.
+  """
+  base = os.environ.get("XDG_CACHE_HOME")
+  try:
+    return pathlib.Path(base or "~/.cache").expanduser() / "mmdiff_jax"
+  except RuntimeError:
+    return None
 
 
-class BlockCache:
-  """Arrays with a row per clip, a file per block of clips.
+class ClipCache:
+  """Arrays by clip, each in a file of its own.
 
-  A file is named by the hashes of its clips and what they were made into, so
-  that a changed clip or network is never taken for the old one.
+  A file is found by the hash of the clip's content and of what it was made
+  into, so that a changed clip or network is never taken for the old one, and
+  the same clips in another order are the same. A file ends with a CRC-32 of
+  its content and its name. One that is damaged is not there.
   """
 
   def __init__(self, cache_dir: str | os.PathLike | None, kind: str):
     """Keeps files in the folder `kind` of `cache_dir`; None keeps nothing."""
     self._folder = None
-    if cache_dir is not None:
-      self._folder = pathlib.Path(cache_dir).expanduser() / kind
-      remove_leftovers(self._folder)
+    self._is_writable = cache_dir is not None
+    if cache_dir is None:
+      return
+    self._folder = pathlib.Path(cache_dir).expanduser() / kind
+    remove_leftovers(self._folder, below=True)
 
-  def paths(
-    self, versions: Mapping[str, str], clips: ClipSet, indices: range
-  ) -> dict[str, pathlib.Path | None]:
-    """Where a block is kept, by name; None if nowhere.
+  @property
+  def is_used(self) -> bool:
+    """Whether anything is kept."""
+    return self._folder is not None
+
+  def _path(self, name: str, version: str, digest: str) -> pathlib.Path | None:
+    if self._folder is None:
+      return None
+    made = hashlib.sha256(f"{name}\n{version}".encode()).hexdigest()
+    return self._folder / f"{name}-{made[:_DIGITS]}" / digest[:_DIGITS]
+
+  def read(self, name: str, version: str, digest: str) -> np.ndarray | None:
+    """An array, or None where there is none that is whole.
 
     Args:
-      versions: of how each thing is computed, by its name.
-      clips: the set.
-      indices: of the block's clips.
-
-    Raises:
-      ValueError, OSError: if a clip's data cannot be read.
+      name: of what the clip was made into.
+      version: of how.
+      digest: of the clip.
     """
-    if self._folder is None:
-      return dict.fromkeys(versions)
-    digests = [clips.digest(i) for i in indices]
-    out: dict[str, pathlib.Path | None] = {}
-    for name, version in versions.items():
-      text = "\n".join([name, version, *digests])
-      key = hashlib.sha256(text.encode()).hexdigest()
-      out[name] = self._folder / f"{name}-{key[:32]}.npy"
-    return out
+    path = self._path(name, version, digest)
+    try:
+      data = path.read_bytes() if path else b""
+    except OSError:
+      return None
+    content, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
+    if path is None or checksum != _checksum(path, content):
+      return None
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+  def write(
+    self, name: str, version: str, digest: str, values: np.ndarray
+  ) -> None:
+    """Keeps an array, if it is to be kept; see `read`."""
+    path = self._path(name, version, digest)
+    if path is None or not self._is_writable:
+      return
+    content = io.BytesIO()
+    np.save(content, values, allow_pickle=False)
+    data = content.getvalue()
+    try:
+      with replacing(path) as temporary:
+        pathlib.Path(temporary).write_bytes(data + _checksum(path, data))
+    except OSError as error:
+      self._is_writable = False
+      _log.warning(
+        "Nothing more is kept in the cache %s (%s): the next run computes it "
+        "again.",
+        self._folder,
+        error.strerror or error,
+      )
 
 
-def read_block(path: pathlib.Path | None, count: int) -> np.ndarray | None:
-  """A kept block of `count` rows, or None where there is none that is whole."""
-  if path is None or not path.exists():
-    return None
-  try:
-    values = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError, OSError):
-    return None
-  return values if len(values) == count else None
-
-
-def write_block(path: pathlib.Path | None, values: np.ndarray) -> None:
-  """Keeps a block, if it is to be kept."""
-  if path is not None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-      np.save(file, values)
+def _checksum(path: pathlib.Path, content: bytes) -> bytes:
+  name = f"{path.parent.name}/{path.name}".encode()
+  return f"{zlib.crc32(content, zlib.crc32(name)):08x}".encode()

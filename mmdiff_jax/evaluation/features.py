@@ -4,20 +4,15 @@ import concurrent.futures
 import dataclasses
 import logging
 import os
-import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mmdiff_jax.evaluation.cache import (
-  BlockCache,
-  read_block,
-  split_blocks,
-  write_block,
-)
+from mmdiff_jax.evaluation.cache import ClipCache
 from mmdiff_jax.evaluation.clip_sets import ClipSet
+from mmdiff_jax.evaluation.hosts import anywhere, join_shares, share_of_host
 from mmdiff_jax.progress import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -75,22 +70,12 @@ def choose_batch_size() -> int:
   return fits * jax.local_device_count()
 
 
-class Block(NamedTuple):
-  """Clips of one cache file.
-
-  Attributes:
-    number: its place in the set.
-    indices: of its clips.
-    paths: of its features' files, by name.
-    todo: what is not in the cache.
-    parts: what was computed of it, by name.
-  """
+class Todo(NamedTuple):
+  """A clip, and the names of the features that the cache has not of it."""
 
   number: int
-  indices: range
-  paths: dict[str, pathlib.Path | None]
-  todo: list[Extractor]
-  parts: dict[str, list[np.ndarray]]
+  digest: str
+  missing: frozenset[str]
 
 
 class FeatureStore:
@@ -119,7 +104,7 @@ class FeatureStore:
       raise ValueError(f"batch_size must be positive, got {batch_size}.")
     batch_size = batch_size or choose_batch_size()
     self._batch_size = -(-batch_size // count) * count
-    self._cache = BlockCache(cache_dir, "features")
+    self._cache = ClipCache(cache_dir, "features")
     self._progress = progress
     self.computed = 0
     self.failures: dict[str, str] = {}
@@ -129,7 +114,7 @@ class FeatureStore:
   ) -> dict[str, np.ndarray]:
     """Features of all clips of a set.
 
-    Hosts take blocks in turn and exchange the features at the end.
+    Each host takes a share; they exchange the features at the end.
 
     Args:
       clips: the set.
@@ -143,93 +128,98 @@ class FeatureStore:
     Raises:
       ValueError: if a clip cannot be read.
     """
-    host, hosts = jax.process_index(), jax.process_count()
-    blocks = split_blocks(len(clips))
-    total = sum(len(block) for block in blocks[host::hosts])
-    bar = progress_bar(total, "clip", disable=not self._progress)
+    mine = share_of_host(len(clips))
+    bar = progress_bar(len(mine), "clip", disable=not self._progress)
     bar.set_description(label)
-    mine: dict[int, dict] = {}
-    plan: list[Block] = []
+    rows: dict[str, dict[int, np.ndarray]] = {e.name: {} for e in extractors}
     with bar, concurrent.futures.ThreadPoolExecutor(_LOADERS) as pool:
-      for number in range(host, len(blocks), hosts):
-        block, mine[number] = self._look_up(
-          clips, number, blocks[number], extractors
-        )
-        if block.todo:
-          plan.append(block)
+      plan = []
+      for i in mine:
+        todo = self._look_up(clips, i, extractors, rows)
+        if todo.missing:
+          plan.append(todo)
         else:
-          bar.update(len(block.indices))
-      self._compute(clips, plan, mine, pool, bar)
-    names = [e.name for e in extractors]
-    failed = _anywhere([name in self.failures for name in names])
+          bar.update()
+      self._compute(clips, plan, extractors, rows, pool, bar)
+    names = list(rows)
+    failed = anywhere([name in self.failures for name in names])
     for name, has_failed in zip(names, failed, strict=True):
       if has_failed:
         self.failures.setdefault(name, f"{name} failed on another host")
-    good = [name for name in names if name not in self.failures]
-    return _gather(mine, blocks, good)
+    return {
+      name: join_shares([rows[name][i] for i in mine], len(clips))
+      for name in names
+      if name not in self.failures
+    }
 
   def _look_up(
     self,
     clips: ClipSet,
-    number: int,
-    indices: range,
+    index: int,
     extractors: Sequence[Extractor],
-  ) -> tuple[Block, dict[str, np.ndarray]]:
-    """A block, and its features that are in the cache."""
-    paths = self._cache.paths(
-      {e.name: e.version for e in extractors}, clips, indices
-    )
-    found = {name: read_block(p, len(indices)) for name, p in paths.items()}
-    done = {n: values for n, values in found.items() if values is not None}
-    todo = [e for e in extractors if e.name not in done]
-    return Block(number, indices, paths, todo, {}), done
+    rows: dict[str, dict[int, np.ndarray]],
+  ) -> Todo:
+    """Takes the features of a clip that are in the cache."""
+    digest = clips.digest(index) if self._cache.is_used else ""
+    for e in extractors:
+      values = self._cache.read(e.name, e.version, digest)
+      if values is not None:
+        rows[e.name][index] = values
+    missing = frozenset(e.name for e in extractors if index not in rows[e.name])
+    return Todo(index, digest, missing)
 
-  def _compute(self, clips, plan: list[Block], mine: dict, pool, bar) -> None:
-    """Runs extractors over blocks; the next batch is decoded meanwhile."""
+  def _compute(
+    self,
+    clips: ClipSet,
+    plan: list[Todo],
+    extractors: Sequence[Extractor],
+    rows: dict[str, dict[int, np.ndarray]],
+    pool: concurrent.futures.Executor,
+    bar: Any,
+  ) -> None:
+    """Runs extractors over clips; the next batch is decoded meanwhile."""
     size = self._batch_size
-    batches = [
-      (block, block.indices[i : i + size])
-      for block in plan
-      for i in range(0, len(block.indices), size)
-    ]
+    batches = [plan[i : i + size] for i in range(0, len(plan), size)]
+    needs_audio = {e.name for e in extractors if e.needs_audio}
 
     def start(number: int) -> list[concurrent.futures.Future]:
-      if number >= len(batches):
-        return []
-      block, indices = batches[number]
-      audio = any(e.needs_audio for e in block.todo)
-      return [pool.submit(clips.load, i, audio) for i in indices]
+      return [
+        pool.submit(clips.load, todo.number, bool(todo.missing & needs_audio))
+        for todo in (batches[number] if number < len(batches) else ())
+      ]
 
     waiting = start(0)
-    for number, (block, indices) in enumerate(batches):
+    for number, batch in enumerate(batches):
       loaded = [future.result() for future in waiting]
       waiting = start(number + 1)
-      for e in block.todo:
-        self._try(e, loaded, block, clips, indices)
-      self.computed += len(indices)
-      bar.update(len(indices))
-      if indices[-1] == block.indices[-1]:
-        for name, parts in block.parts.items():
-          if name not in self.failures:
-            mine[block.number][name] = np.concatenate(parts)
-            write_block(block.paths[name], mine[block.number][name])
-        block.parts.clear()
+      for e in extractors:
+        self._try(
+          e,
+          [
+            (t, clip)
+            for t, clip in zip(batch, loaded, strict=True)
+            if e.name in t.missing
+          ],
+          clips,
+          rows[e.name],
+        )
+      self.computed += len(batch)
+      bar.update(len(batch))
 
   def _try(
     self,
     extractor: Extractor,
-    loaded: list[Batch],
-    block: Block,
+    todo: list[tuple[Todo, Batch]],
     clips: ClipSet,
-    indices: range,
+    rows: dict[int, np.ndarray],
   ) -> None:
-    """Adds a batch's features to a block, or notes why there are none."""
+    """Adds a batch's features to the rows, or notes why there are none."""
     name = extractor.name
-    if name in self.failures:
+    if name in self.failures or not todo:
       return
     try:
-      values = self._apply(extractor, loaded)
-      _check_finite(values, extractor, clips, indices)
+      values = self._apply(extractor, [clip for _, clip in todo])
+      _check_finite(values, extractor, clips, [t.number for t, _ in todo])
     except ValueError as error:
       self.failures[name] = str(error)
     except Exception as error:
@@ -237,7 +227,9 @@ class FeatureStore:
       _log.warning("%s failed", name, exc_info=True)
       self.failures[name] = f"{name}: {type(error).__name__}: {error}"
     else:
-      block.parts.setdefault(name, []).append(values)
+      for (clip, _), row in zip(todo, values, strict=True):
+        rows[clip.number] = row
+        self._cache.write(name, extractor.version, clip.digest, row)
 
   def _apply(self, extractor: Extractor, loaded: list[Batch]) -> np.ndarray:
     """One batch, filled up to its fixed size so that it compiles once."""
@@ -252,7 +244,10 @@ class FeatureStore:
 
 
 def _check_finite(
-  values: np.ndarray, extractor: Extractor, clips: ClipSet, indices: range
+  values: np.ndarray,
+  extractor: Extractor,
+  clips: ClipSet,
+  indices: Sequence[int],
 ) -> None:
   good = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
   if not good.all():
@@ -261,45 +256,3 @@ def _check_finite(
       f"{clips.name}: the feature {extractor.name} of {clip} is not finite; "
       "look for NaN in its audio."
     )
-
-
-def _anywhere(flags: list[bool]) -> list[bool]:
-  """Whether each flag is set on any host."""
-  if jax.process_count() == 1:
-    return flags
-  from jax.experimental import multihost_utils
-
-  everyone = multihost_utils.process_allgather(np.asarray(flags))
-  return [bool(flag) for flag in np.any(everyone, axis=0)]
-
-
-def _gather(
-  mine: dict[int, dict], blocks: list[range], names: list[str]
-) -> dict[str, np.ndarray]:
-  """Joins the blocks of all hosts in order."""
-  hosts = jax.process_count()
-  if hosts == 1:
-    ordered = [mine[i] for i in range(len(blocks))]
-    return {n: np.concatenate([b[n] for b in ordered]) for n in names}
-  from jax.experimental import multihost_utils
-
-  out = {}
-  rounds = -(-len(blocks) // hosts)
-  for name in names:
-    # A host without a single block cannot know the feature's shape.
-    shape = next((b[name].shape[1:] for b in mine.values()), ())
-    ranks = multihost_utils.process_allgather(
-      np.array([len(shape), *shape, 0, 0, 0, 0][:5], np.int32)
-    )
-    longest = max(ranks.tolist())
-    shape = tuple(longest[1 : 1 + longest[0]])
-    local = np.zeros((rounds, len(blocks[0]), *shape), np.float32)
-    for number, block in mine.items():
-      local[number // hosts, : len(block[name])] = block[name]
-    everyone = np.asarray(multihost_utils.process_allgather(local))
-    parts = [
-      everyone[i % hosts, i // hosts, : len(block)]
-      for i, block in enumerate(blocks)
-    ]
-    out[name] = np.concatenate(parts)
-  return out

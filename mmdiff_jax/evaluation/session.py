@@ -140,6 +140,11 @@ class Session:
     self._cache_dir = settings.cache_dir
     if self._cache_dir == "":
       self._cache_dir = default_cache_dir()
+      if self._cache_dir is None:
+        _log.warning(
+          "There is no home directory: nothing that is computed is kept. Name "
+          "a folder for it by --cache_dir."
+        )
     self.embed = Embedder(
       FeatureStore(self._cache_dir, settings.batch_size, settings.progress),
       networks,

@@ -3,18 +3,12 @@
 import concurrent.futures
 import logging
 import os
-import pathlib
 
-import jax
 import numpy as np
 
-from mmdiff_jax.evaluation.cache import (
-  BlockCache,
-  read_block,
-  split_blocks,
-  write_block,
-)
+from mmdiff_jax.evaluation.cache import ClipCache
 from mmdiff_jax.evaluation.clip_sets import ClipSet
+from mmdiff_jax.evaluation.hosts import anywhere, share_of_host
 from mmdiff_jax.media.container import MediaError
 from mmdiff_jax.progress import progress_bar
 
@@ -38,8 +32,8 @@ def leave_out_bad(
 
   What was found is kept by the clips' content, so that a clip is judged once;
   what is decoded here stays with the set while there is room, so that
-  embedding it decodes nothing again. Hosts judge blocks of clips in turn and
-  tell each other.
+  embedding it decodes nothing again. Each host judges a share of the clips and
+  tells the others.
 
   Args:
     clips: whose `ids` shrink and whose `skipped` grows.
@@ -51,33 +45,20 @@ def leave_out_bad(
   Raises:
     ValueError: if more than that share is bad.
   """
-  host, hosts = jax.process_index(), jax.process_count()
-  blocks = split_blocks(len(clips))[host::hosts]
-  cache = BlockCache(cache_dir, "usable")
+  mine = share_of_host(len(clips))
+  cache = ClipCache(cache_dir, "usable")
   known: dict[int, str] = {}
-  bar = progress_bar(
-    sum(len(block) for block in blocks), "clip", disable=not progress
-  )
+  bar = progress_bar(len(mine), "clip", disable=not progress)
   bar.set_description("checking")
   with bar, concurrent.futures.ThreadPoolExecutor(_LOADERS) as pool:
-    for block in blocks:
-      path = _verdict_path(cache, clips, block, audio)
-      verdicts = read_block(path, len(block))
-      if verdicts is None:
-        verdicts = np.array(
-          list(pool.map(lambda i: why_bad(clips, i, audio), block))
-        )
-        write_block(path, verdicts)
-      known |= {
-        i: str(why) for i, why in zip(block, verdicts, strict=True) if why
-      }
-      bar.update(len(block))
+    verdicts = pool.map(lambda i: _judge(cache, clips, i, audio), mine)
+    for i, why in zip(mine, verdicts, strict=True):
+      if why:
+        known[i] = why
+      bar.update()
   bad = np.zeros(len(clips), bool)
   bad[list(known)] = True
-  if hosts > 1:
-    from jax.experimental import multihost_utils
-
-    bad = np.any(multihost_utils.process_allgather(bad), axis=0)
+  bad = anywhere(bad)
   found = [
     (
       str(clips.ids[i]),
@@ -100,17 +81,18 @@ def leave_out_bad(
   ]
 
 
-def _verdict_path(
-  cache: BlockCache, clips: ClipSet, block: range, audio: bool
-) -> pathlib.Path | None:
-  """Where a block's verdicts are kept; None if its data cannot be read."""
-  needs = "sound needed" if audio else "pictures alone"
+def _judge(cache: ClipCache, clips: ClipSet, index: int, audio: bool) -> str:
+  """What `why_bad` says, or said before."""
+  version = f"{_VERSION} {'sound needed' if audio else 'pictures alone'}"
   try:
-    return cache.paths({"usable": f"{_VERSION} {needs}"}, clips, block)[
-      "usable"
-    ]
+    digest = clips.digest(index)
   except (ValueError, OSError):
-    return None
+    return why_bad(clips, index, audio)
+  verdict = cache.read("usable", version, digest)
+  if verdict is None:
+    verdict = np.array(why_bad(clips, index, audio))
+    cache.write("usable", version, digest, verdict)
+  return str(verdict)
 
 
 def why_bad(clips: ClipSet, index: int, audio: bool) -> str:

@@ -39,7 +39,8 @@ class Weights:
 
   def __init__(self, folder: str | os.PathLike | None = None):
     """Looks for the files; None means `weights` in the user's cache folder."""
-    self.folder = default_cache_dir() / "weights"
+    # Without a home directory, `weights` in the current folder.
+    self.folder = (default_cache_dir() or pathlib.Path()) / "weights"
     if folder is not None:
       self.folder = pathlib.Path(folder).expanduser()
     self.files = extractors.find_weights(self.folder)

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from mmdiff_jax.disk.checksums import ChangedError, unseal
 from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.media.container import FITS
 
@@ -133,7 +134,10 @@ def _read_listing(path: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
     return {}, [f"{_LISTING} cannot be read ({error})."]
   if not isinstance(content, dict):
     return {}, [f"{_LISTING} holds no object; it is ignored."]
-  return content, []
+  try:
+    return unseal(content), []
+  except ChangedError as error:
+    return content, [f"{_LISTING}: {error}."]
 
 
 def _is_inside(directory: pathlib.Path, file: str) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.disk.checksums import unseal
 from mmdiff_jax.disk.files import as_path, is_cloud, list_files
 from mmdiff_jax.media.container import (
   MediaError,
@@ -255,7 +256,7 @@ def _read(folder: str | os.PathLike, take: Callable[[Any], _T]) -> _T | None:
   if not path.is_file():
     return None
   try:
-    return take(json.loads(path.read_text()))
+    return take(unseal(json.loads(path.read_text())))
   except (
     AttributeError,
     OSError,

@@ -1,4 +1,8 @@
-"""The folder that sampling writes: media files and `samples.json`."""
+"""The folder that sampling writes: media files and `samples.json`.
+
+`checksums.json` lists them all; `samples.json`, which changes with every batch,
+carries its own checksum.
+"""
 
 import json
 import logging
@@ -10,8 +14,15 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.configuration import flatten
-from mmdiff_jax.disk.checksums import checksum
+from mmdiff_jax.disk.checksums import (
+  list_entry,
+  read_list,
+  seal,
+  unseal,
+  write_list,
+)
 from mmdiff_jax.disk.files import as_path, list_files, local_copy, write_json
+from mmdiff_jax.disk.verify import find_change
 from mmdiff_jax.media import reading, writing
 
 _log = logging.getLogger(__name__)
@@ -19,6 +30,9 @@ _log = logging.getLogger(__name__)
 # The file that lists the samples of a folder.
 INDEX = "samples.json"
 FORMATS = ("mp4", "wav", "png", "gif")
+GRID = "grid.gif"
+# What an earlier version wrote into each sample's record.
+_OLD_CHECKSUMS = "crc32c"
 # Clips shown by the gif grid.
 GRID_SAMPLES = 16
 
@@ -37,8 +51,8 @@ class SampleFolder:
   """Writes samples beside each other and remembers how they were made.
 
   A sample is done once it is listed in `samples.json`, which is rewritten
-  (beside, then renamed) after its files: an interrupted run redoes at most
-  the batch that it was in.
+  (beside, then renamed) after its files and their checksums: an interrupted
+  run redoes at most the batch that it was in.
   """
 
   def __init__(
@@ -70,8 +84,8 @@ class SampleFolder:
     # Through JSON, so that it compares equal to what is read back.
     self._settings = json.loads(json.dumps(settings))
     self._information = dict(information or {})
-    # Checksums of files that belong to no record yet.
-    self._checksums: dict[str, str | None] = {}
+    # Entries of `checksums.json`.
+    self._files: dict[str, dict] = {}
     self._records = self._read()
 
   @property
@@ -90,6 +104,9 @@ class SampleFolder:
         f"{self._directory} holds samples made with other settings "
         f"({changes}); give another --output, or remove it."
       )
+    self._files = _read_files(self._directory, records)
+    for record in records.values():
+      record.pop(_OLD_CHECKSUMS, None)
     return records
 
   def done(self, name: str, identity: Mapping[str, Any]) -> bool:
@@ -135,13 +152,7 @@ class SampleFolder:
       record: what `samples.json` says of this sample.
     """
     file = self.write_media(name, video, audio)
-    self._records[name] = {
-      "name": name,
-      "file": file,
-      **record,
-      "crc32c": self._checksums,
-    }
-    self._checksums = {}
+    self._records[name] = {"name": name, "file": file, **record}
 
   def write_media(self, name: str, video: np.ndarray, audio: np.ndarray) -> str:
     """Writes a clip in all formats; returns the name of its main file."""
@@ -160,7 +171,7 @@ class SampleFolder:
     if "png" in names:
       writing.write_png_frames(self._directory / names["png"], video)
     for file in names.values():
-      self._checksums |= _checksums(self._directory, file)
+      self._files |= _entries(self._directory, file)
     return names.get("mp4") or next(iter(names.values()))
 
   def write_index(self, statistics: Mapping[str, Any]) -> None:
@@ -170,7 +181,19 @@ class SampleFolder:
       "statistics": dict(statistics),
       "samples": [self._records[name] for name in sorted(self._records)],
     }
-    write_json(self._index_path, content)
+    self._files[INDEX] = {"sealed": []}
+    write_list(self._directory, self._files)
+    write_json(self._index_path, seal(content))
+
+  def needs_grid(self) -> bool:
+    """Whether `grid.gif` is asked for, and not there as it was written."""
+    if "gif" not in self._formats or not self._records:
+      return False
+    path = self._directory / GRID
+    entry = self._files.get(GRID)
+    return not path.exists() or (
+      entry is not None and find_change(path, entry) is not None
+    )
 
   def write_grid(self) -> None:
     """Writes `grid.gif` from the first samples, where gif is asked for."""
@@ -183,8 +206,10 @@ class SampleFolder:
       _log.warning("No grid.gif: the samples have different shapes.")
       return
     writing.write_gif_grid(
-      self._directory / "grid.gif", np.stack(videos), fps=self._spec.fps
+      self._directory / GRID, np.stack(videos), fps=self._spec.fps
     )
+    self._files |= _entries(self._directory, GRID)
+    write_list(self._directory, self._files)
 
   def _read_video(self, name: str) -> np.ndarray:
     with local_copy(self._directory / f"{name}.mp4") as path:
@@ -198,14 +223,16 @@ def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:
     ValueError: if it is damaged.
   """
   try:
-    content = json.loads(path.read_text())
+    content = unseal(json.loads(path.read_text()))
     settings = dict(content["settings"])
     records = {record["name"]: record for record in content["samples"]}
     texts = [*settings, *records]
     for record in records.values():
       texts += [record["file"], record.get("upscaled", "")]
-      texts += [x for pair in record.get("crc32c", {}).items() for x in pair]
-    # crc32c is null where it could not be computed.
+      texts += [
+        x for pair in record.get(_OLD_CHECKSUMS, {}).items() for x in pair
+      ]
+    # A checksum is null where it could not be computed.
     if not all(isinstance(text, str | None) for text in texts):
       raise TypeError("a name is no text")
   except (
@@ -222,34 +249,55 @@ def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:
   return settings, records
 
 
-def _checksums(directory: pathlib.Path, name: str) -> dict[str, str | None]:
-  """Checksum of a file, or of each in a folder, by name below `directory`."""
+def _entries(directory: pathlib.Path, name: str) -> dict[str, dict]:
+  """Entries of a file, or of each in a folder, by name below `directory`."""
   path = directory / name
   if path.is_dir():
-    return {f"{name}/{f}": checksum(file) for f, file in list_files(path)}
-  return {name: checksum(path)}
+    return {f"{name}/{f}": list_entry(file) for f, file in list_files(path)}
+  return {name: list_entry(path)}
+
+
+def _read_files(
+  directory: pathlib.Path, records: Mapping[str, dict]
+) -> dict[str, dict]:
+  """Entries of all files of a folder, of whichever version.
+
+  Raises:
+    ValueError: if the list is damaged.
+  """
+  try:
+    files = read_list(directory)
+  except ValueError as error:
+    raise ValueError(
+      f"{directory}: {error}; give another --output, or remove that file."
+    ) from error
+  if files is None:
+    return {
+      file: {"crc32c": value}
+      for record in records.values()
+      for file, value in record.get(_OLD_CHECKSUMS, {}).items()
+    }
+  return files
 
 
 def verify_samples(directory: str | pathlib.Path) -> list[str]:
   """Reads all files of a folder of samples; returns what is wrong, in lines.
 
   Raises:
-    ValueError: if it holds no samples, or `samples.json` is damaged.
+    ValueError: if it holds no samples, or a list of them is damaged.
   """
   folder = as_path(directory)
   _, records = _read_index(folder / INDEX)
+  files = _read_files(folder, records)
   problems = []
   for name, record in records.items():
-    if "crc32c" not in record:
-      problems.append(f"{name} has no checksums: an earlier version wrote it")
-    for file, wanted in record.get("crc32c", {}).items():
-      path = folder / file
-      if not path.is_file():
-        problems.append(f"{path} is missing")
-      elif wanted is not None and checksum(path) not in (wanted, None):
-        problems.append(
-          f"{path} is not what was written (its checksum differs)"
-        )
+    for file in filter(None, (record["file"], record.get("upscaled"))):
+      if file not in files and not any(f.startswith(f"{file}/") for f in files):
+        problems.append(f"{name} has no checksum: nothing tells of damage")
+  for file, entry in files.items():
+    change = find_change(folder / file, entry)
+    if change:
+      problems.append(f"{folder / file} {change}")
   return problems
 
 

@@ -200,7 +200,7 @@ def _generate(
       done += len(batch)
       folder.write_index(statistics())
     progress.set_postfix_str(f"{done} of {len(jobs)} samples")
-  if jobs:
+  if jobs or folder.needs_grid():
     folder.write_grid()
   return statistics()
 

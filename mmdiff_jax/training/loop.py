@@ -160,6 +160,11 @@ def _start_or_resume(
     state, gathered, loader_state = checkpoints.restore(
       latest, program.abstract_state, program.abstract_metrics
     )
+    if int(state.step) != latest:
+      raise ValueError(
+        f"{checkpoints.path(latest)} holds step {int(state.step)}: it was "
+        "copied there, or renamed. Delete it, or give it the name of its step."
+      )
     loader.set_state(loader_state)
     _log.info("Continuing from step %d.", latest)
     return state, gathered

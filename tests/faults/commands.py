@@ -16,10 +16,10 @@ import numpy as np
 from data_prep import make_synthetic
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.cli.verify import verify
 from mmdiff_jax.disk.safetensors import save_safetensors
 from mmdiff_jax.study.folder import load_study, load_truth
 from mmdiff_jax.training import metrics
-from mmdiff_jax.verify import verify
 from tests import sr_fixtures, unet_golden
 from tests.faults.processes import Child, call
 
@@ -114,7 +114,7 @@ def digests(folder: pathlib.Path, *, but: str = "") -> dict[str, str]:
 
 
 def _whole(folder: pathlib.Path) -> None:
-  problems = [line for _, lines in verify(folder) for line in lines]
+  problems = [line for _, lines, _ in verify(folder) for line in lines]
   if problems:
     raise ValueError("; ".join(problems))
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.clips import Segment
+from mmdiff_jax.data.clips import Segment, segment_length
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import TFRecordSource
 from mmdiff_jax.disk.files import as_path
@@ -108,10 +108,14 @@ class PreparedSource:
   def clip(self, video: str, start: int) -> RecordClip:
     """See `base.Source`; raises CorruptRecordError if a record is damaged."""
     # Segment k holds the clips from frame k F to (k + 1) F - 1.
-    number, offset = divmod(start, self.spec.frames)
+    length = self.spec.frames
+    number, offset = divmod(start, length)
+    begin = number * length
+    frames = min(segment_length(length), self.videos[video] - begin)
     number += self._first_record[video]
     try:
       segment = Segment(self._records[number], self.spec)
+      segment.check_place(video, begin, frames)
     except ValueError as error:
       if str(error).startswith(("not a", "the record")):
         raise ValueError(
