@@ -12,12 +12,12 @@ from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.cli import program
 from mmdiff_jax.cli.verify import verify
-from mmdiff_jax.disk.safetensors import save_safetensors
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
 from mmdiff_jax.data.sources.prepared import open_tfrecord
 from mmdiff_jax.data.tfrecord import TFRecordWriter, index_path, read_records
 from mmdiff_jax.data.verify import verify_data_set
+from mmdiff_jax.disk.safetensors import save_safetensors
 from mmdiff_jax.sampling import folder as sample_folder
 from tests.prepared_fixtures import write_dataset
 from tests.test_checkpoint import flip_bit, run  # noqa: F401

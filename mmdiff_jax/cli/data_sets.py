@@ -67,11 +67,11 @@ def prepare_tfds(options: argparse.Namespace) -> None:
 def inspect(options: argparse.Namespace) -> int:
   """Checks and shows a prepared data set; returns 1 if anything is wrong."""
   from data_prep import inspect_dataset
-  from mmdiff_jax.verify import verify
+  from mmdiff_jax.data.verify import verify_data_set
 
   output = inspect_dataset.check_sheet(options.argument, options.output)
   print(inspect_dataset.describe(options.argument))
-  problems = [line for _, lines in verify(options.argument) for line in lines]
+  problems = verify_data_set(options.argument)
   for problem in problems:
     print(f"error: {one_line(problem)}", file=sys.stderr)
   if problems:

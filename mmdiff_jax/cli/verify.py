@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmdiff_jax import checkpoint
-from mmdiff_jax.disk.safetensors import verify_safetensors
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.verify import find_unverified, verify_data_set
 from mmdiff_jax.disk.checksums import CHECKSUMS
 from mmdiff_jax.disk.files import as_path, local_copy
+from mmdiff_jax.disk.safetensors import verify_safetensors
 from mmdiff_jax.disk.verify import find_changes
 from mmdiff_jax.sampling import folder as sample_folder
 
