@@ -64,8 +64,8 @@ def _design(study: Study) -> str:
     "incomplete blocks with at most one version of a source per rater, in an "
     "order drawn for each rater, each system equally often over all raters, "
     f"after {settings.training} training items; {settings.repeats:.0%} came "
-    f"twice and {settings.traps:.0%} (at least three) had a fault. An answer counted after the clip had played to its "
-    "end with sound."
+    f"twice and {settings.traps:.0%} (at least three) had a fault. An answer "
+    "counted after the clip had played to its end with sound."
   )
 
 
