@@ -94,11 +94,16 @@ def get_config() -> ConfigDict:
   model.kernels = "auto"
 
   config.diffusion = diffusion = ConfigDict()
-  # Noise schedule: "linear" or "cosine".
+  # Noise process: "vp" (variance preserving) or "flow" (rectified flow).
+  diffusion.process = "vp"
+  # Noise schedule of vp: "linear" or "cosine".
   diffusion.schedule = "linear"
+  # vp: no signal is left in the last step (needs another prediction than eps).
+  diffusion.zero_terminal_snr = False
   # Steps from a clip to noise.
   diffusion.num_timesteps = 1000
-  # What the network predicts: "eps" or "x_start".
+  # What the network predicts: "eps", "x_start", "v" or "velocity"; flow takes
+  # all but eps.
   diffusion.prediction = "eps"
   # "mse"; with model.learn_sigma also "mse_vb" and "rescaled_mse_vb".
   diffusion.loss = "mse"

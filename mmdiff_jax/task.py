@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.devices.mesh import platform_of
-from mmdiff_jax.diffusion import Schedule, make_schedule
+from mmdiff_jax.diffusion import Process, make_process
+from mmdiff_jax.diffusion.process import check_prediction
 from mmdiff_jax.models import Leaves, Network, create_network
 from mmdiff_jax.models.levels import Levels, check_levels
 from mmdiff_jax.models.remat import MEMORY_FIRST
@@ -37,8 +38,8 @@ class Task:
     x: what is generated, by name: shapes without batch axis and types as a
       batch carries them.
     inputs: what the network is given beside it, likewise.
-    schedule: of the noise.
-    prediction: what the network predicts, "eps" or "x_start".
+    process: what noise does.
+    prediction: what the network predicts, one of `process.PREDICTIONS`.
     loss_weights: weight in the loss of all that is generated, by name.
     cond_dropout: share of training samples whose inputs are withheld, where
       the network has a value for that.
@@ -49,7 +50,7 @@ class Task:
   spec: AVSpec
   x: Leaves
   inputs: Leaves
-  schedule: Schedule
+  process: Process
   prediction: str
   loss_weights: dict[str, float]
   cond_dropout: float
@@ -284,16 +285,22 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
   dropout = config.train.get("cond_dropout", 0.0)
   if not 0 <= dropout < 1:
     raise ValueError(f"config.train.cond_dropout={dropout} must lie in [0, 1).")
+  diffusion = config.diffusion
+  process = make_process(
+    diffusion.get("process", "vp"),
+    diffusion.num_timesteps,
+    diffusion.schedule,
+    diffusion.get("zero_terminal_snr", False),
+  )
+  check_prediction(diffusion.prediction, process)
   remat = config.model.get("remat", "none") != "none"
   return Task(
     network=network,
     spec=AVSpec.from_config(config.data),
     x=x,
     inputs=inputs,
-    schedule=make_schedule(
-      config.diffusion.schedule, config.diffusion.num_timesteps
-    ),
-    prediction=config.diffusion.prediction,
+    process=process,
+    prediction=diffusion.prediction,
     loss_weights={
       name: config.train.get(f"{name}_loss_weight", 1.0) for name in x
     },

@@ -7,8 +7,8 @@ import pytest
 
 from mmdiff_jax.diffusion import gaussian, make_schedule
 from mmdiff_jax.samplers import make_sampler
-from mmdiff_jax.samplers.continuous import ContinuousSchedule
 from mmdiff_jax.samplers.dpm_options import threshold_dynamically
+from mmdiff_jax.samplers.nodes import grid, traced_node
 from tests import gaussian_data
 from tests.diffusion_golden import NFE, X, assert_close, golden, make_toy
 
@@ -65,7 +65,7 @@ def test_the_final_denoising_returns_x_start_of_one_more_call(name, method):
   )
   t = jnp.zeros(2, jnp.int32)
   eps = make_toy()(x, t, None)
-  expected = gaussian.predict_xstart_from_eps(SCHEDULE, x, t, eps)
+  expected = gaussian.predict_xstart(SCHEDULE, eps, x, t, "eps")
   assert final_nfe == nfe + 1
   assert_close(final, expected, 1e-5)
 
@@ -139,10 +139,10 @@ def test_the_network_is_called_with_original_steps_of_a_respaced_table():
 
 @pytest.mark.parametrize("kind", ["logSNR", "time_uniform", "time_quadratic"])
 def test_grids_are_uniform_in_their_variable(kind):
-  continuous = ContinuousSchedule(make_schedule("cosine", 1000))
-  nodes = continuous.grid(20, kind)
+  process = make_schedule("cosine", 1000)
+  nodes = grid(process, 20, kind)
   lambdas = np.array([node.lambda_ for node in nodes])
-  times = continuous.time_of(lambdas)
+  times = process.time_of(lambdas)
   value = {
     "logSNR": lambdas,
     "time_uniform": times,
@@ -157,10 +157,9 @@ def test_grids_are_uniform_in_their_variable(kind):
 
 
 def test_traced_nodes_equal_those_of_the_host():
-  continuous = ContinuousSchedule(SCHEDULE)
-  nodes = continuous.grid(37, "time_quadratic")
-  traced = continuous.traced_node(
-    jnp.array([node.lambda_ for node in nodes], jnp.float32)
+  nodes = grid(SCHEDULE, 37, "time_quadratic")
+  traced = traced_node(
+    SCHEDULE, jnp.array([node.lambda_ for node in nodes], jnp.float32)
   )
   for field in ("alpha", "sigma", "lambda_"):
     expected = [getattr(node, field) for node in nodes]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.diffusion import gaussian, make_schedule
+from mmdiff_jax.diffusion.process import noise_of
 from tests.diffusion_golden import (
   NOISE,
   X_START,
@@ -92,15 +93,19 @@ def test_posterior_is_bayes_rule_for_gaussians(t):
 def test_eps_and_x_start_determine_each_other():
   t = jnp.array([0, 600])
   x_t = gaussian.q_sample(SCHEDULE, X_START, t, NOISE)
-  x_start = gaussian.predict_xstart_from_eps(SCHEDULE, x_t, t, NOISE)
+  x_start = gaussian.predict_xstart(SCHEDULE, NOISE, x_t, t, "eps")
   assert_close(x_start, X_START, 1e-4)
-  eps = gaussian.predict_eps_from_xstart(SCHEDULE, x_t, t, X_START)
-  assert_close(eps, NOISE, 1e-4)
+  for m in x_t:
+    scales = (
+      gaussian.extract(v, t, x_t[m]) for v in (SCHEDULE.alpha, SCHEDULE.sigma)
+    )
+    eps = noise_of(X_START[m], x_t[m], *scales)
+    assert_close({m: eps}, {m: NOISE[m]}, 1e-4)
 
 
 def test_both_predictions_give_the_same_step():
   t = jnp.array([5, 600])
-  as_x_start = gaussian.predict_xstart_from_eps(SCHEDULE, X, t, NOISE)
+  as_x_start = gaussian.predict_xstart(SCHEDULE, NOISE, X, t, "eps")
   a = gaussian.p_mean_variance(SCHEDULE, NOISE, X, t)
   b = gaussian.p_mean_variance(SCHEDULE, as_x_start, X, t, prediction="x_start")
   assert_close(a.mean, b.mean, 1e-6)
@@ -133,5 +138,5 @@ def test_channels_that_do_not_fit_learn_sigma_are_an_error():
   x = jnp.ones((1, 8, 1))
   with pytest.raises(ValueError, match="needs 2 channels"):
     gaussian.p_mean_variance(SCHEDULE, x, x, jnp.array([5]), learn_sigma=True)
-  with pytest.raises(ValueError, match="allowed are eps, x_start"):
-    gaussian.p_mean_variance(SCHEDULE, x, x, jnp.array([5]), prediction="v")
+  with pytest.raises(ValueError, match="allowed are eps, x_start, v"):
+    gaussian.p_mean_variance(SCHEDULE, x, x, jnp.array([5]), prediction="w")

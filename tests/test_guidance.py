@@ -14,7 +14,7 @@ from mmdiff_jax.samplers import (
   make_rng,
   make_sampler,
 )
-from mmdiff_jax.samplers.continuous import ContinuousSchedule
+from mmdiff_jax.samplers.nodes import grid
 from tests import gaussian_data
 from tests.diffusion_golden import (
   GOLDEN,
@@ -156,7 +156,7 @@ def test_gradient_goes_through_every_network_call_of_a_step(last):
   # Two singlesteps of order 2, by hand: correction after the first, none
   # after the last.
   scale, denoise = 0.7, _Denoise()
-  nodes = ContinuousSchedule(SCHEDULE).grid(4, "logSNR")
+  nodes = grid(SCHEDULE, 4, "logSNR")
   s, middle, t, middle2, end = nodes
 
   def misfit(video):

@@ -142,7 +142,7 @@ def test_bin_probabilities_sum_to_one():
     ({"loss": "l1"}, "allowed are mse"),
     ({"loss": "mse_vb"}, "allowed are mse"),
     ({"loss": "mse", "learn_sigma": True}, "allowed are mse_vb, rescaled"),
-    ({"prediction": "v"}, "allowed are eps, x_start"),
+    ({"prediction": "w"}, "allowed are eps, x_start, v, velo"),
     ({"weights": {"video": 1.0}}, "one weight per modality"),
   ],
 )

@@ -40,7 +40,7 @@ def test_samples_are_those_of_the_sampler_on_its_denoise_fn(model):
   sampler = make_sampler("ddim", steps=4, prediction=model.task.prediction)
   expected, _ = sampler(
     model.denoise_fn(),
-    model.task.schedule,
+    model.task.process,
     initial_noise(rngs, shapes, 3),
     rngs,
   )

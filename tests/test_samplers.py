@@ -375,7 +375,10 @@ def test_the_network_is_compiled_once_whatever_the_order():
       },
       "exclude each other",
     ),
-    ({"name": "dpm_solver", "prediction": "v"}, "allowed are eps, x_start"),
+    (
+      {"name": "dpm_solver", "prediction": "w"},
+      "allowed are eps, x_start, v, velo",
+    ),
     (
       {"name": "dpm_solver", "method": "adaptive", "steps": 20},
       "'steps' does not apply",

@@ -83,7 +83,7 @@ def build(**train):
   task = dataclasses.replace(make_task(config), network=ToyNetwork(Toy()))
   x, _ = task.network.declare(config)
   task = dataclasses.replace(task, x=x)
-  timesteps = create_timestep_sampler("uniform", task.schedule)
+  timesteps = create_timestep_sampler("uniform", task.process)
   optimizer = create_optimizer(config.train)
   init = state_initializer(task.init, optimizer, timesteps.init)
   step = make_train_step(

@@ -1,7 +1,8 @@
-"""Gaussian diffusion on any pytree of modalities.
+"""Steps of a Gaussian process, on any pytree of modalities.
 
-Every `x` is a tree of arrays [B, ...] that share the step `t` [B], which is an
-index into the schedule's table (not the network's original index). The maths
+Every `x` is a tree of arrays [B, ...]. The step `t` is an index into the
+process's table (not the network's original index): an array [B] for all
+modalities, or a tree like x of arrays whose axes lead those of x. The maths
 runs in float32, or wider where x is wider.
 """
 
@@ -11,14 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import Process, check_prediction, noise_of
 
 Tree = Any
 
-PREDICTIONS = ("eps", "x_start")
 
-
-class Prediction(NamedTuple):
+class Transition(NamedTuple):
   """The network's view of one step back; each field is a tree like x_t.
 
   Attributes:
@@ -35,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 def expand_to(values: jax.Array, x: jax.Array) -> jax.Array:
-  """Appends axes to `values` (scalar or [B]) until it broadcasts to x."""
+  """Appends axes to `values` (scalar, [B], ...) until it broadcasts to x."""
   return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
@@ -45,67 +44,58 @@ def extract(table: np.ndarray, t: jax.Array, x: jax.Array) -> jax.Array:
   return expand_to(jnp.asarray(table, dtype)[t], x)
 
 
-def q_sample(
-  schedule: Schedule, x_start: Tree, t: jax.Array, noise: Tree
-) -> Tree:
-  """Draws x_t = sqrt(ab) x_start + sqrt(1 - ab) noise."""
+def by_leaf(t: Tree, x: Tree) -> Tree:
+  """The steps of every leaf of x: one array serves all of them."""
+  if isinstance(t, jax.Array | np.ndarray):
+    return jax.tree.map(lambda _: t, x)
+  return t
+
+
+def q_sample(process: Process, x_start: Tree, t: Tree, noise: Tree) -> Tree:
+  """Draws x_t = alpha_t x_start + sigma_t noise."""
   return jax.tree.map(
-    lambda x, n: (
-      extract(schedule.sqrt_alphas_cumprod, t, x) * x
-      + extract(schedule.sqrt_one_minus_alphas_cumprod, t, x) * n
+    lambda x, n, t: (
+      extract(process.alpha, t, x) * x + extract(process.sigma, t, x) * n
     ),
     x_start,
     noise,
+    by_leaf(t, x_start),
   )
 
 
-def predict_xstart_from_eps(
-  schedule: Schedule, x_t: Tree, t: jax.Array, eps: Tree
+def predict_xstart(
+  process: Process, output: Tree, x_t: Tree, t: Tree, prediction: str
 ) -> Tree:
-  """Solves q_sample for x_start."""
+  """The clean sample that a network's output implies."""
+  kind = check_prediction(prediction)
   return jax.tree.map(
-    lambda x, e: (
-      extract(schedule.sqrt_recip_alphas_cumprod, t, x) * x
-      - extract(schedule.sqrt_recipm1_alphas_cumprod, t, x) * e
+    lambda out, x, t: kind.to_x_start(
+      out, x, extract(process.alpha, t, x), extract(process.sigma, t, x)
     ),
+    output,
     x_t,
-    eps,
-  )
-
-
-def predict_eps_from_xstart(
-  schedule: Schedule, x_t: Tree, t: jax.Array, x_start: Tree
-) -> Tree:
-  """Solves q_sample for the noise."""
-  return jax.tree.map(
-    lambda x, x0: (
-      (extract(schedule.sqrt_recip_alphas_cumprod, t, x) * x - x0)
-      / extract(schedule.sqrt_recipm1_alphas_cumprod, t, x)
-    ),
-    x_t,
-    x_start,
+    by_leaf(t, x_t),
   )
 
 
 def q_posterior_mean_variance(
-  schedule: Schedule, x_start: Tree, x_t: Tree, t: jax.Array
+  process: Process, x_start: Tree, x_t: Tree, t: Tree
 ) -> tuple[Tree, Tree, Tree]:
   """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_start)."""
+  t = by_leaf(t, x_t)
+
+  def read(table: np.ndarray) -> Tree:
+    return jax.tree.map(lambda x, t: extract(table, t, x), x_t, t)
+
   mean = jax.tree.map(
-    lambda x0, x: (
-      extract(schedule.posterior_mean_coef1, t, x) * x0
-      + extract(schedule.posterior_mean_coef2, t, x) * x
-    ),
+    lambda x0, x, a, b: a * x0 + b * x,
     x_start,
     x_t,
+    read(process.posterior_mean_coef1),
+    read(process.posterior_mean_coef2),
   )
-  variance = jax.tree.map(
-    lambda x: extract(schedule.posterior_variance, t, x), x_t
-  )
-  log_variance = jax.tree.map(
-    lambda x: extract(schedule.posterior_log_variance_clipped, t, x), x_t
-  )
-  return mean, variance, log_variance
+  variance = read(process.posterior_variance)
+  return mean, variance, read(process.posterior_log_variance_clipped)
 
 
 def split_output(
@@ -144,118 +134,108 @@ def split_output(
   return first, second
 
 
-def validate_prediction(kind: str) -> None:
-  """Raises ValueError unless `kind` names a thing that networks predict."""
-  if kind not in PREDICTIONS:
-    raise ValueError(
-      f"unknown prediction {kind!r}; allowed are {', '.join(PREDICTIONS)}."
-    )
-
-
-def predict_xstart(
-  schedule: Schedule, prediction: Tree, x_t: Tree, t: jax.Array, kind: str
-) -> Tree:
-  """The clean sample that a prediction of `kind` (eps | x_start) implies."""
-  validate_prediction(kind)
-  if kind == "x_start":
-    return prediction
-  return predict_xstart_from_eps(schedule, x_t, t, prediction)
-
-
 def clip_unit(x: Tree) -> Tree:
   """Clips every modality to the data's range [-1, 1]."""
   return jax.tree.map(lambda leaf: jnp.clip(leaf, -1.0, 1.0), x)
 
 
 def p_mean_variance(
-  schedule: Schedule,
+  process: Process,
   output: Tree,
   x_t: Tree,
-  t: jax.Array,
+  t: Tree,
   *,
   learn_sigma: bool = False,
   prediction: str = "eps",
   clip_denoised: bool = True,
-) -> Prediction:
+) -> Transition:
   """Turns a network's output at x_t into p(x_{t-1} | x_t).
 
   Args:
-    schedule: the (possibly respaced) schedule.
+    process: the (possibly respaced) process.
     output: the network's output, channels doubled with `learn_sigma`.
     x_t: tree of [B, ...] noisy samples.
-    t: [B] table indices.
+    t: table indices.
     learn_sigma: learned-range variance (Nichol & Dhariwal 2021, eq. 15)
       instead of fixed large.
-    prediction: "eps" or "x_start".
+    prediction: one of `process.PREDICTIONS`.
     clip_denoised: clip the predicted x_start to [-1, 1].
 
   Returns:
     Mean, variance, log variance and predicted x_start.
   """
   output, values = split_output(output, x_t, learn_sigma)
-  pred_xstart = predict_xstart(schedule, output, x_t, t, prediction)
+  pred_xstart = predict_xstart(process, output, x_t, t, prediction)
   if clip_denoised:
     pred_xstart = clip_unit(pred_xstart)
-  mean, _, min_log = q_posterior_mean_variance(schedule, pred_xstart, x_t, t)
+  mean, _, min_log = q_posterior_mean_variance(process, pred_xstart, x_t, t)
+  t = by_leaf(t, x_t)
   if learn_sigma:
-    max_log = np.log(schedule.betas)
+    max_log = np.log(process.step_variance)
     log_variance = jax.tree.map(
-      lambda v, low: (v + 1) / 2 * extract(max_log, t, v) + (1 - v) / 2 * low,
+      lambda v, low, t: (
+        (v + 1) / 2 * extract(max_log, t, v) + (1 - v) / 2 * low
+      ),
       values,
       min_log,
+      t,
     )
   else:
-    fixed_log = np.log(schedule.fixed_large_variance)
-    log_variance = jax.tree.map(lambda x: extract(fixed_log, t, x), x_t)
+    fixed_log = np.log(process.fixed_large_variance)
+    log_variance = jax.tree.map(lambda x, t: extract(fixed_log, t, x), x_t, t)
   variance = jax.tree.map(jnp.exp, log_variance)
-  return Prediction(mean, variance, log_variance, pred_xstart)
+  return Transition(mean, variance, log_variance, pred_xstart)
 
 
-def ddpm_step(p: Prediction, t: jax.Array, noise: Tree) -> Tree:
+def ddpm_step(p: Transition, t: Tree, noise: Tree) -> Tree:
   """Samples x_{t-1} ~ p(x_{t-1} | x_t); at t=0 its mean, without noise."""
   return jax.tree.map(
-    lambda mean, log_variance, n: (
+    lambda mean, log_variance, n, t: (
       mean + expand_to(t > 0, n) * jnp.exp(0.5 * log_variance) * n
     ),
     p.mean,
     p.log_variance,
     noise,
+    by_leaf(t, noise),
   )
 
 
 def ddim_step(
-  schedule: Schedule,
+  process: Process,
   pred_xstart: Tree,
   x_t: Tree,
-  t: jax.Array,
+  t: Tree,
   noise: Tree | None = None,
   eta: float = 0.0,
 ) -> Tree:
   """One DDIM step (Song et al. 2021, arXiv 2010.02502, eq. 12).
 
   Args:
-    schedule: the (possibly respaced) schedule.
+    process: the (possibly respaced) process.
     pred_xstart: predicted (clipped) clean sample; eps is recomputed from it.
     x_t: tree of [B, ...] noisy samples.
-    t: [B] table indices.
+    t: table indices.
     noise: tree like x_t; None where eta is 0.
     eta: 0 is deterministic, 1 has the posterior's variance.
 
   Returns:
     The sample one table step lower; at t=0 no noise is added.
   """
-  eps = predict_eps_from_xstart(schedule, x_t, t, pred_xstart)
-  ab, ab_prev = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
-  # Zero at t=0, where ab_prev is 1.
-  sigma = eta * np.sqrt((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev))
-  direction = np.sqrt(1 - ab_prev - sigma**2)
-  mean = jax.tree.map(
-    lambda x0, e: (
-      extract(np.sqrt(ab_prev), t, x0) * x0 + extract(direction, t, x0) * e
-    ),
-    pred_xstart,
-    eps,
-  )
+  # Zero at t=0, where no noise is left before the step.
+  sigma = eta * np.sqrt(process.posterior_variance)
+  direction = np.sqrt(process.variance_prev - sigma**2)
+
+  def leaf(x0: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
+    alpha, scale = (extract(v, t, x) for v in (process.alpha, process.sigma))
+    eps = noise_of(x0, x, alpha, scale)
+    return (
+      extract(process.alpha_prev, t, x) * x0 + extract(direction, t, x) * eps
+    )
+
+  t = by_leaf(t, x_t)
+  mean = jax.tree.map(leaf, pred_xstart, x_t, t)
   if eta == 0:
     return mean
-  return jax.tree.map(lambda m, n: m + extract(sigma, t, n) * n, mean, noise)
+  return jax.tree.map(
+    lambda m, n, t: m + extract(sigma, t, n) * n, mean, noise, t
+  )

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.diffusion import gaussian
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import Process, check_prediction
 
 Tree = Any
-DenoiseFn = Callable[[Tree, jax.Array, jax.Array | None], Tree]
+DenoiseFn = Callable[[Tree, Tree, jax.Array | None], Tree]
 
 LOSSES = ("mse", "mse_vb", "rescaled_mse_vb")
 
@@ -68,11 +68,11 @@ def discretized_gaussian_log_likelihood(
 
 
 def variational_bound(
-  schedule: Schedule,
+  process: Process,
   output: Tree,
   x_start: Tree,
   x_t: Tree,
-  t: jax.Array,
+  t: Tree,
   prediction: str = "eps",
 ) -> Tree:
   """One term of the variational bound, in bits per element, [B] per modality.
@@ -81,18 +81,18 @@ def variational_bound(
   negative log likelihood at t = 0 (Ho et al. 2020, eq. 5).
 
   Args:
-    schedule: the schedule.
+    process: the process.
     output: the network's output with doubled channels.
     x_start: clean samples.
     x_t: noisy samples.
-    t: [B] table indices.
-    prediction: "eps" or "x_start".
+    t: table indices [B], of all modalities or by modality.
+    prediction: one of `process.PREDICTIONS`.
 
   Returns:
     Tree of [B] arrays.
   """
   p = gaussian.p_mean_variance(
-    schedule,
+    process,
     output,
     x_t,
     t,
@@ -101,17 +101,25 @@ def variational_bound(
     clip_denoised=False,
   )
   q_mean, _, q_log = gaussian.q_posterior_mean_variance(
-    schedule, x_start, x_t, t
+    process, x_start, x_t, t
   )
 
-  def bound(x0, mean, log_variance, true_mean, true_log):
+  def bound(x0, mean, log_variance, true_mean, true_log, t):
     kl = mean_flat(normal_kl(true_mean, true_log, mean, log_variance))
     nll = -mean_flat(
       discretized_gaussian_log_likelihood(x0, mean, 0.5 * log_variance)
     )
     return jnp.where(t == 0, nll, kl) / np.log(2.0)
 
-  return jax.tree.map(bound, x_start, p.mean, p.log_variance, q_mean, q_log)
+  return jax.tree.map(
+    bound,
+    x_start,
+    p.mean,
+    p.log_variance,
+    q_mean,
+    q_log,
+    gaussian.by_leaf(t, x_start),
+  )
 
 
 def validate_loss(loss: str, learn_sigma: bool) -> None:
@@ -127,9 +135,9 @@ def validate_loss(loss: str, learn_sigma: bool) -> None:
 
 def training_losses(
   denoise_fn: DenoiseFn,
-  schedule: Schedule,
+  process: Process,
   x_start: Tree,
-  t: jax.Array,
+  t: Tree,
   noise: Tree,
   *,
   loss: str = "mse",
@@ -141,15 +149,15 @@ def training_losses(
   """Loss terms of one batch.
 
   Args:
-    denoise_fn: `(x_t, t_original [B], rng) -> output` tree.
-    schedule: the training schedule.
+    denoise_fn: `(x_t, t_original, rng) -> output` tree.
+    process: the training process.
     x_start: tree of clean samples [B, ...] in [-1, 1].
-    t: [B] int32 table indices.
+    t: int32 table indices [B], of all modalities or by modality.
     noise: tree of standard normal noise like x_start.
     loss: "mse"; with a learned variance "mse_vb" or "rescaled_mse_vb", which
       multiplies the bound by T/1000.
     learn_sigma: whether the network's channels are doubled.
-    prediction: what the network predicts, "eps" or "x_start".
+    prediction: what the network predicts, one of `process.PREDICTIONS`.
     rng: handed on to `denoise_fn`.
     weights: weight of each modality in "loss"; None weighs all by 1.
 
@@ -159,16 +167,26 @@ def training_losses(
     over modalities of all terms.
 
   Raises:
-    ValueError: for a loss that does not fit `learn_sigma`, or weights that
-      are not one per modality.
+    ValueError: for a loss that does not fit `learn_sigma`, a prediction that
+      the process rules out, or weights that are not one per modality.
   """
   validate_loss(loss, learn_sigma)
-  gaussian.validate_prediction(prediction)
-  x_t = gaussian.q_sample(schedule, x_start, t, noise)
-  timestep_map = jnp.asarray(schedule.timestep_map, jnp.int32)
-  output = denoise_fn(x_t, timestep_map[t], rng)
+  kind = check_prediction(prediction, process)
+  x_t = gaussian.q_sample(process, x_start, t, noise)
+  timestep_map = jnp.asarray(process.timestep_map, jnp.int32)
+  output = denoise_fn(x_t, jax.tree.map(lambda t: timestep_map[t], t), rng)
   predicted, values = gaussian.split_output(output, x_t, learn_sigma)
-  target = noise if prediction == "eps" else x_start
+  target = jax.tree.map(
+    lambda x, n, t: kind.target(
+      x,
+      n,
+      gaussian.extract(process.alpha, t, x),
+      gaussian.extract(process.sigma, t, x),
+    ),
+    x_start,
+    noise,
+    gaussian.by_leaf(t, x_start),
+  )
   mse = jax.tree.map(lambda a, b: mean_flat((a - b) ** 2), target, predicted)
   terms = {"mse": mse}
   if learn_sigma:
@@ -178,10 +196,10 @@ def training_losses(
       predicted,
       values,
     )
-    scale = schedule.num_timesteps / 1000.0 if loss.startswith("re") else 1.0
+    scale = process.num_timesteps / 1000.0 if loss.startswith("re") else 1.0
     terms["vb"] = jax.tree.map(
       lambda bound: scale * bound,
-      variational_bound(schedule, frozen, x_start, x_t, t, prediction),
+      variational_bound(process, frozen, x_start, x_t, t, prediction),
     )
   return {"loss": _weighted_sum(terms, weights), **terms}
 

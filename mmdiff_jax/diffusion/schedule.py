@@ -1,22 +1,26 @@
-"""Noise schedules: float64 tables of the forward process, and respacing."""
+"""Variance-preserving schedules and rectified flow: the processes by name."""
 
 import dataclasses
 import functools
 
 import numpy as np
 
+from mmdiff_jax.diffusion.process import Array, Level, Process, array_module
+
 SCHEDULES = ("linear", "cosine")
+PROCESSES = ("vp", "flow")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
-class Schedule:
-  """Tables of the forward process q(x_t | x_start), float64 numpy arrays [T].
+class Schedule(Process):
+  """The variance-preserving process: alpha^2 + sigma^2 = 1.
 
   The tables follow Ho et al. 2020 (arXiv 2006.11239); `alphas_cumprod` is
-  their alpha bar.
+  their alpha bar, alpha^2. Between steps, log alpha is linear in time.
 
   Attributes:
-    betas: variances of the forward steps, each strictly between 0 and 1.
+    betas: variances of the forward steps, each strictly between 0 and 1; the
+      last may be 1 (no signal is left).
     timestep_map: the step index that the network was trained with, for each
       entry of the table; `0..T-1` unless the schedule is respaced.
   """
@@ -31,10 +35,10 @@ class Schedule:
       raise ValueError(
         f"betas has shape {betas.shape}; give a non-empty vector [T]."
       )
-    if not np.all((betas > 0) & (betas < 1)):
+    if not (np.all((betas > 0) & (betas <= 1)) and np.all(betas[:-1] < 1)):
       raise ValueError(
         f"betas span [{betas.min():.4g}, {betas.max():.4g}]; each must lie "
-        "strictly between 0 and 1."
+        "strictly between 0 and 1 (the last may be 1)."
       )
     if timestep_map is None:
       timestep_map = np.arange(betas.size)
@@ -48,11 +52,6 @@ class Schedule:
       table.setflags(write=False)
       object.__setattr__(self, name, table)
 
-  @property
-  def num_timesteps(self) -> int:
-    """Number of steps T of this (possibly respaced) table."""
-    return self.betas.size
-
   @functools.cached_property
   def alphas_cumprod(self) -> np.ndarray:
     """Share of the signal's variance left after step t."""
@@ -64,148 +63,100 @@ class Schedule:
     return np.append(1.0, self.alphas_cumprod[:-1])
 
   @functools.cached_property
-  def sqrt_alphas_cumprod(self) -> np.ndarray:
-    """Scale of x_start in x_t."""
+  def alpha(self) -> np.ndarray:
+    """Square root of `alphas_cumprod`."""
     return np.sqrt(self.alphas_cumprod)
 
   @functools.cached_property
-  def sqrt_one_minus_alphas_cumprod(self) -> np.ndarray:
-    """Scale of the noise in x_t."""
-    return np.sqrt(1.0 - self.alphas_cumprod)
+  def variance(self) -> np.ndarray:
+    """1 - `alphas_cumprod`."""
+    return 1.0 - self.alphas_cumprod
 
   @functools.cached_property
-  def sqrt_recip_alphas_cumprod(self) -> np.ndarray:
-    """Factor of x_t in x_start = factor * x_t - factor' * eps."""
-    return np.sqrt(1.0 / self.alphas_cumprod)
+  def step_alpha(self) -> np.ndarray:
+    """Square root of 1 - `betas`."""
+    return np.sqrt(1.0 - self.betas)
 
   @functools.cached_property
-  def sqrt_recipm1_alphas_cumprod(self) -> np.ndarray:
-    """Factor of eps in x_start = factor' * x_t - factor * eps."""
-    return np.sqrt(1.0 / self.alphas_cumprod - 1.0)
+  def step_variance(self) -> np.ndarray:
+    """`betas`."""
+    return self.betas
 
   @functools.cached_property
-  def posterior_variance(self) -> np.ndarray:
-    """Variance of q(x_{t-1} | x_t, x_start); 0 at t=0."""
-    ab, ab_prev = self.alphas_cumprod, self.alphas_cumprod_prev
-    return self.betas * (1.0 - ab_prev) / (1.0 - ab)
+  def clock(self) -> np.ndarray:
+    """Logarithm of alpha."""
+    with np.errstate(divide="ignore"):
+      return 0.5 * np.log(self.alphas_cumprod)
 
-  @functools.cached_property
-  def posterior_log_variance_clipped(self) -> np.ndarray:
-    """Log of the posterior variance, its 0 at t=0 replaced by t=1's value."""
-    return np.log(self._first_from_second(self.posterior_variance))
+  def at_clock(self, clock: np.ndarray) -> Level:
+    """Levels where log alpha has these values."""
+    sigma = np.sqrt(-np.expm1(2 * clock))
+    return Level(np.exp(clock), sigma, clock - np.log(sigma))
 
-  @functools.cached_property
-  def posterior_mean_coef1(self) -> np.ndarray:
-    """Coefficient of x_start in the posterior mean."""
-    ab, ab_prev = self.alphas_cumprod, self.alphas_cumprod_prev
-    return self.betas * np.sqrt(ab_prev) / (1.0 - ab)
+  def at_lambda(self, lambda_: Array) -> tuple[Array, Level]:
+    """Log alpha and levels: alpha^2 is the logistic function of 2 lambda."""
+    xp = array_module(lambda_)
+    clock = -0.5 * xp.logaddexp(0, -2 * lambda_)
+    sigma = xp.sqrt(-xp.expm1(2 * clock))
+    return clock, Level(xp.exp(clock), sigma, lambda_)
 
-  @functools.cached_property
-  def posterior_mean_coef2(self) -> np.ndarray:
-    """Coefficient of x_t in the posterior mean."""
-    ab, ab_prev = self.alphas_cumprod, self.alphas_cumprod_prev
-    return (1.0 - ab_prev) * np.sqrt(1.0 - self.betas) / (1.0 - ab)
-
-  @functools.cached_property
-  def fixed_large_variance(self) -> np.ndarray:
-    """The base model's variance: betas, t=1's posterior variance at t=0."""
-    return self._first_from_second(self.betas)
-
-  def _first_from_second(self, table: np.ndarray) -> np.ndarray:
-    # A table of one step has no second entry; its beta is the one bound left.
-    first = self.posterior_variance[1] if table.size > 1 else self.betas[0]
-    return np.append(first, table[1:])
-
-  def respace(self, respacing: str) -> "Schedule":
-    """Returns the schedule that visits a subset of this one's steps.
-
-    Args:
-      respacing: see `respaced_indices`; "" keeps every step.
-
-    Returns:
-      A schedule whose betas are recomputed from the kept alphas_cumprod and
-      whose `timestep_map` still holds the ORIGINAL step indices.
-    """
-    if not respacing:
-      return self
-    kept = respaced_indices(self.num_timesteps, respacing)
-    ab = self.alphas_cumprod[kept]
+  def keep(self, indices: np.ndarray) -> "Schedule":
+    """The schedule whose betas lead from one kept level to the next."""
+    ab = self.alphas_cumprod[indices]
     betas = 1.0 - ab / np.append(1.0, ab[:-1])
-    return Schedule(betas, self.timestep_map[kept])
+    return Schedule(betas, self.timestep_map[indices])
 
 
-def respaced_indices(num_timesteps: int, respacing: str) -> np.ndarray:
-  """Chooses the steps of a shorter process (Nichol & Dhariwal 2021).
+@dataclasses.dataclass(frozen=True, eq=False)
+class RectifiedFlow(Process):
+  """Straight lines from data to noise: alpha = 1 - s, sigma = s.
 
-  Args:
-    num_timesteps: number of steps T to choose from.
-    respacing: "ddimN" for the first integer stride that gives exactly N
-      steps, or comma-separated counts: T is cut into that many near-equal
-      sections, and each keeps its count of evenly spaced steps.
+  Liu et al. 2022 (arXiv 2209.03003). s is linear in time between steps.
 
-  Returns:
-    Increasing step indices, int64.
-
-  Raises:
-    ValueError: if the text is malformed or asks for more steps than exist.
+  Attributes:
+    s: rising positions on the line, in (0, 1].
+    timestep_map: see `Process`.
   """
-  text = str(respacing)
-  ddim = text.startswith("ddim")
-  try:
-    counts = [int(part) for part in text.removeprefix("ddim").split(",")]
-  except ValueError:
-    counts = []
-  if not counts or min(counts) < 1 or (ddim and len(counts) > 1):
-    raise ValueError(
-      f"respacing {text!r} is not understood; allowed are 'ddimN' and "
-      "comma-separated positive counts such as '250' or '10,15,20'."
-    )
-  if ddim:
-    return _strided_indices(num_timesteps, counts[0])
-  return _section_indices(num_timesteps, counts)
 
+  s: np.ndarray
+  timestep_map: np.ndarray
 
-def integer_stride(num_timesteps: int, count: int) -> int | None:
-  """The first stride from step 0 that takes `count` steps, or None."""
-  for stride in range(1, num_timesteps + 1):
-    if len(range(0, num_timesteps, stride)) == count:
-      return stride
-  return None
+  @functools.cached_property
+  def alpha(self) -> np.ndarray:
+    """1 - s."""
+    return 1.0 - self.s
 
+  @functools.cached_property
+  def variance(self) -> np.ndarray:
+    """Square of s."""
+    return self.s**2
 
-def _strided_indices(num_timesteps: int, count: int) -> np.ndarray:
-  stride = integer_stride(num_timesteps, count)
-  if stride is None:
-    raise ValueError(
-      f"respacing 'ddim{count}': no integer stride takes exactly {count} of "
-      f"{num_timesteps} steps; use the section count '{count}' or another N."
-    )
-  return np.arange(0, num_timesteps, stride)
+  @functools.cached_property
+  def clock(self) -> np.ndarray:
+    """1 - s."""
+    return self.alpha
 
+  def at_clock(self, clock: np.ndarray) -> Level:
+    """Levels where alpha has these values."""
+    return Level(clock, 1 - clock, np.log(clock) - np.log1p(-clock))
 
-def _section_indices(num_timesteps: int, counts: list[int]) -> np.ndarray:
-  base, longer = divmod(num_timesteps, len(counts))
-  kept, start = [], 0
-  for section, count in enumerate(counts):
-    size = base + (section < longer)
-    if count > size:
-      raise ValueError(
-        f"respacing asks for {count} steps in a section of {size} (section "
-        f"{section} of {len(counts)} over {num_timesteps} steps); ask for at "
-        f"most {size}."
-      )
-    stride = (size - 1) / (count - 1) if count > 1 else 1.0
-    # A running sum, not j * stride: the rounding of halves depends on it.
-    position = 0.0
-    for _ in range(count):
-      kept.append(start + round(position))
-      position += stride
-    start += size
-  return np.array(kept, np.int64)
+  def at_lambda(self, lambda_: Array) -> tuple[Array, Level]:
+    """Alpha and levels: alpha is the logistic function of lambda."""
+    xp = array_module(lambda_)
+    alpha, sigma = 1 / (1 + xp.exp(-lambda_)), 1 / (1 + xp.exp(lambda_))
+    return alpha, Level(alpha, sigma, lambda_)
+
+  def keep(self, indices: np.ndarray) -> "RectifiedFlow":
+    """The flow over these entries of the table alone."""
+    return RectifiedFlow(self.s[indices], self.timestep_map[indices])
 
 
 def make_schedule(
-  name: str = "linear", num_timesteps: int = 1000, respacing: str = ""
+  name: str = "linear",
+  num_timesteps: int = 1000,
+  respacing: str = "",
+  *,
+  zero_terminal_snr: bool = False,
 ) -> Schedule:
   """Builds a named schedule.
 
@@ -214,6 +165,8 @@ def make_schedule(
       Dhariwal 2021).
     num_timesteps: number of training steps T.
     respacing: see `respaced_indices`; "" keeps every step.
+    zero_terminal_snr: shift and scale alpha so that the last step is noise
+      alone and the first keeps its signal (Lin et al. 2024, arXiv 2305.08891).
 
   Returns:
     The schedule.
@@ -221,8 +174,7 @@ def make_schedule(
   Raises:
     ValueError: for an unknown name or a T that gives impossible betas.
   """
-  if num_timesteps < 1:
-    raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps}.")
+  _check_steps(num_timesteps)
   if name == "linear":
     scale = 1000.0 / num_timesteps
     if scale * 0.02 >= 1.0:
@@ -239,4 +191,57 @@ def make_schedule(
     raise ValueError(
       f"unknown schedule {name!r}; allowed are {', '.join(SCHEDULES)}."
     )
-  return Schedule(betas).respace(respacing)
+  schedule = Schedule(betas)
+  if zero_terminal_snr:
+    schedule = _without_last_signal(schedule)
+  return schedule.respace(respacing)
+
+
+def _without_last_signal(schedule: Schedule) -> Schedule:
+  if schedule.num_timesteps == 1:
+    raise ValueError("zero_terminal_snr needs a schedule of at least 2 steps.")
+  alpha = schedule.alpha
+  alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
+  ab = alpha**2
+  return Schedule(1.0 - ab / np.append(1.0, ab[:-1]))
+
+
+def make_process(
+  name: str = "vp",
+  num_timesteps: int = 1000,
+  schedule: str = "linear",
+  zero_terminal_snr: bool = False,
+) -> Process:
+  """Builds the process of a configuration.
+
+  Args:
+    name: "vp" (variance preserving) or "flow" (rectified flow).
+    num_timesteps: number of training steps T; step i of flow is at s =
+      (i + 1) / T.
+    schedule: of vp, see `make_schedule`; flow has but one.
+    zero_terminal_snr: of vp, likewise; flow always ends in noise alone.
+
+  Raises:
+    ValueError: for an unknown name, or settings that make no process.
+  """
+  if name == "vp":
+    return make_schedule(
+      schedule, num_timesteps, zero_terminal_snr=zero_terminal_snr
+    )
+  if name != "flow":
+    raise ValueError(
+      f"unknown process {name!r}; allowed are {', '.join(PROCESSES)}."
+    )
+  if zero_terminal_snr:
+    raise ValueError(
+      "zero_terminal_snr=True with process 'flow', whose last step is noise "
+      "alone anyway; leave it out."
+    )
+  _check_steps(num_timesteps)
+  steps = np.arange(num_timesteps)
+  return RectifiedFlow((steps + 1) / num_timesteps, steps)
+
+
+def _check_steps(num_timesteps: int) -> None:
+  if num_timesteps < 1:
+    raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps}.")

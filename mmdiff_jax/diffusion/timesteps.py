@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import Process
 
 State = dict[str, jax.Array]
 
@@ -115,13 +115,13 @@ class LossSecondMomentSampler:
 
 
 def create_timestep_sampler(
-  name: str, schedule: Schedule
+  name: str, process: Process
 ) -> UniformSampler | LossSecondMomentSampler:
   """Returns the sampler of training steps called `name`.
 
   Args:
     name: "uniform" or "loss_second_moment".
-    schedule: the training schedule.
+    process: the training process.
 
   Returns:
     An object with `init() -> state`, `sample(state, rng, batch) -> (t,
@@ -131,9 +131,9 @@ def create_timestep_sampler(
     ValueError: for an unknown name.
   """
   if name == "uniform":
-    return UniformSampler(schedule.num_timesteps)
+    return UniformSampler(process.num_timesteps)
   if name == "loss_second_moment":
-    return LossSecondMomentSampler(schedule.num_timesteps)
+    return LossSecondMomentSampler(process.num_timesteps)
   raise ValueError(
     f"unknown timestep sampler {name!r}; allowed are "
     f"{', '.join(TIMESTEP_SAMPLERS)}."

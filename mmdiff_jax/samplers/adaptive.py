@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.diffusion.gaussian import expand_to
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import Process
 from mmdiff_jax.samplers import noise as noise_lib
 from mmdiff_jax.samplers.base import (
   Call,
@@ -27,7 +27,6 @@ from mmdiff_jax.samplers.base import (
   guided_step,
 )
 from mmdiff_jax.samplers.condition import Condition
-from mmdiff_jax.samplers.continuous import ContinuousSchedule, Node
 from mmdiff_jax.samplers.dpm_options import DPMOptions, check_choice
 from mmdiff_jax.samplers.exponential import (
   exponential_step,
@@ -39,6 +38,12 @@ from mmdiff_jax.samplers.linear import (
   combine,
   make_call,
   singlestep_weights,
+)
+from mmdiff_jax.samplers.nodes import (
+  Node,
+  lambda_span,
+  nodes_at,
+  traced_node,
 )
 from mmdiff_jax.samplers.step_control import StepControl
 
@@ -128,7 +133,7 @@ class AdaptiveDPMSolver(DPMOptions):
   def __call__(
     self,
     denoise_fn: DenoiseFn,
-    schedule: Schedule,
+    schedule: Process,
     x_init: Tree,
     rng: Rng,
     condition: Condition | None = None,
@@ -141,31 +146,29 @@ class AdaptiveDPMSolver(DPMOptions):
       network's output is not finite or the tolerance cannot be met, is NaN.
     """
     problem, x = Problem.create(denoise_fn, x_init, rng, condition)
-    continuous = ContinuousSchedule(schedule)
+    process = self.respace(schedule)
 
     def unfinished(state: _Progress) -> jax.Array:
-      return jnp.any(self._active(continuous, state))
+      return jnp.any(self._active(process, state))
 
     def attempt(state: _Progress) -> _Progress:
-      return self._attempt(problem, continuous, state)
+      return self._attempt(problem, process, state)
 
     state = jax.lax.while_loop(
-      unfinished, attempt, self._start(problem, continuous, x)
+      unfinished, attempt, self._start(problem, process, x)
     )
     x, nfe = state.x, state.attempts * self.order
     if self.denoise_final:
-      x, nfe = self._denoise(problem, continuous, x, nfe), nfe + 1
-    arrived = self._arrived(continuous, state.lambda_)
+      x, nfe = self._denoise(problem, process, x, nfe), nfe + 1
+    arrived = self._arrived(process, state.lambda_)
     x = jax.tree.map(
       lambda leaf: jnp.where(expand_to(arrived, leaf), leaf, jnp.nan), x
     )
     return problem.finish(x), nfe
 
-  def _start(
-    self, problem: Problem, continuous: ContinuousSchedule, x: Tree
-  ) -> _Progress:
+  def _start(self, problem: Problem, process: Process, x: Tree) -> _Progress:
     leaf = jax.tree.leaves(x)[0]
-    start, end = continuous.lambda_span
+    start, end = lambda_span(process)
     repeats, _ = problem.resampling or (1, 0)
 
     def full(value: float, dtype: Any = leaf.dtype) -> jax.Array:
@@ -182,30 +185,26 @@ class AdaptiveDPMSolver(DPMOptions):
       attempts=jnp.int32(0),
     )
 
-  def _arrived(
-    self, continuous: ContinuousSchedule, lambda_: jax.Array
-  ) -> jax.Array:
+  def _arrived(self, process: Process, lambda_: jax.Array) -> jax.Array:
     # Entry i of the table is at time (i + 1) / T: the position over T is the
     # distance from time 1/T.
-    cells = self.time_tolerance * continuous.schedule.num_timesteps
-    return continuous.traced_position(lambda_) < cells
+    cells = self.time_tolerance * process.num_timesteps
+    return process.position_of(lambda_) < cells
 
-  def _active(
-    self, continuous: ContinuousSchedule, state: _Progress
-  ) -> jax.Array:
+  def _active(self, process: Process, state: _Progress) -> jax.Array:
     stuck = ~(state.h >= _SMALLEST_STEP)
-    return ~self._arrived(continuous, state.lambda_) & ~stuck
+    return ~self._arrived(process, state.lambda_) & ~stuck
 
   def _attempt(
-    self, problem: Problem, continuous: ContinuousSchedule, state: _Progress
+    self, problem: Problem, process: Process, state: _Progress
   ) -> _Progress:
-    active = self._active(continuous, state)
+    active = self._active(process, state)
     # A finished sample idles through the batch's attempts; its step is void.
     h = jnp.where(active, state.h, self.first_step)
-    end = continuous.lambda_span[1]
+    end = lambda_span(process)[1]
     rest = end - state.lambda_
     target = jnp.where(h >= rest, end, state.lambda_ + h)
-    calls, low_weights = self._calls(continuous, state, target)
+    calls, low_weights = self._calls(process, state, target)
 
     def one_call(state: State, call: Call) -> State:
       return self._one_call(problem, state, call)
@@ -232,21 +231,21 @@ class AdaptiveDPMSolver(DPMOptions):
       attempts=state.attempts + 1,
     )
     if problem.resampling is not None:
-      state = self._noise_back(problem, continuous, state, accept)
+      state = self._noise_back(problem, process, state, accept)
     return state
 
   def _calls(
-    self, continuous: ContinuousSchedule, state: _Progress, target: jax.Array
+    self, process: Process, state: _Progress, target: jax.Array
   ) -> tuple[Call, jax.Array]:
     """The attempt's calls, stacked, and the weights of the lower order."""
     step = target - state.lambda_
     s, *inner, t = (
-      continuous.traced_node(state.lambda_ + r * step)
+      traced_node(process, state.lambda_ + r * step)
       for r in (0.0, *_INNER[self.order], 1.0)
     )
     weights = singlestep_weights(self.plus_plus, [s, *inner, t])
     low = self._low_weights(s, inner, t)
-    last = self._arrived(continuous, target)
+    last = self._arrived(process, target)
     calls = [
       make_call(node, t, _lengthen(w, self.order + 1), begins=i == 0)._replace(
         last=last, number=state.attempts * self.order + i
@@ -288,17 +287,17 @@ class AdaptiveDPMSolver(DPMOptions):
   def _noise_back(
     self,
     problem: Problem,
-    continuous: ContinuousSchedule,
+    process: Process,
     state: _Progress,
     accept: jax.Array,
   ) -> _Progress:
     """Noises samples at the end of a stretch back to where it began."""
     repeats, jump = problem.resampling or (1, 0)
     steps = state.stretch_steps + accept
-    over = accept & ((steps >= jump) | self._arrived(continuous, state.lambda_))
+    over = accept & ((steps >= jump) | self._arrived(process, state.lambda_))
     back = over & (state.repeats_left > 0)
-    p = continuous.traced_node(state.lambda_)
-    q = continuous.traced_node(state.stretch_start)
+    p = traced_node(process, state.lambda_)
+    q = traced_node(process, state.stretch_start)
     signal = q.alpha / p.alpha
     scale = jnp.sqrt(jnp.maximum(q.sigma**2 - (signal * p.sigma) ** 2, 0))
     drawn = noise_lib.normal_like(
@@ -310,7 +309,7 @@ class AdaptiveDPMSolver(DPMOptions):
       drawn,
     )
     lambda_ = jnp.where(back, state.stretch_start, state.lambda_)
-    end = continuous.lambda_span[1]
+    end = lambda_span(process)[1]
     return state._replace(
       x=_select(back, noised, state.x),
       x_prev=_select(back, noised, state.x_prev),
@@ -327,11 +326,11 @@ class AdaptiveDPMSolver(DPMOptions):
   def _denoise(
     self,
     problem: Problem,
-    continuous: ContinuousSchedule,
+    process: Process,
     x: Tree,
     number: jax.Array,
   ) -> Tree:
-    end = continuous.nodes(np.array([1 / continuous.schedule.num_timesteps]))[0]
+    end = nodes_at(process, np.array([1 / process.num_timesteps]))[0]
     call = make_call(end, end, None)._replace(number=number)
     call = jax.tree.map(jnp.asarray, call)
     x = problem.replace(x, call)

@@ -1,4 +1,4 @@
-"""Samplers that walk the schedule's own steps: DDPM and DDIM."""
+"""Samplers that walk the process's own steps: DDPM and DDIM."""
 
 import abc
 import dataclasses
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.diffusion import gaussian
-from mmdiff_jax.diffusion.schedule import Schedule, integer_stride
+from mmdiff_jax.diffusion.process import Process, check_prediction
+from mmdiff_jax.diffusion.respacing import integer_stride
 from mmdiff_jax.samplers.base import Call, State, Tree
 from mmdiff_jax.samplers.plan import PlannedSampler, SamplingPlan
 
@@ -20,10 +21,10 @@ class _TableSampler(PlannedSampler):
 
   Attributes:
     steps: number of steps or a respacing text (see `respaced_indices`); None
-      walks the schedule as it is handed in.
+      walks the process as it is handed in.
     clip_denoised: clip the predicted x_start to [-1, 1].
     learn_sigma: whether the network's channels are doubled.
-    prediction: what the network predicts, "eps" or "x_start".
+    prediction: what the network predicts, one of `process.PREDICTIONS`.
     keep_trajectory: also return x after every step.
   """
 
@@ -37,32 +38,32 @@ class _TableSampler(PlannedSampler):
   _strided = False
 
   def __post_init__(self):
-    gaussian.validate_prediction(self.prediction)
+    check_prediction(self.prediction)
     if isinstance(self.steps, int) and self.steps < 1:
       raise ValueError(f"steps must be at least 1, got {self.steps}.")
 
-  def respace(self, schedule: Schedule) -> Schedule:
-    if self.steps is None:
-      return schedule
-    text = str(self.steps)
-    if self._strided and isinstance(self.steps, int):
-      if integer_stride(schedule.num_timesteps, self.steps):
-        text = f"ddim{text}"
-    return schedule.respace(text)
+  def respace(self, schedule: Process) -> Process:
+    if self.steps is not None:
+      text = str(self.steps)
+      if self._strided and isinstance(self.steps, int):
+        if integer_stride(schedule.num_timesteps, self.steps):
+          text = f"ddim{text}"
+      schedule = schedule.respace(text)
+    check_prediction(self.prediction, schedule)
+    return schedule
 
-  def plan(self, schedule: Schedule) -> SamplingPlan:
-    count = schedule.num_timesteps
+  def plan(self, process: Process) -> SamplingPlan:
+    count = process.num_timesteps
 
     def calls(index: int, depth: int) -> list[Call]:
       del depth
       i = count - 1 - index
-      ab, ab_prev = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
       call = Call(
-        t=schedule.timestep_map[i],
-        alpha=np.sqrt(ab),
-        sigma=np.sqrt(1 - ab),
-        alpha_next=np.sqrt(ab_prev),
-        sigma_next=np.sqrt(1 - ab_prev),
+        t=process.timestep_map[i],
+        alpha=process.alpha[i],
+        sigma=process.sigma[i],
+        alpha_next=process.alpha_prev[i],
+        sigma_next=np.sqrt(process.variance_prev[i]),
         update=i,
       )
       return [call]
@@ -72,7 +73,7 @@ class _TableSampler(PlannedSampler):
   def step(
     self,
     denoise: Callable[[Tree], Tree],
-    schedule: Schedule,
+    process: Process,
     x: Tree,
     call: Call,
     noise: Tree | None,
@@ -80,7 +81,7 @@ class _TableSampler(PlannedSampler):
   ) -> State:
     t = jnp.full(jax.tree.leaves(x)[0].shape[:1], call.update)
     p = gaussian.p_mean_variance(
-      schedule,
+      process,
       denoise(x),
       x,
       t,
@@ -88,13 +89,13 @@ class _TableSampler(PlannedSampler):
       prediction=self.prediction,
       clip_denoised=self.clip_denoised,
     )
-    return self.update(schedule, p, x, t, noise), carry
+    return self.update(process, p, x, t, noise), carry
 
   @abc.abstractmethod
   def update(
     self,
-    schedule: Schedule,
-    p: gaussian.Prediction,
+    process: Process,
+    p: gaussian.Transition,
     x: Tree,
     t: jax.Array,
     noise: Tree | None,
@@ -113,8 +114,8 @@ class DDPM(_TableSampler):
 
   def update(
     self,
-    schedule: Schedule,
-    p: gaussian.Prediction,
+    process: Process,
+    p: gaussian.Transition,
     x: Tree,
     t: jax.Array,
     noise: Tree | None,
@@ -147,11 +148,11 @@ class DDIM(_TableSampler):
 
   def update(
     self,
-    schedule: Schedule,
-    p: gaussian.Prediction,
+    process: Process,
+    p: gaussian.Transition,
     x: Tree,
     t: jax.Array,
     noise: Tree | None,
   ) -> Tree:
     """Steps along the predicted eps, with `eta` of the posterior's noise."""
-    return gaussian.ddim_step(schedule, p.pred_xstart, x, t, noise, self.eta)
+    return gaussian.ddim_step(process, p.pred_xstart, x, t, noise, self.eta)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import Process
 from mmdiff_jax.samplers import noise as noise_lib
 from mmdiff_jax.samplers.condition import Condition
 
@@ -25,18 +25,19 @@ Rng = jax.Array | Mapping[str, jax.Array]
 class Sampler(Protocol):
   """A way from noise to samples; a frozen dataclass of its options."""
 
-  def respace(self, schedule: Schedule) -> Schedule:
-    """Returns the schedule that the sampler walks.
+  def respace(self, schedule: Process) -> Process:
+    """Returns the process that the sampler walks.
 
     Raises:
-      ValueError: if the schedule cannot give the steps that were asked for.
+      ValueError: if the process cannot give the steps that were asked for, or
+        rules out the network's prediction.
     """
     ...
 
   def __call__(
     self,
     denoise_fn: DenoiseFn,
-    schedule: Schedule,
+    schedule: Process,
     x_init: Tree,
     rng: Rng,
     condition: Condition | None = None,
@@ -46,7 +47,7 @@ class Sampler(Protocol):
     Args:
       denoise_fn: `(x_t, t [B] int32 original step index, rng) -> output`, a
         tree like x_t (channels doubled with a learned variance).
-      schedule: the training schedule, or one respaced from it.
+      schedule: the process of training, or one respaced from it.
       x_init: tree of [B, ...] standard normal noise.
       rng: one key, or `{"noise": [B] keys, "window": key}`.
       condition: known values, or None.

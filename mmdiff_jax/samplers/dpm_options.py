@@ -9,9 +9,13 @@ import numpy as np
 
 from mmdiff_jax.diffusion import gaussian
 from mmdiff_jax.diffusion.gaussian import expand_to
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import (
+  Process,
+  check_prediction,
+  noise_of,
+)
 from mmdiff_jax.samplers.base import Call
-from mmdiff_jax.samplers.continuous import Node
+from mmdiff_jax.samplers.nodes import Node
 
 Tree = Any
 
@@ -24,7 +28,7 @@ class DPMOptions:
     plus_plus: whether the solver works on x_start (DPM-Solver++) or on eps.
     learn_sigma: whether the network's channels are doubled; the variance is
       split off and dropped.
-    prediction: what the network predicts, "eps" or "x_start".
+    prediction: what the network predicts, one of `process.PREDICTIONS`.
     clip_denoised: clip the predicted x_start to [-1, 1].
     dynamic_thresholding: clip it to its own .995 quantile of |x_start|, if
       above 1, and rescale (Saharia et al. 2022); DPM-Solver++ only.
@@ -39,7 +43,7 @@ class DPMOptions:
   denoise_final: bool = False
 
   def __post_init__(self):
-    gaussian.validate_prediction(self.prediction)
+    check_prediction(self.prediction)
     if self.dynamic_thresholding and not self.plus_plus:
       raise ValueError(
         "dynamic_thresholding acts on x_start, which 'dpm_solver' does not "
@@ -50,8 +54,14 @@ class DPMOptions:
         "clip_denoised and dynamic_thresholding exclude each other; give one."
       )
 
-  def respace(self, schedule: Schedule) -> Schedule:
-    """Returns the schedule itself: the solver places its own points on it."""
+  def respace(self, schedule: Process) -> Process:
+    """Returns the process itself: the solver places its own points on it."""
+    check_prediction(self.prediction, schedule)
+    if schedule.num_finite < 2:
+      raise ValueError(
+        "DPM-Solver needs at least 2 steps with a signal, got "
+        f"{schedule.num_finite}."
+      )
     return schedule
 
   def predict(self, output: Tree, x: Tree, call: Call) -> Tree:
@@ -68,15 +78,17 @@ class DPMOptions:
   def _predict_leaf(
     self, out: jax.Array, x: jax.Array, alpha: jax.Array, sigma: jax.Array
   ) -> jax.Array:
-    is_eps = self.prediction == "eps"
-    if is_eps and not self.plus_plus and not self.clip_denoised:
+    kind = check_prediction(self.prediction)
+    if (
+      self.prediction == "eps" and not self.plus_plus and not self.clip_denoised
+    ):
       return out
-    x_start = (x - sigma * out) / alpha if is_eps else out
+    x_start = kind.to_x_start(out, x, alpha, sigma)
     if self.clip_denoised:
       x_start = jnp.clip(x_start, -1.0, 1.0)
     if self.dynamic_thresholding:
       x_start = threshold_dynamically(x_start)
-    return x_start if self.plus_plus else (x - alpha * x_start) / sigma
+    return x_start if self.plus_plus else noise_of(x_start, x, alpha, sigma)
 
   def final_weights(self, end: Node, terms: int) -> np.ndarray:
     """Weights of the update that returns x_start at the last node."""

@@ -7,11 +7,8 @@ numpy float64, traced they are per-sample arrays [B].
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from mmdiff_jax.samplers.continuous import Node
+from mmdiff_jax.diffusion.process import array_module
+from mmdiff_jax.samplers.nodes import Node
 
 Array = Any
 
@@ -44,7 +41,7 @@ def exponential_step(plus_plus: bool, s: Node, t: Node) -> Step:
 
 
 def _phis(h: Array) -> tuple[Array, Array, Array]:
-  xp = jnp if isinstance(h, jax.Array) else np
+  xp = array_module(h)
   # phi1 / h cancels against 1 where h is small: there, the Taylor series.
   small = xp.abs(h) < 0.1
   safe = xp.where(small, 1.0, h)
@@ -81,6 +78,6 @@ def third_order(
 
 def unit_vectors(count: int, like: Array) -> Array:
   """Rows of the identity, shaped to broadcast against scalars or [B]."""
-  xp = jnp if isinstance(like, jax.Array) else np
+  xp = array_module(like)
   unit = xp.eye(count, dtype=like.dtype)
   return unit.reshape(count, count, *(1,) * like.ndim)

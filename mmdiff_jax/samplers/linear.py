@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.diffusion.gaussian import expand_to
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import Process
 from mmdiff_jax.samplers.base import Call, State, Tree
-from mmdiff_jax.samplers.continuous import GRIDS, ContinuousSchedule, Node
 from mmdiff_jax.samplers.dpm_options import DPMOptions, check_choice
 from mmdiff_jax.samplers.exponential import (
   exponential_step,
@@ -27,6 +26,7 @@ from mmdiff_jax.samplers.exponential import (
   third_order,
   unit_vectors,
 )
+from mmdiff_jax.samplers.nodes import GRIDS, Node, grid, node_between
 from mmdiff_jax.samplers.plan import PlannedSampler, SamplingPlan
 
 Array = Any
@@ -182,7 +182,7 @@ class DPMSolver(DPMOptions, PlannedSampler):
   def step(
     self,
     denoise: Callable[[Tree], Tree],
-    schedule: Schedule,
+    process: Process,
     x: Tree,
     call: Call,
     noise: Tree | None,
@@ -201,16 +201,15 @@ class DPMSolver(DPMOptions, PlannedSampler):
       x = jax.tree.map(lambda leaf, n: leaf + scale * n, x, noise)
     return x, (x_s, terms[1:-1])
 
-  def plan(self, schedule: Schedule) -> SamplingPlan:
+  def plan(self, process: Process) -> SamplingPlan:
     """Computes the grid and the weights of every update, in float64."""
-    continuous = ContinuousSchedule(schedule)
     if self.method == "singlestep":
-      plan, end = self._singlestep_plan(continuous, self._fast_orders())
+      plan, end = self._singlestep_plan(process, self._fast_orders())
     elif self.method == "singlestep_fixed":
       orders = [self.order] * (self.steps // self.order)
-      plan, end = self._singlestep_plan(continuous, orders)
+      plan, end = self._singlestep_plan(process, orders)
     else:
-      plan, end = self._multistep_plan(continuous)
+      plan, end = self._multistep_plan(process)
     if not self.denoise_final:
       return plan
     update = Update(self.final_weights(end, self.num_terms))
@@ -224,9 +223,9 @@ class DPMSolver(DPMOptions, PlannedSampler):
     return [self.order] * whole + [rest] * (rest > 0)
 
   def _singlestep_plan(
-    self, continuous: ContinuousSchedule, orders: list[int]
+    self, process: Process, orders: list[int]
   ) -> tuple[SamplingPlan, Node]:
-    nodes = continuous.grid(sum(orders), self.grid)
+    nodes = grid(process, sum(orders), self.grid)
     starts = np.cumsum([0, *orders])
 
     def calls(index: int, depth: int) -> list[Call]:
@@ -245,10 +244,8 @@ class DPMSolver(DPMOptions, PlannedSampler):
       calls.append(make_call(node, nodes[-1], Update(weights), begins))
     return calls
 
-  def _multistep_plan(
-    self, continuous: ContinuousSchedule
-  ) -> tuple[SamplingPlan, Node]:
-    nodes = continuous.grid(self.steps, self.grid)
+  def _multistep_plan(self, process: Process) -> tuple[SamplingPlan, Node]:
+    nodes = grid(process, self.steps, self.grid)
 
     def calls(index: int, depth: int) -> list[Call]:
       s, t = nodes[index], nodes[index + 1]
@@ -256,7 +253,7 @@ class DPMSolver(DPMOptions, PlannedSampler):
       past = nodes[index - depth : index][::-1]
       if self.singlestep_start:
         start = nodes[index - depth : index - depth + 2]
-        middle = continuous.between(*start)
+        middle = node_between(process, *start)
         if depth == 0:
           return self._singlestep_calls([s, middle, t])
         past = [*past[:-1], middle, past[-1]]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.diffusion.gaussian import expand_to
-from mmdiff_jax.diffusion.schedule import Schedule
+from mmdiff_jax.diffusion.process import Process
 from mmdiff_jax.samplers import noise as noise_lib
 from mmdiff_jax.samplers.base import (
   Call,
@@ -82,12 +82,12 @@ class PlannedSampler(abc.ABC):
     return False
 
   @abc.abstractmethod
-  def respace(self, schedule: Schedule) -> Schedule:
-    """Returns the schedule that the solver walks."""
+  def respace(self, schedule: Process) -> Process:
+    """Returns the process that the solver walks."""
 
   @abc.abstractmethod
-  def plan(self, schedule: Schedule) -> SamplingPlan:
-    """Returns the steps of a run over a respaced schedule."""
+  def plan(self, process: Process) -> SamplingPlan:
+    """Returns the steps of a run over a respaced process."""
 
   def init(self, x: Tree) -> Tree:
     """Returns what the solver remembers before its first step: nothing."""
@@ -98,7 +98,7 @@ class PlannedSampler(abc.ABC):
   def step(
     self,
     denoise: Callable[[Tree], Tree],
-    schedule: Schedule,
+    process: Process,
     x: Tree,
     call: Call,
     noise: Tree | None,
@@ -109,7 +109,7 @@ class PlannedSampler(abc.ABC):
   def __call__(
     self,
     denoise_fn: DenoiseFn,
-    schedule: Schedule,
+    schedule: Process,
     x_init: Tree,
     rng: Rng,
     condition: Condition | None = None,
@@ -120,7 +120,7 @@ class PlannedSampler(abc.ABC):
 
     Args:
       denoise_fn: as for every sampler, see `base.Sampler`.
-      schedule: the training schedule, or one respaced from it.
+      schedule: the process of training, or one respaced from it.
       x_init: tree of [B, ...] standard normal noise.
       rng: one key, or `{"noise": [B] keys, "window": key}`.
       condition: known values, or None.
@@ -149,7 +149,7 @@ class PlannedSampler(abc.ABC):
     return x_init, self.init(x_init)
 
   def count(
-    self, schedule: Schedule, condition: Condition | None
+    self, schedule: Process, condition: Condition | None
   ) -> tuple[int, int]:
     """Numbers of steps, as `part` counts them, and of network calls."""
     plan = self.plan(self.respace(schedule))
@@ -161,7 +161,7 @@ class PlannedSampler(abc.ABC):
   def part(
     self,
     denoise_fn: DenoiseFn,
-    schedule: Schedule,
+    schedule: Process,
     state: State,
     rng: Rng,
     condition: Condition | None,
@@ -196,7 +196,7 @@ class PlannedSampler(abc.ABC):
   def _steps(
     self,
     denoise_fn: DenoiseFn,
-    schedule: Schedule,
+    schedule: Process,
     x_init: Tree,
     rng: Rng,
     condition: Condition | None,
@@ -205,8 +205,8 @@ class PlannedSampler(abc.ABC):
   ) -> Steps:
     """Lists the steps of a run."""
     problem, x_init = Problem.create(denoise_fn, x_init, rng, condition)
-    schedule = self.respace(schedule)
-    steps = plan_steps(self.plan(schedule), problem.resampling)
+    process = self.respace(schedule)
+    steps = plan_steps(self.plan(process), problem.resampling)
     nfe = sum(map(len, steps))
     ends = np.cumsum([len(calls) for calls in steps]) - 1
     guidance = problem.guidance
@@ -222,7 +222,7 @@ class PlannedSampler(abc.ABC):
         noise = _step_noise(problem, x, call, noise_fn)
       x, carry = self.step(
         lambda x: problem.denoise(x, call),
-        schedule,
+        process,
         problem.replace(x, call),
         call,
         noise,

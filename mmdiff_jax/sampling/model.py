@@ -25,7 +25,7 @@ class Model:
   """A trained network on one device.
 
   Attributes:
-    task: what it generates, from which inputs, and its noise schedule.
+    task: what it generates, from which inputs, and its noise process.
     params: its averaged parameters.
     config: of the run that trained it.
     mesh: the device.

@@ -21,7 +21,7 @@ def make_configured_sampler(task: Task, settings: ConfigDict) -> Sampler:
 
   Raises:
     ValueError: for an option that the chosen sampler does not have, or a
-      number of steps that the schedule cannot give.
+      number of steps that the process cannot give.
   """
   sampler = samplers.make_sampler(
     settings.sampler,
@@ -30,7 +30,7 @@ def make_configured_sampler(task: Task, settings: ConfigDict) -> Sampler:
     **{name: settings[name] for name in samplers.OPTIONS},
   )
   # Not only when the first samples are asked for: fails for impossible steps.
-  sampler.respace(task.schedule)
+  sampler.respace(task.process)
   return sampler
 
 
@@ -99,6 +99,6 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split
     )
     denoise_fn = denoiser(task, settings, mesh, params, inputs)
-    return sampler(denoise_fn, task.schedule, x_init, rngs, condition)
+    return sampler(denoise_fn, task.process, x_init, rngs, condition)
 
   return jax.jit(sample)

@@ -67,7 +67,7 @@ class WatchedSampler:
     def part(params, rng, indices, condition, inputs, state, first, stop):
       return sampler.part(
         denoiser(task, settings, mesh, params, inputs),
-        task.schedule,
+        task.process,
         state,
         samplers.make_rng(rng, indices),
         condition,
@@ -82,7 +82,7 @@ class WatchedSampler:
     """Number of steps of a run; None where it is not known beforehand."""
     if not isinstance(self._sampler, PlannedSampler):
       return None
-    return self._sampler.count(self._task.schedule, condition)[0]
+    return self._sampler.count(self._task.process, condition)[0]
 
   def __call__(
     self,
@@ -113,8 +113,7 @@ class WatchedSampler:
     if not isinstance(self._sampler, PlannedSampler):
       x, nfe = self._compiled(self._whole, arguments, params)(*arguments)
       return x, int(nfe)
-    schedule = self._task.schedule
-    steps, nfe = self._sampler.count(schedule, condition)
+    steps, nfe = self._sampler.count(self._task.process, condition)
     state = self._start(rng, indices)
     done, size = 0, 1
     while done < steps:

@@ -34,7 +34,7 @@ def make_held_out_loss(
     batches: this host's share of the held-out batches; the first
       `config.train.eval_batches` are kept.
   """
-  steps = task.schedule.num_timesteps
+  steps = task.process.num_timesteps
   loss_fn = make_loss_fn(task, config.diffusion.loss, train=False)
   # Apart from the streams of training and previews.
   root_rng = jax.random.fold_in(jax.random.key(config.seed), 3)

@@ -54,7 +54,7 @@ def build_program(
   init_rng, step_rng = jax.random.split(jax.random.key(config.seed))
   optimizer = create_optimizer(config.train)
   timestep_sampler = create_timestep_sampler(
-    config.diffusion.timestep_sampler, task.schedule
+    config.diffusion.timestep_sampler, task.process
   )
   init = state_initializer(task.init, optimizer, timestep_sampler.init)
   step_fn = make_train_step(

@@ -68,9 +68,12 @@ _FREE_SETTINGS = re.compile(
   r"|data\.(num_threads|prefetch)"
   r"|train\.(num_steps|init_from|preview_|eval_|\w+_every$|on_nonf|max_sk)"
 )
+# What runs did that were saved before the setting existed.
+_BEFORE = {"diffusion.process": "vp", "diffusion.zero_terminal_snr": False}
 # Those that would make another model of it.
 _FIXED_SETTINGS = re.compile(
-  r"diffusion\.(schedule|num_timesteps|prediction|timestep_sampler)"
+  r"diffusion\.(process|schedule|zero_terminal_snr|num_timesteps|prediction)"
+  r"|diffusion\.timestep_sampler"
   r"|model\.(?!remat|attention$|kernels|dtype|dropout)"
 )
 
@@ -83,7 +86,7 @@ def compare(stored: ConfigDict, config: ConfigDict) -> None:
   Raises:
     ValueError: if it would become another model.
   """
-  before, now = (flatten(c.to_dict()) for c in (stored, config))
+  before, now = (_BEFORE | flatten(c.to_dict()) for c in (stored, config))
   for key in sorted(before.keys() & now.keys()):
     if before[key] == now[key] or _FREE_SETTINGS.match(key):
       continue

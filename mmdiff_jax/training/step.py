@@ -33,7 +33,7 @@ def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
   def loss_fn(params, x_start, inputs, noise, t, weights, rng):
     terms = training_losses(
       task.denoise_fn(params, inputs, train=train),
-      task.schedule,
+      task.process,
       x_start,
       t,
       noise,
@@ -191,7 +191,7 @@ def make_train_step(
       name: metrics.average(x, jnp.broadcast_to(counted, x.shape))
       for name, x in values.items()
     } | metrics.quarter_averages(
-      terms["loss"], t, task.schedule.num_timesteps, counted=counted
+      terms["loss"], t, task.process.num_timesteps, counted=counted
     )
     return new_state, {
       "averages": averages,
