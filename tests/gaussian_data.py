@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.diffusion import Schedule
+from mmdiff_jax.diffusion.schedule import RectifiedFlow
 
 MEAN, STD = 0.3, 0.5
 
@@ -21,26 +22,40 @@ def linear_lambda_schedule(cells, start=-2.0, end=2.0):
   return Schedule(1 - ab / np.append(1.0, ab[:-1]))
 
 
-def make_denoiser(schedule, mean=MEAN, std=STD):
-  """The exact eps(x, t) = E[noise | x_t] of every modality."""
-  ab = schedule.alphas_cumprod
+def linear_lambda_flow(cells, start=-2.0, end=2.0):
+  """The same of rectified flow."""
+  lambdas = np.linspace(end, start, cells + 1)
+  return RectifiedFlow(1 / (1 + np.exp(lambdas)), np.arange(cells + 1))
+
+
+def make_denoiser(process, mean=MEAN, std=STD, prediction="eps"):
+  """The exact E[prediction | x_t] of every modality, at table entries t."""
 
   def denoise_fn(x, t, rng):
     del rng
 
     def leaf(x):
-      table = jnp.asarray(ab, x.dtype)[t].reshape(-1, *(1,) * (x.ndim - 1))
-      variance = table * std**2 + 1 - table
-      return jnp.sqrt(1 - table) * (x - jnp.sqrt(table) * mean) / variance
+      alpha, sigma = (
+        jnp.asarray(table, x.dtype)[t].reshape(-1, *(1,) * (x.ndim - 1))
+        for table in (process.alpha, process.sigma)
+      )
+      unit = (x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+      eps, x_start = sigma * unit, mean + alpha * std**2 * unit
+      return {
+        "eps": eps,
+        "x_start": x_start,
+        "v": alpha * eps - sigma * x_start,
+        "velocity": eps - x_start,
+      }[prediction]
 
     return jax.tree.map(leaf, x)
 
   return denoise_fn
 
 
-def flow(schedule, x, start=-1, end=0, mean=MEAN, std=STD):
+def flow(process, x, start=-1, end=0, mean=MEAN, std=STD):
   """The exact solution at table entry `end` from x at entry `start`."""
-  ab = schedule.alphas_cumprod
-  v = ab * std**2 + 1 - ab
-  unit = (x - np.sqrt(ab[start]) * mean) / np.sqrt(v[start])
-  return np.sqrt(ab[end]) * mean + np.sqrt(v[end]) * unit
+  alpha = process.alpha
+  v = alpha**2 * std**2 + process.sigma**2
+  unit = (x - alpha[start] * mean) / np.sqrt(v[start])
+  return alpha[end] * mean + np.sqrt(v[end]) * unit

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdiff_jax.diffusion import gaussian, make_schedule
+from mmdiff_jax.diffusion import gaussian, make_process, make_schedule
 from mmdiff_jax.diffusion.process import noise_of
 from tests.diffusion_golden import (
   NOISE,
@@ -72,18 +72,28 @@ def test_samples_of_a_batch_use_their_own_step():
       np.testing.assert_array_equal(both[m][i], one[m][i])
 
 
+def _forward(process, t):
+  """Scale of x_{t-1} in x_t, noise that the step adds, scales before it."""
+  if process is SCHEDULE:
+    beta, ab_prev = SCHEDULE.betas[t], SCHEDULE.alphas_cumprod_prev[t]
+    return np.sqrt(1 - beta), beta, np.sqrt(ab_prev), 1 - ab_prev
+  s, before = (t + 1) / 1000, t / 1000
+  scale = (1 - s) / (1 - before)
+  return scale, s**2 - (scale * before) ** 2, 1 - before, before**2
+
+
 @pytest.mark.parametrize("t", [1, 10, 500, 999])
-def test_posterior_is_bayes_rule_for_gaussians(t):
+@pytest.mark.parametrize("process", [SCHEDULE, make_process("flow")])
+def test_posterior_is_bayes_rule_for_gaussians(process, t):
   # q(x_{t-1}|x_t,x_0) ~ q(x_t|x_{t-1}) q(x_{t-1}|x_0): precisions add up.
-  beta, ab_prev = SCHEDULE.betas[t], SCHEDULE.alphas_cumprod_prev[t]
-  alpha = 1 - beta
-  precision = alpha / beta + 1 / (1 - ab_prev)
+  scale, added, alpha_prev, variance_prev = _forward(process, t)
+  precision = scale**2 / added + 1 / variance_prev
   x_start, x_t = 0.7, -0.4
   mean = (
-    np.sqrt(alpha) * x_t / beta + np.sqrt(ab_prev) * x_start / (1 - ab_prev)
+    scale * x_t / added + alpha_prev * x_start / variance_prev
   ) / precision
   got_mean, got_variance, got_log = gaussian.q_posterior_mean_variance(
-    SCHEDULE, jnp.full((1, 1), x_start), jnp.full((1, 1), x_t), jnp.array([t])
+    process, jnp.full((1, 1), x_start), jnp.full((1, 1), x_t), jnp.array([t])
   )
   assert float(got_mean[0, 0]) == pytest.approx(mean, rel=1e-5)
   assert float(got_variance[0, 0]) == pytest.approx(1 / precision, rel=1e-5)

@@ -9,6 +9,8 @@ import pytest
 
 from mmdiff_jax.diffusion import (
   create_timestep_sampler,
+  gaussian,
+  make_process,
   make_schedule,
   training_losses,
 )
@@ -128,6 +130,59 @@ def test_predicting_x_start_is_compared_with_x_start():
     prediction="x_start",
   )
   np.testing.assert_array_equal(terms["loss"], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+  ("prediction", "target"),
+  [
+    ("eps", lambda x, noise, s: noise),
+    ("x_start", lambda x, noise, s: x),
+    ("v", lambda x, noise, s: (1 - s) * noise - s * x),
+    ("velocity", lambda x, noise, s: noise - x),
+  ],
+)
+def test_a_network_that_returns_the_target_has_no_loss(prediction, target):
+  # The first half, which keeps some signal: eps is refused without any.
+  process = make_process("flow").keep(np.arange(501))
+  s = (process.timestep_map[[7, 500]] + 1) / 1000
+  expected = {
+    m: target(x, NOISE[m], s.reshape(-1, *(1,) * (x.ndim - 1)))
+    for m, x in X_START.items()
+  }
+  terms = training_losses(
+    lambda x, t, rng: jax.tree.map(jnp.asarray, expected),
+    process,
+    X_START,
+    jnp.array([7, 500]),
+    NOISE,
+    prediction=prediction,
+  )
+  np.testing.assert_allclose(terms["loss"], [0.0, 0.0], atol=1e-12)
+
+
+def test_every_stream_may_have_its_own_step():
+  toy, times = make_toy(True), {"video": [7, 650], "audio": [0, 30]}
+  options = {"loss": "mse_vb", "learn_sigma": True}
+
+  def losses(t, denoise_fn):
+    return training_losses(denoise_fn, SCHEDULE, X_START, t, NOISE, **options)
+
+  # The toy's streams see each other: here each sees its own step's world.
+  def apart(x, t, rng):
+    del rng
+    worlds = {
+      m: gaussian.q_sample(SCHEDULE, X_START, jnp.array(times[m]), NOISE)
+      for m in times
+    }
+    assert {m: v.tolist() for m, v in t.items()} == times
+    return {m: toy(worlds[m], t[m], None)[m] for m in times}
+
+  t = {m: jnp.array(v) for m, v in times.items()}
+  both = losses(t, apart)
+  for m, own in t.items():
+    shared = losses(own, toy)
+    for term in ("mse", "vb"):
+      np.testing.assert_allclose(both[term][m], shared[term][m], rtol=1e-6)
 
 
 def test_bin_probabilities_sum_to_one():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.diffusion import Schedule, make_schedule
-from mmdiff_jax.diffusion.schedule import respaced_indices
+from mmdiff_jax.diffusion.respacing import respaced_indices
 from tests.diffusion_golden import GOLDEN
 
 TABLES = (

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from mmdiff_jax.samplers import make_sampler
-from tests.gaussian_data import STD, flow, linear_lambda_schedule, make_denoiser
+from tests.gaussian_data import (
+  STD,
+  flow,
+  linear_lambda_flow,
+  linear_lambda_schedule,
+  make_denoiser,
+)
 
 FAMILIES = ["dpm_solver", "dpm_solver++"]
 START = np.array([[-1.3], [0.4], [1.7]])
@@ -20,17 +26,21 @@ START = np.array([[-1.3], [0.4], [1.7]])
 SINGLESTEP_SPAN, MULTISTEP_SPAN = (-2.0, 2.0), (-1.5, 2.5)
 
 
-def fitted_order(name, steps, method, span=None, **options):
+def fitted_order(
+  name, steps, method, span=None, table=linear_lambda_schedule, **options
+):
   """Slope of log error against log steps."""
   if span is None:
     span = MULTISTEP_SPAN if method == "multistep" else SINGLESTEP_SPAN
   # Twice the finest grid: singlestep_start evaluates between its points.
   assert all(max(steps) % n == 0 for n in steps)
-  schedule = linear_lambda_schedule(2 * max(steps), *span)
+  schedule = table(2 * max(steps), *span)
   exact = flow(schedule, START)
   errors = []
   with jax.enable_x64(True):
-    denoise_fn = make_denoiser(schedule)
+    denoise_fn = make_denoiser(
+      schedule, prediction=options.get("prediction", "eps")
+    )
     for n in steps:
       sampler = make_sampler(name, method=method, steps=n, **options)
       x, _ = sampler(
@@ -96,13 +106,37 @@ def test_multistep_3_reaches_its_order_after_a_singlestep_start(name):
   assert order >= 2.8
 
 
-def test_sde_samples_the_right_variance_to_second_order():
+@pytest.mark.parametrize("prediction", ["eps", "x_start", "v", "velocity"])
+@pytest.mark.parametrize(
+  ("name", "method", "least"),
+  [
+    ("dpm_solver", "singlestep_fixed", 2.8),
+    ("dpm_solver++", "multistep", 1.85),
+  ],
+)
+def test_orders_of_rectified_flow_by_every_prediction(
+  name, method, least, prediction
+):
+  order = 3 if method == "singlestep_fixed" else 2
+  steps = (24, 48, 96) if order == 3 else (40, 80, 160)
+  fitted = fitted_order(
+    name,
+    steps,
+    method,
+    table=linear_lambda_flow,
+    order=order,
+    prediction=prediction,
+  )
+  assert fitted >= least
+
+
+@pytest.mark.parametrize("table", [linear_lambda_schedule, linear_lambda_flow])
+def test_sde_samples_the_right_variance_to_second_order(table):
   # The solver is linear in x_init and in every step's noise: one sample per
   # source of randomness gives the exact variance of the result.
   steps = (80, 160, 320)
-  schedule = linear_lambda_schedule(max(steps), *MULTISTEP_SPAN)
-  ab = schedule.alphas_cumprod
-  variance = ab * STD**2 + 1 - ab
+  schedule = table(max(steps), *MULTISTEP_SPAN)
+  variance = schedule.alpha**2 * STD**2 + schedule.sigma**2
   errors = []
   with jax.enable_x64(True):
     denoise_fn = make_denoiser(schedule, mean=0.0)
