@@ -74,7 +74,7 @@ class ClipCache:
     except OSError:
       return None
     content, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
-    if path is None or checksum != _checksum(path, content):
+    if path is None or checksum != checksum_of(path, content):
       return None
     return np.load(io.BytesIO(content), allow_pickle=False)
 
@@ -90,7 +90,7 @@ class ClipCache:
     data = content.getvalue()
     try:
       with replacing(path) as temporary:
-        pathlib.Path(temporary).write_bytes(data + _checksum(path, data))
+        pathlib.Path(temporary).write_bytes(data + checksum_of(path, data))
     except OSError as error:
       self._is_writable = False
       _log.warning(
@@ -101,6 +101,7 @@ class ClipCache:
       )
 
 
-def _checksum(path: pathlib.Path, content: bytes) -> bytes:
+def checksum_of(path: pathlib.Path, content: bytes) -> bytes:
+  """What a file of the cache ends with: of its content and its name."""
   name = f"{path.parent.name}/{path.name}".encode()
   return f"{zlib.crc32(content, zlib.crc32(name)):08x}".encode()

@@ -7,8 +7,12 @@ Kills end a process at a random moment, or ahead of a random rename, removal or
 fsync; the command is run again, and what it leaves is compared with what an
 undisturbed run left. On a full disk it must end with one line that names the
 path, and go on once there is room. Of two processes on one output the second is
-refused or both are right. One of two hosts is killed. One flipped bit must be
-refused, or change nothing. "Lost" is all else.
+refused or both are right. One of two hosts is killed. A flipped bit, a changed
+digit, a file that is gone, empty, cut or in another's place must be refused, or
+change nothing. "Lost" is all else.
+
+Every row begins with what is undamaged, which must be right, and with planted
+losses, which must be found.
 """
 
 import argparse
@@ -16,7 +20,7 @@ import os
 import pathlib
 import random
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   add("--full", type=int, default=4, help="full disks, of each command [4]")
   add("--pairs", type=int, default=3, help="two processes, likewise [3]")
   add("--hosts", type=int, default=4, help="kills of one of two hosts [4]")
-  add("--flips", type=int, default=40, help="of each kind of folder [40]")
+  add("--flips", type=int, default=40, help="of bits, of each kind [40]")
+  add("--damages", type=int, default=20, help="of others, likewise [20]")
   add("--seed", type=int, default=0)
   add("--work", help="folder to work in, whose inputs are kept [a new one]")
   flags = parser.parse_args(arguments)
@@ -47,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace, work: pathlib.Path) -> int:
   # Late: JAX reads the environment.
-  from tests.faults import commands, flips, trials
+  from tests.faults import commands, damage, kept, trials
   from tests.faults.processes import call
 
-  rows = [*commands.COMMANDS, "hosts", *flips.FOLDERS]
+  rows = [*commands.COMMANDS, "hosts", *kept.KEPT]
   names = flags.only.split(",") if flags.only else rows
   rng = random.Random(flags.seed)
   inputs = work / "inputs"
@@ -64,31 +69,42 @@ def _run(flags: argparse.Namespace, work: pathlib.Path) -> int:
       ("full disk", flags.full, tries.fill_disk),
       ("two processes", flags.pairs, tries.meet),
     ):
-      results = list(trials.repeat(trial, count))
-      lost += _row(
-        f"{name}, {fault}",
-        len(results),
-        [f"{where}: {wrong}" for where, wrong in results if wrong],
-      )
+      if count:
+        lost += _trials(f"{name}, {fault}", trial, count)
   if flags.hosts and "hosts" in names:
-    results = list(
-      trials.repeat(trials.HostTrials(work, rng).kill, flags.hosts)
+    lost += _trials(
+      "train on two hosts, one killed",
+      trials.HostTrials(work, rng).kill,
+      flags.hosts,
     )
-    wrong = [f"{where}: {what}" for where, what in results if what]
-    lost += _row("train on two hosts, one killed", len(results), wrong)
-  for name in (name for name in names if name in flips.FOLDERS):
-    place = flips.FOLDERS[name][1]
-    commands.make_inputs(inputs, [place.partition("/")[0]])
-    over = call(flips.flip, name, inputs, flags.flips, flags.seed)
-    lost += _row(f"{name}, one bit flipped", flags.flips, over)
+  for name in (name for name in names if name in kept.KEPT):
+    commands.make_inputs(inputs, kept.KEPT[name].inputs)
+    for number, what in enumerate(damage.DAMAGES):
+      count = flags.damages if number else flags.flips
+      if count:
+        tried, over = call(
+          damage.try_damage, name, what, inputs, count, flags.seed
+        )
+        if tried:  # A digit of a file without texts is nothing to change.
+          lost += _row(f"{name}, {what}", tried, over)
   return int(lost > 0)
+
+
+def _trials(what: str, trial: Callable, count: int) -> int:
+  """Makes the trials of a row; returns the number lost."""
+  from tests.faults import trials
+
+  results = list(trials.repeat(trial, count))
+  wrong = [f"{where}: {what}" for where, what in results if what]
+  if not results:
+    wrong = ["no trial met anything"]
+  return _row(what, max(1, len(results)), wrong)
 
 
 def _row(what: str, tried: int, wrong: Iterable[str]) -> int:
   """Prints a row and what was wrong; returns the number lost."""
   wrong = list(wrong)
-  if tried:
-    print(f"| {what} | {tried} | {tried - len(wrong)} | {len(wrong)} |")
+  print(f"| {what} | {tried} | {tried - len(wrong)} | {len(wrong)} |")
   for line in wrong:
     print(f"  lost: {line}", flush=True)
   return len(wrong)

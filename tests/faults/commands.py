@@ -21,6 +21,7 @@ from mmdiff_jax.disk.safetensors import save_safetensors
 from mmdiff_jax.study.folder import load_study, load_truth
 from mmdiff_jax.training import metrics
 from tests import sr_fixtures, unet_golden
+from tests.faults import kept
 from tests.faults.processes import Child, call
 
 # What the commands import when they need it, and the toy's registration.
@@ -66,6 +67,7 @@ class Command:
     line: program and arguments, of the folder of inputs and the one of
       results.
     result: what was made, comparable; raises for what is not whole.
+    plant: makes a loss in it that must be found.
     needs: inputs, see `make_inputs`.
     locked: whether it lets no second process into its folder.
     begin: makes what it works on in the folder of results.
@@ -75,6 +77,7 @@ class Command:
   name: str
   line: Callable[[pathlib.Path, pathlib.Path], list[str]]
   result: Callable[[pathlib.Path], Any]
+  plant: Callable[[pathlib.Path], None]
   needs: tuple[str, ...] = ()
   locked: bool = False
   begin: Callable[[pathlib.Path, pathlib.Path], Any] | None = None
@@ -192,6 +195,30 @@ def _evaluating(inputs: pathlib.Path, out: pathlib.Path) -> list[str]:
   ]  # fmt: skip
 
 
+def _spoil(pattern: str) -> Callable[[pathlib.Path], None]:
+  """Changes a byte in the midst of a result."""
+
+  def plant(out: pathlib.Path) -> None:
+    path = min(p for p in out.glob(pattern) if p.is_file())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+  return plant
+
+
+def _spoil_figure(name: str) -> Callable[[pathlib.Path], None]:
+  """Changes the first figure of a report or table."""
+
+  def plant(out: pathlib.Path) -> None:
+    content = json.loads((out / name).read_text())
+    sides = content.get("systems", {"": content})
+    next(iter(next(iter(sides.values()))["metrics"].values()))["value"] += 1
+    (out / name).write_text(json.dumps(content))
+
+  return plant
+
+
 COMMANDS = {
   command.name: command
   for command in (
@@ -202,6 +229,7 @@ COMMANDS = {
         "--workers=1", *_PREPARE,
       ],
       lambda out: digests(out),
+      _spoil("records/*.tfrecord"),
       ("real",),
       locked=True,
     ),
@@ -209,9 +237,17 @@ COMMANDS = {
       "train",
       lambda inputs, out: ["train", CONFIG, f"--workdir={out / 'run'}"],
       _run_result,
+      _spoil("run/previews/*/*.mp4"),
       locked=True,
     ),
-    Command("sample", _sampling, _samples_result, ("run",), locked=True),
+    Command(
+      "sample",
+      _sampling,
+      _samples_result,
+      _spoil("samples/*.mp4"),
+      ("run",),
+      locked=True,
+    ),
     Command(
       "upscale",
       lambda inputs, out: [
@@ -220,6 +256,7 @@ COMMANDS = {
         f"--output={out / 'large'}", "--config.sr.chunk_frames=8",
       ],
       lambda out: digests(out),
+      _spoil("large/*.mp4"),
       ("sr", "real"),
     ),
     Command(
@@ -229,6 +266,7 @@ COMMANDS = {
         f"--output={out / 'report.json'}",
       ],
       _report_result,
+      _spoil_figure("report.json"),
       ("real", "fake"),
     ),
     Command(
@@ -239,6 +277,7 @@ COMMANDS = {
         f"--output={out / 'table.json'}",
       ],
       _table_result,
+      _spoil_figure("table.json"),
       ("real", "fake"),
     ),
     Command(
@@ -248,6 +287,7 @@ COMMANDS = {
         f"--output={out / 'export'}",
       ],
       lambda out: _weights(out / "export"),
+      _spoil("export/state/d/*"),
       ("run",),
     ),
     Command(
@@ -257,6 +297,7 @@ COMMANDS = {
         "--format=safetensors", f"--output={out / 'model.safetensors'}",
       ],
       lambda out: digests(out),
+      _spoil("model.safetensors"),
       ("imported",),
     ),
     Command(
@@ -270,6 +311,7 @@ COMMANDS = {
         _weights(out / "run"),
         json.loads((out / "run" / "config.json").read_text()),
       ),
+      _spoil("run/checkpoints/0/state/d/*"),
       ("published.safetensors",),
       locked=True,
     ),
@@ -277,6 +319,7 @@ COMMANDS = {
       "gallery",
       lambda inputs, out: ["gallery", str(out / "samples"), "--onsets"],
       lambda out: digests(out),
+      _spoil("samples/index.html"),
       ("samples",),
       begin=lambda inputs, out: shutil.copytree(
         inputs / "samples", out / "samples"
@@ -290,6 +333,7 @@ COMMANDS = {
         f"--preset={inputs / 'preset.yaml'}",
       ],
       _study_result,
+      _spoil("study/clips/*.mp4"),
       ("real", "fake", "preset.yaml"),
       locked=True,
     ),
@@ -300,6 +344,7 @@ COMMANDS = {
         f"--output={out / 'report'}", "--draws=100",
       ],
       lambda out: digests(out),
+      _spoil("report/*.html"),
       ("study",),
     ),
   )
@@ -353,6 +398,10 @@ _INPUTS: dict[str, tuple[tuple[str, ...], Sequence[Callable]]] = {
   "records": (("real",), [_make("prepare")]),
   "run": ((), [_make("train")]),
   "samples": (("run",), [_make("sample")]),
+  "cache": (
+    ("real", "fake"),
+    [lambda f: call(kept.read_evaluation, f / "cache")],
+  ),
   "export": (("run",), [_make("export")]),
   "imported": (("published.safetensors",), [_make("import", "imported")]),
   "model.safetensors": (("imported",), [_make("export (safetensors)")]),

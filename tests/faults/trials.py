@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.faults.commands import COMMANDS, ROOT, Command
+from tests.faults.damage import HollowError
 from tests.faults.processes import Child, Point, call
 
 # Of ours, or the last line of a traceback; not a "standard error".
@@ -37,9 +38,38 @@ class Trials:
     self._seconds = time.monotonic() - started
     self._events = child.events
     self._expected = call(command.result, self._out)
+    self._check_harness()
     self._largest = max(
       path.stat().st_size for path in self._out.rglob("*") if path.is_file()
     )
+
+  def _check_harness(self) -> None:
+    """Raises unless what is undisturbed is right and losses are found.
+
+    Losses are one changed byte, a file that is gone, and one that was left.
+    """
+    if wrong := self._check_result():
+      raise HollowError(f"{self.command.name}: undisturbed, and {wrong}")
+    before = {p: p.read_bytes() for p in self._out.rglob("*") if p.is_file()}
+
+    def restore() -> None:
+      for path, content in before.items():
+        path.write_bytes(content)
+
+    self.command.plant(self._out)
+    (spoilt,) = (p for p in before if p.read_bytes() != before[p])
+    self._expect_loss("a changed byte")
+    spoilt.unlink()
+    self._expect_loss("a file that is gone")
+    restore()
+    litter = spoilt.with_name(f".{spoilt.name}.0123456789abcdef.tmp")
+    litter.touch()
+    self._expect_loss("a file that was left")
+    litter.unlink()
+
+  def _expect_loss(self, what: str) -> None:
+    if not self._check_result():
+      raise HollowError(f"{self.command.name}: {what} is not found")
 
   def _fresh(self) -> None:
     self.command.fresh(self._inputs, self._out)
@@ -158,6 +188,17 @@ class HostTrials:
     self._finish(self._start())
     self._seconds = time.monotonic() - started
     self._expected = call(self._command.result, self._out)
+    self._command.plant(self._out)
+    if self._compare() == "":
+      raise HollowError("two hosts: a planted loss is not found")
+
+  def _compare(self) -> str:
+    """What is wrong with the results, if anything is."""
+    try:
+      same = call(self._command.result, self._out) == self._expected
+    except RuntimeError as error:
+      return _last_line(str(error))
+    return "" if same else "another result"
 
   def _start(self) -> list[Child]:
     with socket.socket() as probe:
@@ -198,10 +239,9 @@ class HostTrials:
       return None
     try:
       self._finish(self._start())
-      same = call(self._command.result, self._out) == self._expected
     except RuntimeError as error:
       return where, _last_line(str(error))
-    return where, "" if same else "another result"
+    return where, self._compare()
 
 
 def repeat(
