@@ -137,6 +137,19 @@ def get_config() -> ConfigDict:
   # Weights of the modalities in the loss.
   train.video_loss_weight = 1.0
   train.audio_loss_weight = 1.0
+  # Noise levels of a sample: "shared" by its streams and frames, or "mixed",
+  # which also teaches the network to take any part of a clip as known.
+  train.levels = "shared"
+  # mixed: shares of the samples in which all has one level, one stream is
+  # clean, each stream has a level of its own, some frames are clean, and one
+  # stream is noise alone.
+  train.level_shares = shares = ConfigDict()
+  shares.joint = 0.25
+  shares.clean_audio = 0.25
+  shares.clean_video = 0.2
+  shares.independent = 0.1
+  shares.clean_frames = 0.15
+  shares.pure_noise = 0.05
   # Share of training samples whose given inputs (label) are withheld, for
   # guidance; without such inputs it says nothing.
   train.cond_dropout = 0.1

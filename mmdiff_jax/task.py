@@ -17,10 +17,10 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.devices.mesh import platform_of
-from mmdiff_jax.diffusion import Process, make_process
+from mmdiff_jax.diffusion import Process, level_mix, make_process
 from mmdiff_jax.diffusion.process import check_prediction
 from mmdiff_jax.models import Leaves, Network, create_network
-from mmdiff_jax.models.levels import Levels, check_levels
+from mmdiff_jax.models.levels import LEVELS, Levels, check_levels
 from mmdiff_jax.models.remat import MEMORY_FIRST
 from mmdiff_jax.samplers import guidance
 from mmdiff_jax.samplers.base import DenoiseFn
@@ -39,6 +39,8 @@ class Task:
       batch carries them.
     inputs: what the network is given beside it, likewise.
     process: what noise does.
+    levels: the finest noise levels that it is trained with, of
+      `models.levels.LEVELS`.
     prediction: what the network predicts, one of `process.PREDICTIONS`.
     loss_weights: weight in the loss of all that is generated, by name.
     cond_dropout: share of training samples whose inputs are withheld, where
@@ -51,6 +53,7 @@ class Task:
   x: Leaves
   inputs: Leaves
   process: Process
+  levels: str
   prediction: str
   loss_weights: dict[str, float]
   cond_dropout: float
@@ -300,6 +303,7 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
     x=x,
     inputs=inputs,
     process=process,
+    levels=_levels(config, network, x),
     prediction=diffusion.prediction,
     loss_weights={
       name: config.train.get(f"{name}_loss_weight", 1.0) for name in x
@@ -307,3 +311,25 @@ def make_task(config: ConfigDict, mesh: Mesh | None = None) -> Task:
     cond_dropout=dropout,
     compiler_options=MEMORY_FIRST.get(platform, {}) if remat else {},
   )
+
+
+def _levels(config: ConfigDict, network: Network, x: Leaves) -> str:
+  """The noise levels that `config.train` trains with."""
+  how = config.train.get("levels", "shared")
+  if how == "shared":
+    return "shared"
+  if how != "mixed":
+    raise ValueError(
+      f"config.train.levels={how!r} is unknown; allowed are shared, mixed."
+    )
+  shares = level_mix.check_shares(config.train.level_shares)
+  wanted = "frame" if shares["clean_frames"] else "stream"
+  if x.keys() != {"video", "audio"} or LEVELS.index(wanted) > LEVELS.index(
+    network.levels
+  ):
+    raise ValueError(
+      f"config.train.levels='mixed' needs a network of video and audio that "
+      f"takes one noise level per {wanted}; {config.model.name} does not. Use "
+      "'shared'."
+    )
+  return wanted

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdiff_jax.av import frame_of
+
 # What becomes of a sample; the shares say how often.
 KINDS = (
   "joint",
@@ -44,6 +46,38 @@ class Levels:
 
   t: Mapping[str, jax.Array]
   clean: Mapping[str, jax.Array]
+
+  def told(self, kind: str) -> dict[str, jax.Array]:
+    """What the network is told: 0 for what is clean.
+
+    Args:
+      kind: "stream" (`[B]` by stream) or "frame" (`[B, F]`).
+    """
+    if kind == "stream":
+      return {
+        name: jnp.where(self.clean[name].all(1), 0, t)
+        for name, t in self.t.items()
+      }
+    return {
+      name: jnp.where(self.clean[name], 0, t[:, None])
+      for name, t in self.t.items()
+    }
+
+  def masks(
+    self, shapes: Mapping[str, tuple[int, ...]]
+  ) -> dict[str, jax.Array]:
+    """`clean` laid out along streams of these shapes, to broadcast."""
+    masks = {}
+    for name, shape in shapes.items():
+      clean = self.clean[name]
+      if shape[1] != clean.shape[1]:
+        clean = clean[:, frame_of(shape[1], clean.shape[1])]
+      masks[name] = clean.reshape(*clean.shape, *(1,) * (len(shape) - 2))
+    return masks
+
+  def share(self, name: str) -> jax.Array:
+    """The share of a stream that is noised, `[B]`."""
+    return 1.0 - self.clean[name].astype(jnp.float32).mean(1)
 
 
 jax.tree_util.register_dataclass(

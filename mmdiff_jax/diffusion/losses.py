@@ -18,8 +18,10 @@ DenoiseFn = Callable[[Tree, Tree, jax.Array | None], Tree]
 LOSSES = ("mse", "mse_vb", "rescaled_mse_vb")
 
 
-def mean_flat(x: jax.Array) -> jax.Array:
-  """Mean over all axes but the batch: [B, ...] -> [B]."""
+def mean_flat(x: jax.Array, clean: jax.Array | None = None) -> jax.Array:
+  """Mean over all axes but the batch, where `clean` counts as 0: -> [B]."""
+  if clean is not None:
+    x = jnp.where(clean, 0.0, x)
   return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
@@ -74,6 +76,7 @@ def variational_bound(
   x_t: Tree,
   t: Tree,
   prediction: str = "eps",
+  clean: Tree | None = None,
 ) -> Tree:
   """One term of the variational bound, in bits per element, [B] per modality.
 
@@ -87,6 +90,7 @@ def variational_bound(
     x_t: noisy samples.
     t: table indices [B], of all modalities or by modality.
     prediction: one of `process.PREDICTIONS`.
+    clean: see `training_losses`.
 
   Returns:
     Tree of [B] arrays.
@@ -104,10 +108,10 @@ def variational_bound(
     process, x_start, x_t, t
   )
 
-  def bound(x0, mean, log_variance, true_mean, true_log, t):
-    kl = mean_flat(normal_kl(true_mean, true_log, mean, log_variance))
+  def bound(x0, mean, log_variance, true_mean, true_log, t, clean):
+    kl = mean_flat(normal_kl(true_mean, true_log, mean, log_variance), clean)
     nll = -mean_flat(
-      discretized_gaussian_log_likelihood(x0, mean, 0.5 * log_variance)
+      discretized_gaussian_log_likelihood(x0, mean, 0.5 * log_variance), clean
     )
     return jnp.where(t == 0, nll, kl) / np.log(2.0)
 
@@ -119,7 +123,12 @@ def variational_bound(
     q_mean,
     q_log,
     gaussian.by_leaf(t, x_start),
+    _by_leaf(clean, x_start),
   )
+
+
+def _by_leaf(clean: Tree | None, x: Tree) -> Tree:
+  return jax.tree.map(lambda _: None, x) if clean is None else clean
 
 
 def validate_loss(loss: str, learn_sigma: bool) -> None:
@@ -145,6 +154,7 @@ def training_losses(
   prediction: str = "eps",
   rng: jax.Array | None = None,
   weights: Mapping[str, float] | None = None,
+  clean: Tree | None = None,
 ) -> dict[str, Any]:
   """Loss terms of one batch.
 
@@ -160,6 +170,8 @@ def training_losses(
     prediction: what the network predicts, one of `process.PREDICTIONS`.
     rng: handed on to `denoise_fn`.
     weights: weight of each modality in "loss"; None weighs all by 1.
+    clean: true where a modality is known, arrays that broadcast against
+      x_start: it enters as it is, and its loss is 0. None: nowhere.
 
   Returns:
     `{"loss": [B], "mse": tree of [B]}`, and with a learned variance
@@ -173,6 +185,8 @@ def training_losses(
   validate_loss(loss, learn_sigma)
   kind = check_prediction(prediction, process)
   x_t = gaussian.q_sample(process, x_start, t, noise)
+  if clean is not None:
+    x_t = jax.tree.map(jnp.where, clean, x_start, x_t)
   timestep_map = jnp.asarray(process.timestep_map, jnp.int32)
   output = denoise_fn(x_t, jax.tree.map(lambda t: timestep_map[t], t), rng)
   predicted, values = gaussian.split_output(output, x_t, learn_sigma)
@@ -187,7 +201,12 @@ def training_losses(
     noise,
     gaussian.by_leaf(t, x_start),
   )
-  mse = jax.tree.map(lambda a, b: mean_flat((a - b) ** 2), target, predicted)
+  mse = jax.tree.map(
+    lambda a, b, known: mean_flat((a - b) ** 2, known),
+    target,
+    predicted,
+    _by_leaf(clean, x_start),
+  )
   terms = {"mse": mse}
   if learn_sigma:
     # The bound trains the variance alone: it may not move the prediction.
@@ -199,7 +218,7 @@ def training_losses(
     scale = process.num_timesteps / 1000.0 if loss.startswith("re") else 1.0
     terms["vb"] = jax.tree.map(
       lambda bound: scale * bound,
-      variational_bound(process, frozen, x_start, x_t, t, prediction),
+      variational_bound(process, frozen, x_start, x_t, t, prediction, clean),
     )
   return {"loss": _weighted_sum(terms, weights), **terms}
 

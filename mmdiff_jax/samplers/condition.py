@@ -98,6 +98,10 @@ class Condition:
       elif value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
 
+  def at(self, levels: str) -> "Condition":
+    """The condition for a network that was trained with such noise levels."""
+    return dataclasses.replace(self, levels=levels)
+
   @property
   def resampling(self) -> tuple[int, int] | None:
     """Repeats and jump of the resampling method; None for the others."""

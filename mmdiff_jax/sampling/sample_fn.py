@@ -99,6 +99,8 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split
     )
     denoise_fn = denoiser(task, settings, mesh, params, inputs)
+    if condition is not None:
+      condition = condition.at(task.levels)
     return sampler(denoise_fn, task.process, x_init, rngs, condition)
 
   return jax.jit(sample)

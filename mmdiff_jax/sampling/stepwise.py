@@ -65,6 +65,8 @@ class WatchedSampler:
       )
 
     def part(params, rng, indices, condition, inputs, state, first, stop):
+      if condition is not None:
+        condition = condition.at(task.levels)
       return sampler.part(
         denoiser(task, settings, mesh, params, inputs),
         task.process,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdiff_jax.diffusion import level_mix
 from mmdiff_jax.disk.files import Mirror, as_path, naming, replacing
 from mmdiff_jax.training.shown import Shown
 from mmdiff_jax.training.tensorboard import EventFile
@@ -38,12 +39,24 @@ class Average:
     return self.total / self.count
 
 
-def average(values: jax.Array, mask: jax.Array | None = None) -> Average:
-  """Mean of `values` (any shape), of those only where `mask` if given."""
+def average(
+  values: jax.Array,
+  mask: jax.Array | None = None,
+  share: jax.Array | float = 1.0,
+) -> Average:
+  """Mean of `values` (any shape).
+
+  Args:
+    values: the values.
+    mask: of those that count; None counts all.
+    share: of what each value is the mean over, where the rest of it is 0 and
+      does not count.
+  """
   values = jnp.asarray(values, jnp.float32)
   mask = jnp.ones(values.shape, bool) if mask is None else mask
   return Average(
-    jnp.where(mask, values, 0.0).sum(), mask.sum().astype(jnp.float32)
+    jnp.where(mask, values, 0.0).sum(),
+    (mask * jnp.float32(share)).sum().astype(jnp.float32),
   )
 
 
@@ -53,6 +66,7 @@ def quarter_averages(
   num_timesteps: int,
   name: str = "loss",
   counted: jax.Array | bool = True,
+  share: jax.Array | float = 1.0,
 ) -> dict[str, Average]:
   """Mean loss of each quarter of the diffusion steps.
 
@@ -62,15 +76,54 @@ def quarter_averages(
     num_timesteps: T.
     name: of the losses.
     counted: whether these losses count at all, a scalar.
+    share: see `average`.
 
   Returns:
     `<name>_q1` (least noise) to `<name>_q4` (most noise).
   """
   quarter = t * 4 // num_timesteps
   return {
-    f"{name}_q{q + 1}": average(losses, (quarter == q) & counted)
+    f"{name}_q{q + 1}": average(losses, (quarter == q) & counted, share)
     for q in range(4)
   }
+
+
+def loss_averages(
+  values: Mapping[str, jax.Array],
+  levels: jax.Array | level_mix.Levels,
+  num_timesteps: int,
+  counted: jax.Array,
+) -> dict[str, Average]:
+  """Averages of a step's losses, and of its gradients' norms.
+
+  Args:
+    values: "loss", `<stream>_<term>` `[B]`, and scalars.
+    levels: step indices `[B]`, or levels by stream.
+    num_timesteps: T.
+    counted: whether the step counts at all, a scalar.
+
+  Returns:
+    An average of each value, and by quarter of the steps: of the loss where
+    all streams share their level, else of each stream's terms.
+  """
+  averages = {
+    name: average(value, jnp.broadcast_to(counted, value.shape))
+    for name, value in values.items()
+  }
+  if not isinstance(levels, level_mix.Levels):
+    return averages | quarter_averages(
+      values["loss"], levels, num_timesteps, counted=counted
+    )
+  for name, value in values.items():
+    stream = name.rpartition("_")[0]
+    if stream in levels.t:
+      share = levels.share(stream)
+      mask = jnp.broadcast_to(counted, value.shape)
+      averages[name] = average(value, mask, share)
+      averages |= quarter_averages(
+        value, levels.t[stream], num_timesteps, name, counted, share
+      )
+  return averages
 
 
 def first_nonfinite(

@@ -69,7 +69,11 @@ _FREE_SETTINGS = re.compile(
   r"|train\.(num_steps|init_from|preview_|eval_|\w+_every$|on_nonf|max_sk)"
 )
 # What runs did that were saved before the setting existed.
-_BEFORE = {"diffusion.process": "vp", "diffusion.zero_terminal_snr": False}
+_BEFORE = {
+  "diffusion.process": "vp",
+  "diffusion.zero_terminal_snr": False,
+  "train.levels": "shared",
+}
 # Those that would make another model of it.
 _FIXED_SETTINGS = re.compile(
   r"diffusion\.(process|schedule|zero_terminal_snr|num_timesteps|prediction)"

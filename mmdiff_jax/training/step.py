@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax.devices import sharding
-from mmdiff_jax.diffusion import training_losses
+from mmdiff_jax.diffusion import level_mix, training_losses
+from mmdiff_jax.samplers.base import DenoiseFn
 from mmdiff_jax.task import Task
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.state import TrainState
@@ -21,7 +22,8 @@ LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
   """Returns `loss_fn(params, x_start, inputs, noise, t, weights, rng)`.
 
-  It returns the scalar loss and the `[B]` losses of the samples: `loss` in
+  `t` is `[B]`, or `level_mix.Levels`: a loss is then 0 where all is clean. It
+  returns the scalar loss and the `[B]` losses of the samples: `loss` in
   all, and `<modality>_mse` (and `<modality>_vb`, in bits) apart.
 
   Args:
@@ -31,8 +33,13 @@ def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
   """
 
   def loss_fn(params, x_start, inputs, noise, t, weights, rng):
+    denoise_fn, clean = task.denoise_fn(params, inputs, train=train), None
+    if isinstance(t, level_mix.Levels):
+      shapes = {name: leaf.shape for name, leaf in x_start.items()}
+      denoise_fn = _told(denoise_fn, t.told(task.levels))
+      t, clean = t.t, t.masks(shapes)
     terms = training_losses(
-      task.denoise_fn(params, inputs, train=train),
+      denoise_fn,
       task.process,
       x_start,
       t,
@@ -42,6 +49,7 @@ def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
       prediction=task.prediction,
       rng=rng,
       weights=task.loss_weights,
+      clean=clean,
     )
     by_term = {
       f"{name}_{term}": value
@@ -52,6 +60,11 @@ def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
     return jnp.mean(weights * terms["loss"]), {"loss": terms["loss"]} | by_term
 
   return loss_fn
+
+
+def _told(denoise_fn: DenoiseFn, levels: Any) -> DenoiseFn:
+  """A denoiser whose network is told other levels than those of the noise."""
+  return lambda x_t, t, rng: denoise_fn(x_t, levels, rng)
 
 
 def group_norms(grads: Any) -> dict[str, jax.Array]:
@@ -147,6 +160,15 @@ def make_train_step(
   but the step number changes under `config.train.on_nonfinite="skip"`.
   """
   skip = config.train.on_nonfinite == "skip"
+  shares = None
+  if task.levels != "shared":
+    shares = level_mix.check_shares(config.train.level_shares)
+    if config.diffusion.timestep_sampler != "uniform":
+      raise ValueError(
+        "config.train.levels='mixed' draws several steps for a sample; "
+        f"config.diffusion.timestep_sampler="
+        f"{config.diffusion.timestep_sampler!r} weighs one. Use 'uniform'."
+      )
   gradients = make_gradients(
     make_loss_fn(task, config.diffusion.loss), config.train.microbatches, mesh
   )
@@ -158,8 +180,18 @@ def make_train_step(
     noise = draw_noise(noise_rng, x_start, mesh)
     size = jax.tree.leaves(x_start)[0].shape[0]
     t, weights = timestep_sampler.sample(state.timestep_state, t_rng, size)
+    levels = t
+    if shares is not None:
+      levels = level_mix.draw_levels(
+        jax.random.fold_in(t_rng, 0),
+        shares,
+        t,
+        timestep_sampler.sample({}, jax.random.fold_in(t_rng, 1), size)[0],
+        task.process.num_timesteps,
+        task.spec.frames,
+      )
     (_, terms), grads = gradients(
-      state.params, (x_start, inputs, noise, t, weights), net_rng
+      state.params, (x_start, inputs, noise, levels, weights), net_rng
     )
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -187,11 +219,8 @@ def make_train_step(
       new_state = kept.replace(step=new_state.step)
       nonfinite = jax.tree.map(lambda _: metrics.NEVER, nonfinite)
       counted = finite
-    averages = {
-      name: metrics.average(x, jnp.broadcast_to(counted, x.shape))
-      for name, x in values.items()
-    } | metrics.quarter_averages(
-      terms["loss"], t, task.process.num_timesteps, counted=counted
+    averages = metrics.loss_averages(
+      values, levels, task.process.num_timesteps, counted
     )
     return new_state, {
       "averages": averages,
