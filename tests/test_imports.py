@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
   "configuration": set(),
   "disk": set(),
   "devices": set(),
-  "diffusion": set(),
+  "diffusion": {"av"},
   "samplers": {"av", "diffusion"},
   "models": {"av"},
   "metric_networks": set(),
