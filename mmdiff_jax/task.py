@@ -59,6 +59,11 @@ class Task:
   cond_dropout: float
   compiler_options: dict[str, str]
 
+  @property
+  def last_t(self) -> int:
+    """Step index of pure noise."""
+    return self.process.num_timesteps - 1
+
   def split(self, batch: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits a batch by name into `(x_start, inputs)`.
 

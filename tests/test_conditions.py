@@ -232,3 +232,22 @@ def test_a_frame_with_a_gap_is_not_clean():
     np.testing.assert_array_equal(
       x["video"][:, :, ~region], X_START["video"][:, :, ~region]
     )
+
+
+def test_an_absent_stream_is_noise_throughout():
+  condition = Condition({}, method="clean", absent=("video",))
+  calls = _calls(condition.at("stream", 999))
+  first = calls[0][0]["video"]
+  for x, t in calls:
+    np.testing.assert_array_equal(x["video"], first)
+    np.testing.assert_array_equal(t["video"], [999, 999])
+    assert (t["audio"] < 999).all() or x is calls[0][0]
+  assert abs(float(first.std()) - 1) < 0.1
+
+
+def test_nothing_can_be_absent_for_a_network_of_shared_levels():
+  condition = Condition({}, method="clean", absent=("video",))
+  with pytest.raises(ValueError, match="video cannot be left out.*mixed"):
+    condition.at("shared", 999)
+  with pytest.raises(ValueError, match="only 'clean' takes modalities that"):
+    Condition({}, absent=("audio",))

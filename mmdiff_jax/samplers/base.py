@@ -18,7 +18,7 @@ from mmdiff_jax.samplers.condition import Condition
 
 Tree = Any
 State = tuple[Tree, Tree]
-DenoiseFn = Callable[[Tree, jax.Array, jax.Array], Tree]
+DenoiseFn = Callable[[Tree, Any, jax.Array], Tree]
 Rng = jax.Array | Mapping[str, jax.Array]
 
 

@@ -56,6 +56,10 @@ class Condition:
       "frame"; with "clean" the known part has level 0 as far as they reach.
     noise: the noise z of the known part, like `known`; None draws it from the
       samples' keys.
+    absent: modalities that are noise throughout: the others are generated
+      without them. Only with "clean", for a network that takes noise levels
+      of its own for every stream; it is told `last_t` there.
+    last_t: step index of pure noise.
   """
 
   known: Mapping[str, Array]
@@ -66,6 +70,8 @@ class Condition:
   resample_jump: int | None = None
   levels: str = "shared"
   noise: Mapping[str, Array] | None = None
+  absent: tuple[str, ...] = ()
+  last_t: int = 0
 
   def __post_init__(self):
     if self.method not in METHODS:
@@ -74,6 +80,11 @@ class Condition:
         f"{', '.join(METHODS)}."
       )
     object.__setattr__(self, "scale", float(self.scale))
+    if self.absent and self.method != "clean":
+      raise ValueError(
+        f"absent={self.absent} with method {self.method!r}; only 'clean' takes "
+        "modalities that are noise throughout."
+      )
     if self.method == "gradient":
       # At 0 it would be replacement at three times the cost.
       if not 0 < self.scale < math.inf:
@@ -98,9 +109,18 @@ class Condition:
       elif value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
 
-  def at(self, levels: str) -> "Condition":
-    """The condition for a network that was trained with such noise levels."""
-    return dataclasses.replace(self, levels=levels)
+  def at(self, levels: str, last_t: int) -> "Condition":
+    """The condition for a network that was trained with such noise levels.
+
+    Raises:
+      ValueError: where a modality is absent and the network cannot be told.
+    """
+    if self.absent and levels == "shared":
+      raise ValueError(
+        f"{' and '.join(self.absent)} cannot be left out: the network was "
+        "trained with train.levels=shared; take one of mixed levels."
+      )
+    return dataclasses.replace(self, levels=levels, last_t=last_t)
 
   @property
   def resampling(self) -> tuple[int, int] | None:
@@ -136,7 +156,12 @@ class Condition:
           f"{sorted(allowed)}."
         )
     mask, known, noise = {}, {}, dict(self.noise or {})
+    if set(noise) != set(x) and (self.method != "clean" or self.absent):
+      noise = noise_lib.normal_like(keys, dict(x), noise_lib.KNOWN) | noise
     for name, leaf in x.items():
+      if name in self.absent:
+        mask[name], known[name] = jnp.ones(leaf.shape, bool), noise[name]
+        continue
       value = self.known.get(name, jnp.zeros((), leaf.dtype))
       where = (self.mask or {}).get(name, name in self.known)
       mask[name] = _fit(f"mask[{name!r}]", where, leaf).astype(bool)
@@ -144,8 +169,6 @@ class Condition:
       known[name] = jnp.where(
         mask[name], _fit(f"known[{name!r}]", value, leaf), 0
       ).astype(leaf.dtype)
-    if set(noise) != set(x) and self.method != "clean":
-      noise = noise_lib.normal_like(keys, dict(x), noise_lib.KNOWN) | noise
     return dataclasses.replace(self, known=known, mask=mask, noise=noise)
 
   def known_at(self, alpha: jax.Array, sigma: jax.Array) -> Tree:
@@ -174,17 +197,21 @@ class Condition:
     Returns:
       `t`, or by modality `[B]` or `[B, F]` with 0 where all is known.
     """
+
+    def told(name: str) -> int:
+      return self.last_t if name in self.absent else 0
+
     if self.method != "clean" or self.levels == "shared":
       return t
     masks: dict[str, Any] = dict(self.mask or {})
     if self.levels == "stream":
       return {
-        name: jnp.where(mask.all(tuple(range(1, mask.ndim))), 0, t)
+        name: jnp.where(mask.all(tuple(range(1, mask.ndim))), told(name), t)
         for name, mask in masks.items()
       }
     frames = masks["video"].shape[1]
     return {
-      name: jnp.where(_known_frames(mask, frames), 0, t[:, None])
+      name: jnp.where(_known_frames(mask, frames), told(name), t[:, None])
       for name, mask in masks.items()
     }
 
@@ -217,7 +244,7 @@ class Condition:
 # The fields that are arrays; all others are options.
 DATA_FIELDS = ("known", "mask", "noise")
 # All that a configuration does not set.
-NOT_OPTIONS = (*DATA_FIELDS, "levels")
+NOT_OPTIONS = (*DATA_FIELDS, "levels", "absent", "last_t")
 
 jax.tree_util.register_dataclass(
   Condition,

@@ -100,7 +100,7 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
     )
     denoise_fn = denoiser(task, settings, mesh, params, inputs)
     if condition is not None:
-      condition = condition.at(task.levels)
+      condition = condition.at(task.levels, task.last_t)
     return sampler(denoise_fn, task.process, x_init, rngs, condition)
 
   return jax.jit(sample)

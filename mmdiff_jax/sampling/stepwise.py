@@ -66,7 +66,7 @@ class WatchedSampler:
 
     def part(params, rng, indices, condition, inputs, state, first, stop):
       if condition is not None:
-        condition = condition.at(task.levels)
+        condition = condition.at(task.levels, task.last_t)
       return sampler.part(
         denoiser(task, settings, mesh, params, inputs),
         task.process,
