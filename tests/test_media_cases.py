@@ -47,7 +47,7 @@ def test_no_frame_is_lost_where_a_container_has_no_times(tmp_path, name):
 class Stream:
   """Stands for a stream of PyAV."""
 
-  index = 0
+  index, type = 0, "video"
 
 
 class Packet:
@@ -63,6 +63,8 @@ class Packet:
 
 class Container:
   """Stands for a container of PyAV."""
+
+  duration = None
 
   class format:  # noqa: N801
     flags = 0

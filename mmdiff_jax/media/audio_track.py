@@ -193,8 +193,10 @@ def _decode(
 
   assert streams.audio is not None
   refused, found, restarts = 0, False, 0
-  for packet, piece in Packets(container, streams, streams.audio, edit):
+  packets = Packets(container, streams, streams.audio, edit)
+  for packet, piece in packets:
     deadline.check()
+    packets.check_nothing(path)
     try:
       frames = packet.decode()
     except av.error.InvalidDataError:

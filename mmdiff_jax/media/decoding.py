@@ -99,6 +99,8 @@ class Decoder:
     if last is not None and end is not None:
       # Pictures that repeat the last one have no frames of their own.
       self._check_still(end, last)
+      self._packets.reach_end()
+      self._packets.check_nothing(self._path)
       self.end = end
       self.may_end = self._latest_end(end)
 
@@ -157,6 +159,7 @@ class Decoder:
     restarts, shown = 0, 0.0
     for packet, piece in self.skipper.watch(packets):
       self._deadline.check()
+      self._packets.check_nothing(self._path)
       joint += 1
       if piece > restarts:
         joint, since, restarts = 0, None, piece

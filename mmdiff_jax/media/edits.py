@@ -22,6 +22,8 @@ _LEAD_IN = 0.5
 _MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0, math.inf)
 # Seeking there finds the first packet, should its time be negative.
 _BEFORE_ALL = -100.0
+# Gaps, and pictures that stand, may last as long, or as what is played.
+_STANDS = 10.0
 # Times that differ by less are equal (seconds).
 EQUAL = 1e-5
 # How long one picture is looked for that is to stand (seconds).
@@ -120,6 +122,11 @@ def _stretches(
         path, f"its edit list plays at {float(row.speed):g} times the speed"
       )
     at = until
+  played = sum(edit.end - edit.begin for edit in edits)
+  if float(at) - played > max(_STANDS, played):
+    raise MediaError(
+      path, f"its edit list plays {played:.1f} s within {float(at):.0f} s"
+    )
   return tuple(edits)
 
 

@@ -29,6 +29,11 @@ class Header:
   seconds: float | None
   streams: int
 
+  @property
+  def end(self) -> float | None:
+    """The second after the last one, or None."""
+    return None if self.seconds is None else self.begin + self.seconds
+
 
 class TimedFrames:
   """Decoded frames of a video stream with strictly increasing times.

@@ -50,6 +50,10 @@ __all__ = [
 _TIME_TOLERANCE = 2e-3
 # Part of a frame by which a video may fall short of its last grid frame.
 _END_TOLERANCE = 0.1
+# A first picture may be held as long (seconds), or as the pictures last.
+_HELD = 1.0
+# Silence may be added for as long (seconds), or for so many times the sound.
+_SILENT, _SILENT_SHARE = 60.0, 9.0
 # Decoded part of a file's own duration below which it counts as truncated.
 _COMPLETE = 0.9
 
@@ -176,11 +180,14 @@ class FrameReader:
       raise MediaError(self.path, "has no video")
     self.repairs += streams.notes
     frames = TimedFrames(self.path, streams, self._options)
-    index, current = 0, None
+    index, current, start = 0, None, 0.0
     for time, frame in frames:
       if current is None:
+        start = time
         self.fps = self.fps or float(frames.rate)
-        self._set_origin(time)
+        self._set_origin(start)
+        if frames.header is not None and frames.header.end is not None:
+          self._check_held(start, frames.header.end)
         frames.show_on(self._grid)
       else:
         # Grid points before this frame's time still show the last one.
@@ -191,6 +198,8 @@ class FrameReader:
     if current is None:
       raise MediaError(self.path, "holds no video frame")
     end = self._end(frames)
+    self._check_held(start, end)
+    self._check_overlap(start, end)
     self.repairs += frames.repairs
     if not frames.restarts:
       _check_complete(self.path, frames.header, end, self._track)
@@ -200,6 +209,41 @@ class FrameReader:
         self.path, f"lasts {end - self.origin:.3f} s: less than one frame"
       )
     yield from self._repeat(current, frames.aspect, total - index)
+
+  def _check_held(self, start: float, end: float) -> None:
+    """Refuses a film whose first picture is held for most of it.
+
+    Args:
+      start: time of the first picture.
+      end: when the last one ends, as far as is known.
+    """
+    held = start - self.origin
+    if held > max(_HELD, end - start):
+      raise MediaError(
+        self.path,
+        f"its sound starts {held:.0f} s before its pictures, which last"
+        f" {end - start:.1f} s",
+      )
+
+  def _check_overlap(self, start: float, end: float) -> None:
+    """Refuses a film most of whose sound would be made up.
+
+    Args:
+      start: time of the first picture.
+      end: when the last one ends.
+    """
+    if self._track is None:
+      return
+    begin, stop = self._track.start, self._track.end(end)
+    if begin >= end or stop <= start:
+      raise MediaError(self.path, "its sound and its pictures do not overlap")
+    heard = min(stop, end) - max(begin, self.origin)
+    silent = end - self.origin - heard
+    if silent > max(_SILENT, _SILENT_SHARE * heard):
+      raise MediaError(
+        self.path,
+        f"its sound lasts {heard:.1f} s, its pictures {end - start:.0f} s",
+      )
 
   def _end(self, frames: TimedFrames) -> float:
     """When the last picture ends."""

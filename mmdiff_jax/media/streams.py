@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmdiff_jax.media.container import opened
+from mmdiff_jax.media.container import MediaError, opened
 from mmdiff_jax.media.edits import WHOLE, Edit, packets_of, read_edits
 from mmdiff_jax.media.sounds import choose_sound, is_default
 from mmdiff_jax.media.transport import read_programs
@@ -17,6 +17,9 @@ _SURVEY_PACKETS = 400
 _BACKWARD = 0.5
 # ... or, in formats whose clocks may jump, all run ahead by more than this.
 _FORWARD = 10.0
+# As long nothing new may be seen or heard: so many seconds, with sound and
+# without, or this part of what the file declares.
+_NOTHING, _NOTHING_ALONE, _NOTHING_SHARE = 10.0, 300.0, 0.5
 # FFmpeg's AVFMT_TS_DISCONT.
 _CLOCKS_MAY_JUMP = 0x0200
 
@@ -165,6 +168,7 @@ class Packets:
     end: when the content of the wanted packets so far ends, those without a
       picture of their own included (seconds, or None).
     repeats: whether the last wanted packet has no picture of its own.
+    nothing: seconds in which nothing new is seen or heard, the most so far.
   """
 
   def __init__(
@@ -180,10 +184,17 @@ class Packets:
     """
     self._container, self._wanted, self._edit = container, wanted, edit
     indices = [i for i in (streams.video, streams.audio) if i is not None]
+    if edit is not WHOLE:
+      indices = [wanted]
     self._streams = [container.streams[i] for i in indices]
+    self._bound = _NOTHING if len(indices) > 1 else _NOTHING_ALONE
+    if container.duration is not None:
+      self._bound = max(self._bound, _NOTHING_SHARE * container.duration / 1e6)
+    self._reached: float | None = None
     self._may_jump = may_jump(container)
     self.end: float | None = None
     self.repeats = False
+    self.nothing = 0.0
     # Seconds that are added in each piece; the piece in which a stream is, its
     # last time on its own clock, and its end on the joined time axis.
     self._offsets = [0.0]
@@ -225,6 +236,24 @@ class Packets:
     if final is not None:
       yield final, self._pieces[self._wanted]
 
+  def check_nothing(self, path: str | os.PathLike) -> None:
+    """Raises MediaError where nothing new is seen or heard for too long."""
+    if self.nothing > self._bound:
+      raise MediaError(
+        path, f"nothing new is seen or heard for {self.nothing:.0f} s"
+      )
+
+  def reach_end(self) -> None:
+    """Counts the time until the last wanted packet's content ends."""
+    if self.end is not None:
+      self._reach(self.end, self.end)
+
+  def _reach(self, begin: float, end: float) -> None:
+    """Notes that something new is seen or heard."""
+    if self._reached is not None:
+      self.nothing = max(self.nothing, begin - self._reached)
+    self._reached = max(end, end if self._reached is None else self._reached)
+
   def _follow(self, packet) -> None:
     """Notes when the content of a wanted packet ends."""
     ticks = packet.dts if packet.pts is None else packet.pts
@@ -248,6 +277,9 @@ class Packets:
     if clock < self._clocks[index] - _BACKWARD:
       self._clocks[index] = clock
     self._ends[index] = max(end, self._ends.get(index, end))
+    # A picture may stand: only its beginning is new.
+    heard = packet.stream.type == "audio" and not packet.is_discard
+    self._reach(clock + offset, end if heard else clock + offset)
     if offset:
       ticks = round(offset / base)
       packet.dts += ticks
