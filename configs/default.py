@@ -45,6 +45,14 @@ def get_config() -> ConfigDict:
   data.num_threads = 4
   # Batches prepared ahead of the device; at least one per thread.
   data.prefetch = 2
+  # Of videos that are not prepared (those of a folder, arrays): a file of
+  # captions (.csv, .jsonl), one of embeddings (.npz, .safetensors), and
+  # "folders" where the first folder on a video's path is its label.
+  data.captions = ""
+  data.embeddings = ""
+  data.labels = "none"
+  # Folder of the text encoder; "" is all-MiniLM-L6-v2 of the extra `text`.
+  data.text_encoder = ""
   # Number of distinct clips of the "synthetic" source.
   data.synthetic_clips = 4096
 

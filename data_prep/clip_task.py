@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.emptiness import Emptiness, Limits
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import clips
+from mmdiff_jax.data.descriptions import NOTHING, Description
 from mmdiff_jax.data.manifest import VERSION
 from mmdiff_jax.data.tfrecord import TFRecordWriter
 from mmdiff_jax.disk.files import as_path, file_size, local_copy, replacing
@@ -63,7 +64,7 @@ class ClipTask:
     parts: directory of the results.
     key: hash of the file and the options.
     options: see ClipOptions.
-    label: what is given of the video by that name, or None.
+    description: what is known of the video beside its streams.
   """
 
   path: str
@@ -71,7 +72,7 @@ class ClipTask:
   parts: str
   key: str
   options: ClipOptions
-  label: int | None = None
+  description: Description = NOTHING
 
   @property
   def part(self) -> pathlib.Path:
@@ -212,7 +213,7 @@ def _write_segments(
   """Streams a video into segments, measured; returns its number of frames."""
   options, spec = task.options, task.options.spec
   longest = clips.segment_length(spec.frames)
-  inputs = {} if task.label is None else {"label": task.label}
+  known = task.description
   start = 0
   frames: list[bytes] = []
 
@@ -233,7 +234,8 @@ def _write_segments(
       frames=frames,
       frame_format=options.frame_format,
       audio=audio,
-      inputs=inputs,
+      inputs=known.inputs(),
+      captions=known.captions,
     )
     writer.write(record)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from data_prep import clip_task
 from data_prep.clip_task import ClipOptions, ClipTask
 from mmdiff_jax.data.clips import segments
+from mmdiff_jax.data.descriptions import TextEncoder
 from mmdiff_jax.data.manifest import MANIFEST, Manifest, Video
 from mmdiff_jax.data.tfrecord import (
   CorruptRecordError,
@@ -173,6 +174,7 @@ def make_plan(
         tuple(report["repaired"]),
         tuple((begin, end) for begin, end in report["left_out"]),
         report["empty"],
+        len(task.description.captions),
       )
     )
   if not used:
@@ -220,6 +222,7 @@ def save_manifest(
   options: ClipOptions,
   classes: Sequence[str],
   mark: str,
+  encoder: TextEncoder | None = None,
 ) -> Manifest:
   """Writes dataset.json, the last file; returns what it holds.
 
@@ -229,6 +232,7 @@ def save_manifest(
     options: of its preparation.
     classes: names of the labels.
     mark: the `fingerprint`.
+    encoder: of the captions, if there are any.
   """
   manifest = Manifest(
     spec=options.spec,
@@ -248,7 +252,27 @@ def save_manifest(
       **dataclasses.asdict(options.limits),
     },
     classes=tuple(classes),
+    vectors=_vectors(plan.shards, encoder),
     fingerprint=mark,
   )
   manifest.save(output)
   return manifest
+
+
+def _vectors(
+  shards: Sequence[Shard], encoder: TextEncoder | None
+) -> dict[str, dict]:
+  """What the manifest says of vectors; see `Manifest.vectors`."""
+  known = [task.description for shard in shards for task in shard.tasks]
+  vectors: dict[str, dict] = {}
+  captioned = sum(bool(each.captions) for each in known)
+  if encoder is not None and captioned:
+    vectors["text"] = {
+      "width": encoder.width,
+      "videos": captioned,
+      "encoder": encoder.sha256,
+    }
+  widths = [len(x.embedding) for x in known if x.embedding is not None]
+  if widths:
+    vectors["embedding"] = {"width": widths[0], "videos": len(widths)}
+  return vectors

@@ -18,6 +18,8 @@ from mmdiff_jax.disk.names import one_line
 
 SHEET = "contact_sheet.png"
 _WIDTH, _LABEL, _GAP = 800, 18, 8
+# Of a caption that fit into the width.
+_LETTERS = 110
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 
@@ -43,9 +45,34 @@ def describe(directory: str | os.PathLike) -> str:
       f"videos: {seconds.min():.2f} to {seconds.max():.2f} s, median"
       f" {np.median(seconds):.2f} s; frames stored as {stored};"
       f" {size / 1e6:.1f} MB",
+      *_describe_inputs(manifest),
       summary(manifest),
     ]
   )
+
+
+def _describe_inputs(manifest: Manifest) -> list[str]:
+  """What the videos carry beside their streams, a line each."""
+  total, lines = len(manifest.videos), []
+  if manifest.classes:
+    lines.append(
+      f"labels: {len(manifest.classes)} classes,"
+      f" {one_line(', '.join(manifest.classes))}"
+    )
+  if "text" in manifest.vectors:
+    told = manifest.vectors["text"]
+    counts = [video.captions for video in manifest.videos if video.captions]
+    lines.append(
+      f"captions: {sum(counts)}, on {told['videos']} of {total} videos; vectors"
+      f" of {told['width']} numbers by the text encoder {told['encoder'][:16]}"
+    )
+  if "embedding" in manifest.vectors:
+    told = manifest.vectors["embedding"]
+    lines.append(
+      f"embeddings: on {told['videos']} of {total} videos; vectors of"
+      f" {told['width']} numbers"
+    )
+  return lines
 
 
 def contact_sheet(
@@ -72,15 +99,22 @@ def contact_sheet(
   listed = ClipList(source)
   indices = _spread(listed, min(clips, len(listed)))
   count = len(indices)
+  captioned = any(listed[index].captions() for index in indices)
   tiles = []
   for index in indices:
     clip = listed[index]
     picture = render_clip(
       clip.video(), clip.audio(), source.spec.sample_rate, _WIDTH
     )
-    tile = Image.new("RGB", (_WIDTH, picture.height + _LABEL), _PAPER)
-    lettering.write(ImageDraw.Draw(tile), (2, 2), one_line(clip.origin()), _INK)
-    tile.paste(picture, (0, _LABEL))
+    top = _LABEL * (2 if captioned else 1)
+    tile = Image.new("RGB", (_WIDTH, picture.height + top), _PAPER)
+    title = one_line(clip.origin())
+    lettering.write(ImageDraw.Draw(tile), (2, 2), title, _INK)
+    if captions := clip.captions():
+      more = f" (and {len(captions) - 1} more)" if captions[1:] else ""
+      text = one_line(captions[0])[:_LETTERS] + more
+      lettering.write(ImageDraw.Draw(tile), (2, 2 + _LABEL), text, _INK)
+    tile.paste(picture, (0, top))
     tiles.append(tile)
   cell = (_WIDTH + _GAP, tiles[0].height + _GAP)
   columns = min(2, count)

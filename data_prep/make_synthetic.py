@@ -1,7 +1,8 @@
 """Writes a folder of sounding-shapes videos (mp4) and their truth.
 
 The folder goes through the ordinary preparation like any folder of videos;
-`truth.json` in it lists the impacts of each file.
+`truth.json` in it lists the impacts of each file, `captions.jsonl` describes it
+in words.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from mmdiff_jax.disk.files import as_path, is_cloud
 from mmdiff_jax.media.writing import write_mp4
 from mmdiff_jax.world.clips import World, make_clip, split_seed
 
-_TRUTH = "truth.json"
+_TRUTH, _CAPTIONS = "truth.json", "captions.jsonl"
 
 
 def write_split(
@@ -44,7 +45,7 @@ def write_folder(
   spec: AVSpec,
   **options: Any,
 ) -> pathlib.Path:
-  """Writes the clips of some seeds as mp4 files, and `truth.json` beside.
+  """Writes the clips of some seeds as mp4 files, truth and captions beside.
 
   Args:
     directory: made if absent. Clips that are there are replaced by the same
@@ -70,7 +71,7 @@ def write_folder(
   _check_folder(directory, names, rules)
   if not is_cloud(directory):
     directory.mkdir(parents=True, exist_ok=True)
-  clips = []
+  clips, captions = [], []
   for name, seed in names.items():
     clip = make_clip(seed, spec, **options)
     write_mp4(
@@ -81,6 +82,9 @@ def write_folder(
       sample_rate=spec.sample_rate,
     )
     clips.append({"file": name, "seed": int(seed), **clip.truth()})
+    captions.append({"name": name, "caption": clip.captions()})
+  lines = "".join(json.dumps(row) + "\n" for row in captions)
+  (directory / _CAPTIONS).write_text(lines)
   path = directory / _TRUTH
   path.write_text(json.dumps({**rules, "clips": clips}, indent=1) + "\n")
   return path

@@ -7,6 +7,7 @@ small for ten million videos as for one, and records never pass through the
 program that started it.
 """
 
+import base64
 import contextlib
 import functools
 import json
@@ -16,10 +17,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from data_prep import clip_task, data_set
 from data_prep.clip_task import ClipOptions, ClipTask
 from data_prep.data_set import Shard
 from data_prep.listing import Listed, find_videos
+from mmdiff_jax.data.descriptions import Description
 from mmdiff_jax.disk.files import as_path, is_cloud, replacing
 
 # Anything that JSON holds.
@@ -85,7 +89,7 @@ class BeamEngine:
     )
     parts = str(self._parts)
     return [
-      ClipTask(path, name, parts, key, options, label)
+      ClipTask(path, name, parts, key, options, Description(label=label))
       for name, path, label, key in kinds["video"]
     ], listed
 
@@ -164,7 +168,30 @@ class BeamEngine:
 
 
 def _as_row(task: ClipTask) -> Row:
-  return [task.source, task.path, task.label, task.key]
+  known = task.description
+  vectors = [_pack(vectors) for vectors in (known.text, known.embedding)]
+  return [
+    task.source,
+    task.path,
+    task.key,
+    known.label,
+    known.captions,
+    *vectors,
+  ]
+
+
+def _pack(vectors: np.ndarray | None) -> Row:
+  if vectors is None:
+    return None
+  data = base64.b64encode(vectors.astype("<f4").tobytes()).decode()
+  return [data, list(vectors.shape)]
+
+
+def _unpack(row: Row) -> np.ndarray | None:
+  if row is None:
+    return None
+  data, shape = row
+  return np.frombuffer(base64.b64decode(data), "<f4").reshape(shape)
 
 
 def _write(place: str, rows: list[Row]) -> None:
@@ -212,14 +239,19 @@ def _hash(options: ClipOptions, row: Row) -> Row:
   return [*row, clip_task.task_key(path, source, options, label)]
 
 
+def _as_task(parts: str, options: ClipOptions, row: Row) -> ClipTask:
+  source, path, key, label, captions, text, embedding = row
+  known = Description(tuple(captions), _unpack(text), _unpack(embedding), label)
+  return ClipTask(path, source, parts, key, options, known)
+
+
 def _prepare(parts: str, options: ClipOptions, row: Row) -> dict:
-  source, path, label, key = row
-  task = ClipTask(path, source, parts, key, options, label)
+  task = _as_task(parts, options, row)
   data_set.forget_incomplete([task])
   try:
     return clip_task.prepare_clip(task)
   except clip_task.MissingAudioError as error:
-    return {"source": source, "missing audio": str(error)}
+    return {"source": task.source, "missing audio": str(error)}
 
 
 def _write_shard(parts: str, row: Row) -> None:

@@ -8,11 +8,13 @@ unsuitable files are left out and listed with the reason in dataset.json.
 
 import contextlib
 import os
+from collections.abc import Callable
 
-from data_prep import clip_task, data_set
+from data_prep import clip_task, data_set, descriptions
 from data_prep.clip_task import ClipOptions
 from data_prep.on_beam import BeamEngine
 from data_prep.runners import ProcessEngine
+from mmdiff_jax.data.descriptions import TextEncoder
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.disk.files import as_path, check_directory, is_cloud
 from mmdiff_jax.disk.locks import locked
@@ -28,6 +30,9 @@ def prepare(
   runner: str = "processes",
   beam_options: str = "",
   labels: str = "none",
+  captions: str = "",
+  embeddings: str = "",
+  open_encoder: Callable[[], TextEncoder] | None = None,
   overwrite: bool = False,
 ) -> Manifest:
   """Prepares all videos below a directory, or one video.
@@ -43,6 +48,9 @@ def prepare(
       "" takes Beam's DirectRunner.
     labels: "folders" gives a video the label of the first folder below
       `source_dir` on its path; "none" gives none.
+    captions: file of captions; see `description_files.read_captions`.
+    embeddings: file of vectors; see `description_files.read_embeddings`.
+    open_encoder: opens the text encoder, which captions need.
     overwrite: replace a data set that is there; it stays until the new one
       is ready.
 
@@ -50,7 +58,8 @@ def prepare(
     What dataset.json holds.
 
   Raises:
-    ValueError: if no video can be used, or another data set is in the way.
+    ValueError: if no video can be used, another data set is in the way, or a
+      file of descriptions cannot be read or names other videos.
     MissingAudioError: if a video has no sound and that is an error.
     NotADirectoryError: if a file is in the way of `output_dir`.
     InUseError: if another process writes to it.
@@ -63,7 +72,14 @@ def prepare(
     engine = BeamEngine(parts, workers, beam_options)
   else:
     engine = ProcessEngine(parts, workers)
+  encoder = None
+  if captions:
+    if open_encoder is None:
+      raise ValueError("captions need a text encoder: give open_encoder.")
+    encoder = open_encoder()
+  files = descriptions.Files.read(captions, embeddings)
   tasks, listed = engine.find_tasks(os.fspath(source_dir), labels, options)
+  tasks = files.describe(tasks, listed.left_out, encoder)
   mark = data_set.fingerprint(tasks, listed.left_out, shards)
   with locked(output):
     data_set.remove_leftovers(output)
@@ -75,6 +91,7 @@ def prepare(
     if not is_cloud(parts):
       parts.mkdir(parents=True, exist_ok=True)
     try:
+      tasks = descriptions.encode(tasks, encoder)
       reports = engine.prepare(tasks)
       plan = data_set.make_plan(tasks, reports, listed.left_out, shards)
       engine.write_shards(plan.shards)
@@ -82,7 +99,7 @@ def prepare(
       data_set.remove_old(output)
       engine.move_shards(output, plan.shards)
       manifest = data_set.save_manifest(
-        output, plan, options, listed.classes, mark
+        output, plan, options, listed.classes, mark, encoder
       )
     except clip_task.MissingAudioError:
       # What is done serves once that video is gone or has sound.

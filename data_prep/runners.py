@@ -16,6 +16,7 @@ from data_prep import clip_task, data_set
 from data_prep.clip_task import ClipOptions, ClipTask, prepare_clip, task_key
 from data_prep.data_set import Shard
 from data_prep.listing import Listed, find_videos
+from mmdiff_jax.data.descriptions import Description
 
 # Takes the report of a video that is done.
 Advance = Callable[[dict], None]
@@ -130,7 +131,12 @@ class ProcessEngine:
     parts = str(self._parts)
     tasks = [
       ClipTask(
-        path, name, parts, task_key(path, name, options, label), options, label
+        path,
+        name,
+        parts,
+        task_key(path, name, options, label),
+        options,
+        Description(label=label),
       )
       for name, path, label in listed.videos
     ]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mmdiff_jax.data.clips import FRAME_FORMATS, INPUT_PREFIXES
+from mmdiff_jax.data.clips import CAPTIONS, FRAME_FORMATS, INPUT_PREFIXES
 from mmdiff_jax.data.codec import Feature, decode_example
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import read_records
@@ -91,7 +91,7 @@ def _builder_class(name: str, input_dir: str, manifest: Manifest):
       number = 0
       for shard, _ in manifest.shards:
         for record in read_records(os.path.join(input_dir, shard)):
-          yield number, _values(decode_example(record))
+          yield number, _values(decode_example(record), features)
           number += 1
 
   Builder.__name__ = Builder.__qualname__ = name
@@ -109,32 +109,51 @@ def _features(input_dir: str, manifest: Manifest) -> dict:
   integer = tfds.features.Scalar(dtype=np.int64)
   real = tfds.features.Scalar(dtype=np.float32)
   first = read_records(os.path.join(input_dir, manifest.shards[0][0]))
-  given = {
-    key: tfds.features.Tensor(shape=(None,), dtype=np.asarray(values).dtype)
+  kinds = {
+    key: np.asarray(values).dtype
     for key, values in decode_example(next(first)).items()
     if key.startswith(INPUT_PREFIXES)
   }
-  return given | {
-    "clip/source": text,
-    "clip/start": integer,
-    "clip/windows": integer,
-    "clip/window_frames": integer,
-    "video/frames": texts,
-    "video/format": text,
-    "video/height": integer,
-    "video/width": integer,
-    "video/fps": real,
-    "audio/pcm16": text,
-    "audio/sample_rate": integer,
+  # These some videos may lack, the first among them.
+  values, shape = INPUT_PREFIXES
+  for name in manifest.vectors:
+    kinds[values + name] = np.dtype(np.float32)
+    kinds[shape + name] = np.dtype(np.int64)
+  given = {
+    key: tfds.features.Tensor(shape=(None,), dtype=kind)
+    for key, kind in kinds.items()
   }
+  captions = {CAPTIONS: texts} if "text" in manifest.vectors else {}
+  return (
+    given
+    | captions
+    | {
+      "clip/source": text,
+      "clip/start": integer,
+      "clip/windows": integer,
+      "clip/window_frames": integer,
+      "video/frames": texts,
+      "video/format": text,
+      "video/height": integer,
+      "video/width": integer,
+      "video/fps": real,
+      "audio/pcm16": text,
+      "audio/sample_rate": integer,
+    }
+  )
 
 
-def _values(features: Mapping[str, Feature]) -> dict:
-  """An example as TFDS wants it: scalars, bytes, and a few arrays."""
-  values: dict[str, bytes | np.ndarray] = {}
+def _values(features: Mapping[str, Feature], types: Mapping) -> dict:
+  """An example as TFDS wants it: scalars, bytes, and a few arrays.
+
+  What the example lacks of `types` is an empty array.
+  """
+  values: dict[str, bytes | np.ndarray] = {
+    key: np.zeros(0, types[key].np_dtype) for key in types.keys() - features
+  }
   for key, feature in features.items():
-    if key == "video/frames":
-      values[key] = np.array([bytes(frame) for frame in feature], object)
+    if key in ("video/frames", CAPTIONS):
+      values[key] = np.array([bytes(item) for item in feature], object)
     elif key.startswith(INPUT_PREFIXES):
       values[key] = np.asarray(feature)
     elif isinstance(feature, np.ndarray):

@@ -1,8 +1,10 @@
 """What the commands that make and check data sets do with their flags."""
 
 import argparse
+import functools
 import os
 import sys
+from typing import Any
 
 from mmdiff_jax.configuration import load_config
 from mmdiff_jax.disk.names import one_line
@@ -31,6 +33,8 @@ def prepare(options: argparse.Namespace) -> None:
   from data_prep.options import choose
   from data_prep.summary import summary
 
+  if options.text_encoder and not options.captions:
+    raise ValueError("--text_encoder goes with --captions only.")
   if options.beam_options and options.runner != "beam":
     raise ValueError("--beam_options goes with --runner=beam only.")
   workers = options.workers or os.cpu_count() or 1
@@ -48,9 +52,19 @@ def prepare(options: argparse.Namespace) -> None:
     runner=options.runner,
     beam_options=options.beam_options,
     labels=options.labels,
+    captions=options.captions,
+    embeddings=options.embeddings,
+    open_encoder=functools.partial(_open_encoder, options.text_encoder),
     overwrite=options.overwrite,
   )
   print(summary(manifest))
+
+
+def _open_encoder(directory: str) -> Any:
+  # Late: only captions need JAX.
+  from mmdiff_jax.checkpoint.text_encoder import open_text_encoder
+
+  return open_text_encoder(directory)
 
 
 def prepare_tfds(options: argparse.Namespace) -> None:

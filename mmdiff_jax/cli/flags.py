@@ -152,6 +152,23 @@ _PREPARATION = {
     "folders",
     default="none",
   ),
+  "captions": Flag(
+    "a .csv or .jsonl file with the columns name and caption; a video may have "
+    "several, or none",
+    "FILE",
+    default="",
+  ),
+  "embeddings": Flag(
+    "a .npz or .safetensors file with a vector under each video's name",
+    "FILE",
+    default="",
+  ),
+  "text_encoder": Flag(
+    "folder of the text encoder: a BERT, as on the Hugging Face hub "
+    "[all-MiniLM-L6-v2 of the extra `text`]",
+    "DIR",
+    default="",
+  ),
   "workers": Flag(
     "processes; does not change the result [one per core]", "N", whole(1)
   ),

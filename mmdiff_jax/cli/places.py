@@ -9,11 +9,14 @@ from mmdiff_jax.disk.files import check_local, check_path
 # that work on local places alone.
 _PLACES = (
   "workdir", "checkpoint", "sr_checkpoint", "input", "output", "source",
-  "real", "fake", "tfds_dir",
+  "real", "fake", "tfds_dir", "captions", "embeddings",
 )  # fmt: skip
-_LOCAL_PLACES = ("weights_dir", "cache_dir")
+_LOCAL_PLACES = ("weights_dir", "cache_dir", "text_encoder")
 _LOCAL_COMMANDS = ("gallery", "study")
-_KEYS = ("data.source", "data.tfds_dir", "train.init_from")
+_KEYS = (
+  "data.source", "data.tfds_dir", "data.captions", "data.embeddings",
+  "train.init_from",
+)  # fmt: skip
 
 
 def check_flags(line: CommandLine) -> None:

@@ -7,7 +7,8 @@ is stored more than twice.
 
 Besides the two streams a record carries the inputs of its video, by name:
 feature `given/<name>` holds the values, an empty or longer `given_shape/<name>`
-their shape.
+their shape. `text/captions` holds its captions; `given/text` has the vector of
+each.
 """
 
 import io
@@ -25,6 +26,7 @@ FRAME_FORMATS = ("raw", "png", "jpeg")
 # zlib level of PNG frames: higher ones are much slower and little smaller.
 _PNG_LEVEL = 3
 INPUT_PREFIXES = _INPUT, _INPUT_SHAPE = "given/", "given_shape/"
+CAPTIONS = "text/captions"
 
 
 def segment_length(clip_frames: int) -> int:
@@ -127,6 +129,7 @@ def encode_segment(
   frame_format: str,
   audio: np.ndarray,
   inputs: Mapping[str, Any] | None = None,
+  captions: Sequence[str] = (),
 ) -> bytes:
   """Serialises a segment as a tf.train.Example.
 
@@ -138,6 +141,7 @@ def encode_segment(
     frame_format: one of FRAME_FORMATS.
     audio: float `[n, 1]`, the samples of `audio_span`.
     inputs: of a network that go with the video; see `as_inputs`.
+    captions: that describe the video.
   """
   features: dict[str, Feature] = {
     "clip/source": [source_bytes(source)],
@@ -156,6 +160,8 @@ def encode_segment(
     array = as_inputs(name, value)
     features[_INPUT + name] = array.reshape(-1)
     features[_INPUT_SHAPE + name] = np.array(array.shape, np.int64)
+  if captions:
+    features[CAPTIONS] = [source_bytes(caption) for caption in captions]
   return encode_example(features)
 
 
@@ -238,11 +244,25 @@ class Segment:
 
   def inputs(self) -> dict[str, np.ndarray]:
     """What else is known of the video, by name: int32 and float32 arrays."""
-    return {
-      key.removeprefix(_INPUT): self._inputs(key.removeprefix(_INPUT))
+    names = [
+      key.removeprefix(_INPUT)
       for key in self._features
       if key.startswith(_INPUT)
+    ]
+    # TFDS stores what a video lacks as no number of no shape.
+    return {
+      name: self._inputs(name)
+      for name in names
+      if len(self._features[_INPUT + name])
+      or len(self._features[_INPUT_SHAPE + name])
     }
+
+  def captions(self) -> tuple[str, ...]:
+    """Texts that describe the video."""
+    return tuple(
+      bytes(caption).decode("utf-8", "surrogateescape")
+      for caption in self._features.get(CAPTIONS, ())
+    )
 
   def _inputs(self, name: str) -> np.ndarray:
     shape = np.asarray(self._features[_INPUT_SHAPE + name], np.int64)

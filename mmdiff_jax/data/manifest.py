@@ -13,6 +13,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import segments
+from mmdiff_jax.data.descriptions import InputInfo
 from mmdiff_jax.disk.checksums import SEAL, ChangedError, seal, unseal
 from mmdiff_jax.disk.files import as_path, replacing
 
@@ -31,6 +32,7 @@ class Video:
     repaired: what was padded, cut or chosen, in words.
     left_out: runs (first, last + 1) of clips that are not used.
     empty: seconds that are "silent", "still" and "black".
+    captions: their number.
   """
 
   source: str
@@ -38,6 +40,7 @@ class Video:
   repaired: tuple[str, ...] = ()
   left_out: tuple[tuple[int, int], ...] = ()
   empty: dict[str, float] = dataclasses.field(default_factory=dict)
+  captions: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Manifest:
     skipped: (source, reason) of each video that was left out.
     options: what else the preparation was told.
     classes: names of the values of the records' "label", if they have one.
+    vectors: what the records hold of captions ("text") and of other files
+      ("embedding"): "width", number of "videos", and of captions the
+      "encoder" (its hash).
     fingerprint: hash of inputs and options.
     is_sealed: whether its text had a checksum of its own.
   """
@@ -65,6 +71,7 @@ class Manifest:
   skipped: tuple[tuple[str, str], ...] = ()
   options: dict = dataclasses.field(default_factory=dict)
   classes: tuple[str, ...] = ()
+  vectors: dict[str, dict] = dataclasses.field(default_factory=dict)
   fingerprint: str = ""
   is_sealed: bool = dataclasses.field(default=True, compare=False)
 
@@ -77,6 +84,16 @@ class Manifest:
       for video in videos
       for start, frames in segments(video.frames, self.spec.frames)
     ]
+
+  def input_infos(self) -> dict[str, InputInfo]:
+    """What the data set tells of the inputs of its videos."""
+    infos = {
+      name: InputInfo((told["width"],), encoder=told.get("encoder", ""))
+      for name, told in self.vectors.items()
+    }
+    if self.classes:
+      infos["label"] = InputInfo((), self.classes)
+    return infos
 
   def record_table(self) -> tuple[np.ndarray, np.ndarray]:
     """Number of clips, and index of the video, of every record."""
@@ -130,6 +147,7 @@ class Manifest:
           "left_out": [list(run) for run in video.left_out],
           "empty": video.empty,
         }
+        | ({"captions": video.captions} if video.captions else {})
         for video in self.videos
       ],
       "skipped": [
@@ -139,6 +157,8 @@ class Manifest:
     }
     if self.classes:
       content["classes"] = list(self.classes)
+    if self.vectors:
+      content["vectors"] = self.vectors
     return json.dumps(seal(content), indent=1) + "\n"
 
   def _clips_of(self, video: Video) -> int:
@@ -208,6 +228,7 @@ class Manifest:
             (_count(begin), _count(end)) for begin, end in v.get("left_out", ())
           ),
           dict(v.get("empty", {})),
+          _count(v.get("captions", 0)),
         )
         for v in content["clips"]
       ),
@@ -219,6 +240,13 @@ class Manifest:
       ),
       options=dict(content["options"]),
       classes=_texts(content.get("classes", [])),
+      vectors={
+        _text(name): {
+          key: _text(value) if key == "encoder" else _count(value)
+          for key, value in told.items()
+        }
+        for name, told in content.get("vectors", {}).items()
+      },
       fingerprint=_text(content["fingerprint"]),
       is_sealed=is_sealed,
     )

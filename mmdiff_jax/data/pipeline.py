@@ -7,15 +7,54 @@ depend on H. The state of an iterator is `{"next_index": batches so far}`:
 resuming is exact, also on another number of hosts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.data.sources import Clip, ClipList, SourceOptions, open_source
+from mmdiff_jax.data.descriptions import InputInfo, TextEncoder
+from mmdiff_jax.data.sources import (
+  Clip,
+  ClipList,
+  DescriptionOptions,
+  SourceOptions,
+  open_source,
+)
 from mmdiff_jax.data.views import VIEWS, Element
+
+
+class Loader:
+  """Batches of what a network learns from, without end or for some epochs.
+
+  Attributes:
+    inputs: what the source tells of the inputs of its videos, by name.
+  """
+
+  def __init__(
+    self, batches: grain.DatasetIterator, inputs: Mapping[str, InputInfo]
+  ):
+    """Passes batches on."""
+    self._batches, self.inputs = batches, inputs
+
+  def __iter__(self) -> "Loader":
+    return self
+
+  def __next__(self) -> Element:
+    return next(self._batches)
+
+  def get_state(self) -> dict:
+    """The position, as JSON holds it."""
+    return self._batches.get_state()
+
+  def set_state(self, state: dict) -> None:
+    """Goes on from a position."""
+    self._batches.set_state(state)
+
+  def close(self) -> None:
+    """Ends the threads that read."""
+    self._batches.close()
 
 
 def create_loader(
@@ -30,16 +69,19 @@ def create_loader(
   process_count: int = 1,
   train: bool = True,
   num_epochs: int | None = None,
-) -> grain.DatasetIterator:
+  absent: Mapping[str, np.ndarray] | None = None,
+  open_encoder: Callable[[], TextEncoder] | None = None,
+) -> Loader:
   """Batches of what a network learns from.
 
-  An epoch has every clip (F consecutive frames) of every video once.
+  An epoch has every clip (F consecutive frames) of every video once. Where a
+  video has several captions, each clip draws one of them anew in every epoch.
 
   Args:
     data: the `data` part of a config.
     view: what is made of a clip, a key of `VIEWS`: "clips", or "images" (one
       random frame, and its small version).
-    names: features of a batch: the view's own, and what the source gives of
+    names: features of a batch: the view's own, and what the source tells of
       its videos, such as "label". None means all of the view's own.
     sr: the `sr` part of a config, for "images".
     batch_size: elements per batch over all hosts.
@@ -50,13 +92,15 @@ def create_loader(
       at random; False reads the held-out side (all data where there is none)
       as it is.
     num_epochs: None repeats without end; a last partial batch is dropped.
+    absent: values of inputs that stand for a video's lack of them; a video
+      must have the others.
+    open_encoder: opens the text encoder, for sources that are not prepared.
 
   Returns:
-    An iterator, with `get_state`, `set_state` and `close`, over dicts of
-    exactly the names: "video" uint8 `[B/H, F, H, W, 3]` and "audio" float32
-    `[B/H, L, 1]` in [-1, 1]; or "image" uint8 `[B/H, H, W, 3]` and "low_res"
-    float32 `[B/H, H/factor, W/factor, 3]` in [-1, 1]; the inputs, int32 or
-    float32, with the batch in front.
+    An iterator over dicts of exactly the names: "video" uint8
+    `[B/H, F, H, W, 3]` and "audio" float32 `[B/H, L, 1]` in [-1, 1]; or "image"
+    uint8 `[B/H, H, W, 3]` and "low_res" float32 `[B/H, H/factor, W/factor, 3]`
+    in [-1, 1]; the inputs, int32 or float32, with the batch in front.
 
   Raises:
     ValueError: if the config does not fit the data, the batch the hosts, or
@@ -69,15 +113,22 @@ def create_loader(
       f"data.flip_probability must be in [0, 1], got {data.flip_probability}."
     )
   names = VIEWS[view].features if names is None else tuple(names)
-  clips = _open_clips(data, VIEWS[view].streams, train)
-  _check_names(names, VIEWS[view].features, clips)
+  # Vectors of captions are made where they are wanted.
+  encoder = open_encoder if "text" in names else None
+  clips = _open_clips(data, VIEWS[view].streams, train, encoder)
+  absent = absent or {}
+  _check_names(names, VIEWS[view].features, clips, absent)
   transform = VIEWS[view].make(data, sr, clips.source, names, train)
   inputs = [name for name in names if name not in VIEWS[view].features]
+  infos = clips.source.inputs
+  shapes = {name: infos[name].shape for name in inputs}
 
   def to_element(clip: Clip, rng: np.random.Generator) -> Element:
     element = transform(clip, rng)
-    extra = clip.inputs() if inputs else {}
-    return element | {name: extra[name] for name in inputs}
+    told = clip.inputs() if inputs else {}
+    for name in inputs:
+      element[name] = _choose(clip, name, told.get(name), absent, shapes, rng)
+    return element
 
   dataset = (
     grain.MapDataset.source(clips)
@@ -89,11 +140,33 @@ def create_loader(
     .random_map(to_element)
   )
   share = _HostShare(dataset, batch_size, process_index, process_count)
-  return _prefetch(share.batch(share.size, drop_remainder=True), data)
+  batches = _prefetch(share.batch(share.size, drop_remainder=True), data)
+  return Loader(batches, infos)
+
+
+def _choose(
+  clip: Clip,
+  name: str,
+  value: np.ndarray | None,
+  absent: Mapping[str, np.ndarray],
+  shapes: Mapping[str, tuple[int, ...]],
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """A clip's value of an input: one of several, or that of its absence."""
+  if value is None:
+    if name not in absent:
+      raise ValueError(f"{clip.origin()} has no {name}; leave it out.")
+    return absent[name]
+  if value.ndim > len(shapes[name]):
+    return value[rng.integers(len(value))]
+  return value
 
 
 def _open_clips(
-  data: ConfigDict, streams: tuple[str, ...], train: bool
+  data: ConfigDict,
+  streams: tuple[str, ...],
+  train: bool,
+  open_encoder: Callable[[], TextEncoder] | None,
 ) -> ClipList:
   """The clips of one side of the split; without one, all on both sides."""
   fraction = data.holdout_fraction
@@ -103,6 +176,12 @@ def _open_clips(
     data.tfds_dir,
     data.synthetic_clips,
     data.get("fit", "pad"),
+    DescriptionOptions(
+      data.get("captions", ""),
+      data.get("embeddings", ""),
+      data.get("labels", "none"),
+      open_encoder,
+    ),
   )
   source = open_source(data.source, options)
   split = "all" if fraction == 0 else "train" if train else "heldout"
@@ -117,16 +196,23 @@ def _open_clips(
 
 
 def _check_names(
-  names: Sequence[str], features: Sequence[str], clips: ClipList
+  names: Sequence[str],
+  features: Sequence[str],
+  clips: ClipList,
+  absent: Mapping[str, np.ndarray],
 ) -> None:
-  unknown = set(names) - set(features)
+  """Raises ValueError for inputs that no video has, or of another shape."""
+  name, told = clips.source.name, clips.source.inputs
+  unknown = sorted(set(names) - set(features) - told.keys())
   if unknown:
-    unknown -= clips[0].inputs().keys()
-  if unknown:
-    has = ", ".join([*features, *clips[0].inputs()])
-    raise ValueError(
-      f"{clips.source.name} has no {', '.join(sorted(unknown))}; it has {has}."
-    )
+    has = ", ".join([*features, *told])
+    raise ValueError(f"{name} has no {', '.join(unknown)}; it has {has}.")
+  for key, value in absent.items():
+    if key in names and told[key].shape != value.shape:
+      raise ValueError(
+        f"{name} has {key} of shape {told[key].shape}, but the network takes "
+        f"{value.shape}; change config.model, or the data."
+      )
 
 
 def _prefetch(

@@ -34,7 +34,8 @@ VIDEO_SUFFIXES = (
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".aac")
 # What sampling writes beside its clips.
 _LISTING = "samples.json"
-_TRUTH = "truth.json"
+# What `synthetic` does.
+_TRUTH = ("truth.json", "captions.jsonl")
 # Bytes that show whether a file is text, which FFmpeg takes for text art.
 _HEAD = 4096
 # Formats of single pictures and of text art, by FFmpeg's names.
@@ -147,7 +148,7 @@ def _is_by_product(
     path: of the file.
     is_listed: whether a folder has a listing.
   """
-  if path.name == _TRUTH:
+  if path.name in _TRUTH:
     return True
   if path.name == "grid.gif":
     return is_listed(path.parent)

@@ -20,6 +20,7 @@ import dataclasses
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.world import captions
 from mmdiff_jax.world.shapes import (
   COLORS,
   EXTENTS,
@@ -158,6 +159,10 @@ class WorldClip:
     first = self.attributes[0]
     return CLASSES.index((first["color"], first["kind"]))
 
+  def captions(self) -> tuple[str, ...]:
+    """What the clip shows in words, in several phrasings."""
+    return captions.describe(self.attributes)
+
   def truth(self) -> dict:
     """Everything but the streams, ready for JSON."""
     return {
@@ -222,7 +227,7 @@ def _draw_attributes(
     "color": color,
     "pitch": PITCHES[color],
     "radius": low + (high - low) * size,
-    "tone_length": 0.15 + 0.2 * size,
+    "tone_length": captions.SHORTEST + captions.LONGER * size,
   }
 
 

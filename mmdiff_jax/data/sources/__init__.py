@@ -14,6 +14,7 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.sources.arrays import ArraySource, open_npz
 from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
+from mmdiff_jax.data.sources.described import DescriptionOptions, described
 from mmdiff_jax.data.sources.media_source import (
   open_file,
   open_folder,
@@ -28,6 +29,7 @@ __all__ = [
   "SPLITS",
   "Clip",
   "ClipList",
+  "DescriptionOptions",
   "Name",
   "Source",
   "SourceOptions",
@@ -51,6 +53,7 @@ class SourceOptions:
     tfds_dir: folder of TFDS data sets; "" means TFDS's own default.
     synthetic_clips: number of clips of the world.
     fit: how pictures of media files are fitted; see `container.FITS`.
+    descriptions: what is known of videos that are not prepared.
   """
 
   spec: AVSpec
@@ -58,6 +61,7 @@ class SourceOptions:
   tfds_dir: str = ""
   synthetic_clips: int = 4096
   fit: str = "pad"
+  descriptions: DescriptionOptions = DescriptionOptions()
 
   def __post_init__(self):
     ReadOptions(fit=self.fit)  # Fails for an unknown one, whatever the source.
@@ -78,6 +82,33 @@ class Kind:
   open: Callable[[str, SourceOptions], Source]
 
 
+def _open_prepared(name: str, options: SourceOptions) -> Source:
+  options.descriptions.refuse(
+    name, "what is known of its videos is in its records; prepare them anew."
+  )
+  if name.startswith("tfds:"):
+    return open_tfds(name.removeprefix("tfds:"), options.tfds_dir)
+  return open_tfrecord(name.removeprefix("tfrecord:"))
+
+
+def _open_synthetic(name: str, options: SourceOptions) -> Source:
+  options.descriptions.refuse(name, "the world writes its own.")
+  return SyntheticSource(
+    options.spec, options.synthetic_clips, options.descriptions.open_encoder
+  )
+
+
+def _open_media(name: str, options: SourceOptions) -> Source:
+  path = _path(name)
+  open_ = open_folder if path.is_dir() else open_file
+  source = open_(path, options.spec, options.streams, options.fit)
+  return described(source, options.descriptions)
+
+
+def _describe_arrays(source: ArraySource, options: SourceOptions) -> Source:
+  return described(source, options.descriptions, source.captions)
+
+
 def _path(name: str) -> pathlib.Path:
   return as_path(name).expanduser()
 
@@ -88,49 +119,23 @@ def _after(prefix: str) -> Callable[[str], bool]:
 
 # The first that takes a name opens it.
 KINDS = (
-  Kind(
-    "'tfrecord:DIR'",
-    _after("tfrecord:"),
-    lambda name, options: open_tfrecord(name.removeprefix("tfrecord:")),
-  ),
-  Kind(
-    "'tfds:NAME'",
-    _after("tfds:"),
-    lambda name, options: open_tfds(
-      name.removeprefix("tfds:"), options.tfds_dir
-    ),
-  ),
-  Kind(
-    "'synthetic'",
-    lambda name: name == "synthetic",
-    lambda name, options: SyntheticSource(
-      options.spec, options.synthetic_clips
-    ),
-  ),
+  Kind("'tfrecord:DIR'", _after("tfrecord:"), _open_prepared),
+  Kind("'tfds:NAME'", _after("tfds:"), _open_prepared),
+  Kind("'synthetic'", lambda name: name == "synthetic", _open_synthetic),
   Kind(
     "a prepared folder",
     lambda name: (_path(name) / MANIFEST).is_file(),
-    lambda name, options: open_tfrecord(name),
+    _open_prepared,
   ),
-  Kind(
-    "a folder of videos",
-    lambda name: _path(name).is_dir(),
-    lambda name, options: open_folder(
-      _path(name), options.spec, options.streams, options.fit
-    ),
-  ),
+  Kind("a folder of videos", lambda name: _path(name).is_dir(), _open_media),
   Kind(
     "an .npz file",
     lambda name: _path(name).is_file() and name.lower().endswith(".npz"),
-    lambda name, options: open_npz(_path(name), options.spec),
-  ),
-  Kind(
-    "a media file",
-    lambda name: _path(name).is_file(),
-    lambda name, options: open_file(
-      _path(name), options.spec, options.streams, options.fit
+    lambda name, options: _describe_arrays(
+      open_npz(_path(name), options.spec), options
     ),
   ),
+  Kind("a media file", lambda name: _path(name).is_file(), _open_media),
 )
 
 
@@ -154,7 +159,7 @@ def open_source(name: Name, options: SourceOptions) -> Source:
       fit the spec.
   """
   if isinstance(name, Mapping):
-    return ArraySource("arrays", name, options.spec)
+    return _describe_arrays(ArraySource("arrays", name, options.spec), options)
   text = os.fspath(name)
   for kind in KINDS:
     if kind.takes(text):

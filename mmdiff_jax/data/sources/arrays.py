@@ -3,19 +3,21 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import as_inputs
+from mmdiff_jax.data.descriptions import InputInfo
 from mmdiff_jax.data.sources.base import ArrayClip
 
 
 class ArraySource:
   """Videos `000000`, `000001` ... in memory.
 
-  Numbers in further arrays of as many rows are inputs of the videos.
+  Numbers in further arrays of as many rows are inputs of the videos, and texts
+  in `captions`, `[N]` or `[N, K]`, describe them ("" is none).
   """
 
   skipped = ()
@@ -66,6 +68,11 @@ class ArraySource:
       and np.asarray(array).dtype.kind in "iubf"
     }
 
+    self.inputs = {
+      key: InputInfo(array.shape[1:]) for key, array in self._inputs.items()
+    }
+    self.captions = _captions(name, arrays.get("captions"), list(self.videos))
+
   def where(self, video: str) -> str:
     """See `base.Source`."""
     return f"{self.name}#{video}"
@@ -91,6 +98,26 @@ class ArraySource:
 
   def __repr__(self) -> str:
     return f"ArraySource({self.name}, {len(self.videos)} videos)"
+
+
+def _captions(
+  name: str, array: np.ndarray | None, videos: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+  """Texts of each video that has some."""
+  if array is None:
+    return {}
+  texts = np.asarray(array)
+  if texts.dtype.kind != "U" or texts.shape[:1] != (len(videos),):
+    raise ValueError(
+      f"{name}: captions are {texts.dtype}{list(texts.shape)}; give texts, "
+      f"[{len(videos)}] or [{len(videos)}, K]."
+    )
+  rows = texts.reshape(len(videos), -1).tolist()
+  captions = {
+    video: tuple(text.strip() for text in row if text.strip())
+    for video, row in zip(videos, rows, strict=True)
+  }
+  return {video: some for video, some in captions.items() if some}
 
 
 def open_npz(path: pathlib.Path, spec: AVSpec) -> ArraySource:

@@ -7,6 +7,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import is_held_out
+from mmdiff_jax.data.descriptions import InputInfo
 
 SPLITS = ("train", "heldout", "all")
 
@@ -27,7 +28,14 @@ class Clip(Protocol):
     """Float32 `[L, 1]` in [-1, 1]; None where the video has no sound."""
 
   def inputs(self) -> dict[str, np.ndarray]:
-    """What is known besides the streams, by name: int32 or float32."""
+    """What is known besides the streams, by name: int32 or float32.
+
+    What its video has several of, such as the vectors of several captions,
+    stands one behind the other.
+    """
+
+  def captions(self) -> tuple[str, ...]:
+    """Texts that describe its video."""
 
   def origin(self) -> str:
     """Name of the video, and where the clip starts in it."""
@@ -50,6 +58,10 @@ class Source(Protocol):
   @property
   def videos(self) -> Mapping[str, int]:
     """Number of frames of each video by name, in order."""
+
+  @property
+  def inputs(self) -> Mapping[str, InputInfo]:
+    """What some of its videos tell beside their streams, by name."""
 
   @property
   def skipped(self) -> Sequence[tuple[str, str]]:
@@ -94,6 +106,10 @@ class ArrayClip:
   def inputs(self) -> dict[str, np.ndarray]:
     """See Clip."""
     return dict(self._inputs)
+
+  def captions(self) -> tuple[str, ...]:
+    """See Clip."""
+    return ()
 
   def origin(self) -> str:
     """See Clip."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.descriptions import InputInfo
 from mmdiff_jax.data.manifest import MANIFEST
 from mmdiff_jax.data.sources.spool import Spool
 from mmdiff_jax.disk.files import (
@@ -113,6 +114,7 @@ class MediaSource:
       MediaError: if no file is left; it is the last one's.
     """
     self.name, self.spec = name, spec
+    self.inputs: dict[str, InputInfo] = {}
     self.videos: dict[str, int] = {}
     self.skipped = list(skipped)
     self._files, self._streams = files, tuple(streams)
@@ -207,6 +209,10 @@ class MediaClip:
   def inputs(self) -> dict[str, np.ndarray]:
     """See `base.Clip`."""
     return {}
+
+  def captions(self) -> tuple[str, ...]:
+    """See `base.Clip`."""
+    return ()
 
   def origin(self) -> str:
     """See `base.Clip`."""

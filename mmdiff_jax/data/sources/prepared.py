@@ -1,5 +1,6 @@
 """Clips of prepared records: TFRecord shards, or a TFDS data set of them."""
 
+import functools
 import hashlib
 import os
 from typing import Protocol
@@ -8,6 +9,7 @@ import numpy as np
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import Segment, segment_length
+from mmdiff_jax.data.descriptions import InputInfo
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.tfrecord import TFRecordSource
 from mmdiff_jax.disk.files import as_path
@@ -48,6 +50,10 @@ class RecordClip:
   def inputs(self) -> dict[str, np.ndarray]:
     """See `base.Clip`."""
     return self._segment.inputs()
+
+  def captions(self) -> tuple[str, ...]:
+    """See `base.Clip`."""
+    return self._segment.captions()
 
   def origin(self) -> str:
     """See `base.Clip`."""
@@ -90,6 +96,16 @@ class PreparedSource:
   def spec(self) -> AVSpec:
     """Geometry of the clips."""
     return self._manifest.spec
+
+  @functools.cached_property
+  def inputs(self) -> dict[str, InputInfo]:
+    """What the manifest tells, and what else the first record has."""
+    told = self._manifest.input_infos()
+    if len(self._records):
+      first = Segment(self._records[0], self.spec).inputs()
+      for name, value in first.items():
+        told.setdefault(name, InputInfo(value.shape))
+    return told
 
   @property
   def fit(self) -> str:
