@@ -66,6 +66,11 @@ def prepare(
   """
   check_directory(output_dir)
   output = as_path(output_dir)
+  if _same_place(source_dir, output_dir):
+    raise ValueError(
+      f"--output={output_dir} holds the videos; choose another folder for the "
+      "data set."
+    )
   parts = output / data_set.PARTS
   engine: ProcessEngine | BeamEngine
   if runner == "beam":
@@ -112,3 +117,10 @@ def prepare(
       raise
     data_set.remove_parts(output)
   return manifest
+
+
+def _same_place(a: str | os.PathLike, b: str | os.PathLike) -> bool:
+  """Whether two names are of one folder."""
+  if is_cloud(a) or is_cloud(b):
+    return os.fspath(a).rstrip("/") == os.fspath(b).rstrip("/")
+  return os.path.realpath(a) == os.path.realpath(b)

@@ -6,7 +6,9 @@ general a name. Programs of the command line import them by the same names in
 both (`add_top_level`).
 """
 
+import difflib
 import importlib.util
+import operator
 import pathlib
 import re
 import sys
@@ -89,7 +91,34 @@ def load_config(text: str, flag: str = "--config") -> ConfigDict:
       f"{flag}={text}: no configuration; the file needs a function "
       "get_config() that returns a ConfigDict."
     )
+  if path.parent != _TOP_LEVEL / "configs":
+    _check_keys(config, f"{flag}={text}")
   return config.lock()
+
+
+def _check_keys(config: ConfigDict, where: str) -> None:
+  """Raises ValueError for a key that no configuration of the program has.
+
+  Each network has keys of its own: those of one that does not come with the
+  program are checked where it is made.
+  """
+  shipped = [load_config(name) for name in shipped_configs()]
+  known: set[str] = set()
+  for other in shipped:
+    keys = set(flatten(other.to_dict()))
+    if other.model.name != config.get("model", {}).get("name"):
+      keys = {key for key in keys if not key.startswith("model.")}
+    known |= keys
+  own = any(key.startswith("model.") for key in known)
+  for key in flatten(config.to_dict()):
+    if key in known or (key.startswith("model.") and not own):
+      continue
+    name = key.split(".")[-1]
+    close = difflib.get_close_matches(key, known, 1) or [
+      other for other in sorted(known) if other.split(".")[-1] == name
+    ]
+    hint = f"did you mean {close[0]}?" if close else "leave it out."
+    raise ValueError(f"{where}: there is no key {key}; {hint}")
 
 
 def _where(error: Exception, path: pathlib.Path) -> str:
@@ -106,6 +135,27 @@ def _where(error: Exception, path: pathlib.Path) -> str:
   text = re.sub(r"Other fields present: .*\}", "", str(reason), flags=re.DOTALL)
   text = " ".join(text.replace('"', "").split())
   return f"line {lines[-1]}: {text}" if lines else text
+
+
+def check_seed(seed: Any, name: str) -> int:
+  """A seed that is a whole number from 0 to 2**32 - 1.
+
+  Args:
+    seed: what was set.
+    name: of the flag, key or argument that sets it, for the error.
+
+  Raises:
+    ValueError: for anything else.
+  """
+  try:
+    value = -1 if isinstance(seed, bool) else operator.index(seed)
+  except TypeError:
+    value = -1
+  if not 0 <= value < 2**32:
+    raise ValueError(
+      f"{name}={seed}: give a whole number from 0 to {2**32 - 1}."
+    )
+  return value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

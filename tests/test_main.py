@@ -130,11 +130,11 @@ def test_the_choices_of_flags_are_those_of_the_code():
     ("sample --duration=long", "--duration: give a number, not 'long'."),
     ("sample --condition=text", "give one of audio, video, continue, not"),
     ("sample --checkpoint=nowhere --output=x", "No checkpoint in"),
-    ("sample --checkpoint=x --output=x --seeds=0,x", "--seeds=0,x: give"),
+    ("sample --checkpoint=x --output=x --seeds=0,x", "--seeds=x: give"),
     ("sample --checkpoint=x --output=x --seeds=-1", "--seeds=-1: give"),
     (
       "sample --checkpoint=x --output=x --seeds=4294967296",
-      "--seeds=4294967296: give integers from 0 to 2**32 - 1",
+      "--seeds=4294967296: give a whole number from 0 to 4294967295.",
     ),
     (
       "sample --checkpoint=a/x --checkpoint=b/x --output=x",

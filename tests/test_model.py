@@ -67,6 +67,45 @@ def test_senseless_requests_are_errors(model, tmp_path):
     mmdiff_jax.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+  ("arguments", "options", "message"),
+  [
+    ((0,), {}, "count=0: give a whole number of samples, from 1."),
+    ((2.5,), {}, "count=2.5: give a whole number"),
+    (("3",), {}, "count='3': give a whole number"),
+    ((True,), {}, "count=True: give a whole number"),
+    ((10**20,), {}, "count=100000000000000000000: give a whole number"),
+    ((1,), {"seed": -1}, "seed=-1: give a whole number from 0 to 4294967295"),
+    ((1,), {"seed": 10**20}, "seed=100000000000000000000: give a whole"),
+    ((1,), {"seed": 1.0}, "seed=1.0: give a whole number"),
+    ((1,), {"condition": "audio"}, "condition='audio': give a Condition, such"),
+    ((1,), {"inputs": [3]}, "inputs=[3]: give values by name"),
+    ((1,), {"cfg_scale": "2"}, "cfg_scale='2': give a number."),
+    ((1,), {"steps": "5"}, "steps='5': give a whole number."),
+    ((1,), {"steps": 2.5}, "steps=2.5: give a whole number."),
+    ((1,), {"order": True}, "order=True: give a whole number."),
+    ((1, "ddim"), {"eta": "1"}, "eta='1': give a number."),
+    ((1, "ddim"), {"steps": 2.5}, "steps=2.5: give a whole number or a text."),
+    ((1,), {"clip_denoised": 1}, "clip_denoised=1: give True or False."),
+    ((1, "dim"), {}, "unknown sampler 'dim'; allowed are ddpm, ddim, dpm_solv"),
+  ],
+)
+def test_arguments_of_another_kind_are_refused(
+  model, arguments, options, message
+):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    model.sample(*arguments, **options)
+
+
+def test_numbers_of_numpy_are_numbers(model):
+  steps, seed = np.int64(2), np.uint32(7)
+  x = model.sample(
+    np.int32(1), "ddim", steps=steps, seed=seed, eta=np.float32(0)
+  )
+  y = model.sample(1, "ddim", steps=2, seed=7, eta=0)
+  np.testing.assert_array_equal(x["video"], y["video"])
+
+
 def test_the_readme_snippet_runs(run):
   """As it stands, but for a checkpoint that compiles sooner."""
   root = pathlib.Path(__file__).parents[1]

@@ -44,10 +44,21 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
   from mmdiff_jax.sampling import runs
 
   seeds = runs.parse_seeds(options.seeds) or [config.seed]
+  if options.seeds and "seed" in options.overridden:
+    raise ValueError("--seeds and --config.seed exclude each other.")
+  if not options.sr_checkpoint:
+    upscaling = sorted(k for k in options.overridden if k.startswith("sr."))
+    if upscaling:
+      raise ValueError(
+        f"--config.{upscaling[0]} has no effect without --sr_checkpoint."
+      )
   planned = runs.plan_runs(options.checkpoint, seeds, options.output)
   # Late: what is above needs no JAX.
   from mmdiff_jax.sampling import generate
 
+  if options.config:
+    for checkpoint, _ in planned.values():
+      generate.check_same_network(config, checkpoint, options.config)
   for output, (checkpoint, seed) in planned.items():
     generate.sample(
       config,

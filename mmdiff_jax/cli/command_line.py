@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax.cli import overrides
 from mmdiff_jax.cli.commands import COMMANDS, flags_of
 from mmdiff_jax.cli.parser import parse_flags, program_name
-from mmdiff_jax.configuration import load_config
+from mmdiff_jax.configuration import check_seed, load_config
 
 
 class UsageError(ValueError):
@@ -82,6 +82,10 @@ def read(arguments: Sequence[str]) -> CommandLine:
     for key, text in changes:
       assert config is not None
       overrides.override(config, key, text)
+      if not _reads(name, key):
+        raise ValueError(_unread(name, key, text))
+    if config is not None:
+      check_seed(config.seed, "--config.seed")
   except ValueError as error:
     raise UsageError(*error.args) from error
   options.argument = others[0] if others else ""
@@ -127,10 +131,15 @@ def _unknown_flag(
   command = COMMANDS[name]
   keys: dict[str, list[str]] = {}
   if config is not None:
-    keys = overrides.bare_keys(config, command.keys)
+    keys = {
+      bare: [key for key in found if _reads(name, key)] or found
+      for bare, found in overrides.bare_keys(config, command.keys).items()
+    }
     if "." in flag:
       overrides.find_key(config, flag)
       keys[flag] = [flag]
+  if flag in keys and not any(_reads(name, key) for key in keys[flag]):
+    return _unread(name, keys[flag][0], value)
   takers = [other for other, row in COMMANDS.items() if flag in row.flags]
   if takers and flag not in keys:
     return (
@@ -143,6 +152,22 @@ def _unknown_flag(
   if close[0] in command.flags:
     meant = [f"--{close[0]}"]
   return f"unknown flag --{flag}. Did you mean {' or '.join(meant)}?"
+
+
+def _reads(name: str, key: str) -> bool:
+  """Whether a key of the configuration says anything to a command."""
+  reads = COMMANDS[name].reads
+  return not reads or f"{key}.".startswith(tuple(f"{r}." for r in reads))
+
+
+def _unread(name: str, key: str, text: str) -> str:
+  """What to say of a key that would be ignored."""
+  row = COMMANDS[name]
+  why = f": {row.otherwise}" if row.otherwise else ""
+  return (
+    f"--config.{key}={text} has no effect on {name}{why}; leave it out. "
+    f"{name} reads {', '.join(row.reads)}."
+  )
 
 
 def _no_configuration(name: str, key: str, value: str) -> str:

@@ -21,11 +21,15 @@ class Command:
     needs: flags that must be set.
     takes: flags that may be set.
     keys: of the configuration, those that matter most to it.
+    reads: keys and sections of the configuration that it reads; () is all of
+      them.
+    otherwise: where the other keys come from.
     config: whether it reads a configuration.
     instead: flags of a command without a configuration that stand for keys of
       another name, or for --config.
     argument: what the argument that is not a flag is called; in brackets
       where it may be left out, "" where there is none.
+    devices: whether it computes on JAX's devices.
     resumable: whether the same command continues after an interruption.
   """
 
@@ -35,9 +39,12 @@ class Command:
   needs: tuple[str, ...] = ()
   takes: tuple[str, ...] = ()
   keys: tuple[str, ...] = ()
+  reads: tuple[str, ...] = ()
+  otherwise: str = ""
   config: bool = True
   instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
   argument: str = ""
+  devices: bool = False
   resumable: bool = False
 
   @property
@@ -48,6 +55,11 @@ class Command:
 
 
 _HOSTS = ("distributed", "coordinator", "num_hosts", "host")
+# What all commands that read a configuration read of it.
+_ALWAYS = ("seed", "compilation_cache")
+_SOURCES = ("data.tfds_dir", "data.synthetic_clips")
+_UPSCALING = ("sr.chunk_frames", "sr.share_noise", "sr.sample")
+_TRAINED = "it comes from the checkpoint"
 _GEOMETRY = ("data.frames", "data.height", "data.fps", "data.sample_rate")
 
 # fmt: off
@@ -87,7 +99,7 @@ COMMANDS = {
      "train.gradient_clip", "train.init_from", "train.checkpoint_every",
      "train.preview_every", "model.model_channels", "model.remat",
      "mesh.fsdp"),
-    resumable=True),
+    devices=True, resumable=True),
   "sample": Command(
     actions.sample, "generate clips from a checkpoint",
     "--checkpoint=runs/mine --output=samples --num_samples=16",
@@ -97,12 +109,15 @@ COMMANDS = {
     ("sample.sampler", "sample.steps", "sample.order", "sample.method",
      "sample.batch_size", "sample.cfg_scale", "sample.condition_method",
      "sample.guidance_scale", "seed"),
-    resumable=True),
+    ("sample", "mesh", *_UPSCALING, *_SOURCES, *_ALWAYS), _TRAINED,
+    devices=True, resumable=True),
   "upscale": Command(
     actions.upscale, "enlarge the frames of videos (super-resolution)",
     "--sr_checkpoint=runs/sr --source=clips --output=large",
     ("sr_checkpoint", "source", "output"),
-    keys=("sr.chunk_frames", "sr.sample.sampler", "sr.sample.steps")),
+    keys=("sr.chunk_frames", "sr.sample.sampler", "sr.sample.steps"),
+    reads=("mesh", *_UPSCALING, *_ALWAYS), otherwise=_TRAINED,
+    devices=True),
   "evaluate": Command(
     actions.evaluate, "compare generated clips with real ones",
     "--real=data/mine --fake=samples --output=report.json",
@@ -110,7 +125,9 @@ COMMANDS = {
     ("fake", "compare", "curve", "split", "protocol", "metrics", "weights_dir",
      "cache_dir", "num_clips", "max_bad", "batch_size", "memorisation",
      *_HOSTS),
-    (*_GEOMETRY, "data.holdout_fraction")),
+    (*_GEOMETRY, "data.holdout_fraction"),
+    (*_GEOMETRY, "data.width", "data.fit", "data.holdout_fraction", *_SOURCES,
+     *_ALWAYS), devices=True),
   "gallery": Command(
     actions.gallery, "make a page to look at and listen to clips with",
     "samples", takes=("onsets",), config=False, argument="DIR"),
@@ -120,11 +137,12 @@ COMMANDS = {
   "import_checkpoint": Command(
     actions.import_checkpoint, "take over a published checkpoint",
     "--source=Landscape.pt --workdir=runs/landscape", ("source", "workdir"),
-    keys=("model.model_channels", "model.channel_mult", "model.learn_sigma")),
+    keys=("model.model_channels", "model.channel_mult", "model.learn_sigma"),
+    devices=True),
   "export_checkpoint": Command(
     actions.export_checkpoint, "hand a model on without its training state",
     "--checkpoint=runs/mine --output=mine_averaged",
-    ("checkpoint", "output"), ("format",), config=False),
+    ("checkpoint", "output"), ("format",), config=False, devices=True),
   "compile": Command(
     actions.compile_program, "what a program needs on hardware that is absent",
     "--topology=v5e:4x4 --config.mesh.fsdp=4",

@@ -89,7 +89,8 @@ def read_comments(name: str) -> dict[str, str]:
 
 def _comments_of(path: pathlib.Path) -> dict[str, str]:
   """The comment above each assignment to a key in `get_config`."""
-  source = path.read_text()
+  with tokenize.open(path) as file:  # In the encoding that the file declares.
+    source = file.read()
   comments = {
     token.start[0]: token.string.removeprefix("#").strip()
     for token in tokenize.generate_tokens(io.StringIO(source).readline)

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from mmdiff_jax.cli.command_line import CommandLine
-from mmdiff_jax.disk.files import check_local, check_path
+from mmdiff_jax.disk.files import as_path, check_local, check_path
 
 # Flags that name places, those whose places must be local, and the commands
 # that work on local places alone.
@@ -17,6 +17,41 @@ _KEYS = (
   "data.source", "data.tfds_dir", "data.captions", "data.embeddings",
   "train.init_from",
 )  # fmt: skip
+
+
+# What a folder is by a file or folder in it, and the commands that write into
+# such a folder again.
+_KINDS = {
+  "dataset.json": ("a prepared data set", ("prepare",)),
+  "samples.json": ("a folder of samples", ("sample", "upscale")),
+  "study.json": ("a study", ("study build",)),
+  "checkpoints": ("a training run", ("train", "import_checkpoint")),
+}
+# The commands that make a folder, by the flag that names it.
+_MAKERS = {
+  "train": "workdir",
+  "import_checkpoint": "workdir",
+  "prepare": "output",
+  "sample": "output",
+  "upscale": "output",
+  "export_checkpoint": "output",
+  "study build": "output",
+  "synthetic": "argument",
+}
+
+
+def check_target(line: CommandLine) -> None:
+  """Raises ValueError for a folder that holds something of another kind."""
+  flag = _MAKERS.get(line.name)
+  if flag is None:
+    return
+  folder = getattr(line.options, flag)
+  for mark, (what, makers) in _KINDS.items():
+    if line.name not in makers and (as_path(folder) / mark).exists():
+      name = "" if flag == "argument" else f"--{flag}="
+      raise ValueError(
+        f"{name}{folder} is {what} (it holds {mark}); choose another folder."
+      )
 
 
 def check_flags(line: CommandLine) -> None:

@@ -3,9 +3,10 @@
 import argparse
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from absl import flags
 from absl import logging as absl_logging
@@ -19,6 +20,8 @@ from mmdiff_jax.cli.parser import program_name
 from mmdiff_jax.disk.names import one_line
 
 _STORES = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
+# As shells report a program that SIGPIPE ends.
+_UNREAD = 128 + 13
 _HELP = ("--help", "-h", "help")
 
 
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   traceback = "--traceback" in arguments
   try:
     if any(argument in _HELP for argument in arguments):
-      print(_help(arguments))
+      print(_help(arguments), flush=True)
       return 0
     if arguments[:1] == ["--version"]:
       print(f"mmdiff-jax {mmdiff_jax.__version__}")
@@ -49,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"See: {_about(arguments)} --help", file=sys.stderr)
     return 1
   except (ValueError, OSError, RuntimeError, ImportError) as error:
+    if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
+      return _UNREAD
     if traceback:
       raise
     _leave_hosts(error)
@@ -62,6 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
   except KeyboardInterrupt:
     return _interrupted(arguments)
+
+
+def _is_unread(stream: TextIO) -> bool:
+  """Whether the reader of a pipe has ended, as `head` does.
+
+  What is left to be written is dropped then.
+  """
+  poll = select.poll()
+  poll.register(stream.fileno(), 0)  # An error is always reported.
+  if not any(event & select.POLLERR for _, event in poll.poll(0)):
+    return False
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+  return True
 
 
 def _help(arguments: Sequence[str]) -> str:
@@ -90,6 +108,7 @@ def _run(line: CommandLine) -> int:
   _set_up_logging()
   configuration.add_top_level()
   places.check_flags(line)
+  places.check_target(line)
   inputs: list[Any] = [line.options]
   if line.config is not None:
     if line.name != "config":
@@ -97,7 +116,15 @@ def _run(line: CommandLine) -> int:
     _keep_compiled_programs(line.config.compilation_cache)
     inputs.append(line.config)
   _join_hosts(line.options)
-  return COMMANDS[line.name].run(*inputs) or 0
+  command = COMMANDS[line.name]
+  if command.devices and os.environ.get("JAX_PLATFORMS"):
+    from mmdiff_jax.devices.mesh import find_devices
+
+    find_devices()  # Fails here rather than in the middle of the work.
+  status = command.run(*inputs) or 0
+  # Where nobody reads any more, this fails, not the end of the process.
+  sys.stdout.flush()
+  return status
 
 
 def _join_hosts(options: argparse.Namespace) -> None:

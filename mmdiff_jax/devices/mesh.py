@@ -1,5 +1,6 @@
 """The mesh of all devices, and how hosts become one run."""
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,9 @@ from jax.sharding import Mesh
 
 from mmdiff_jax.devices import hosts
 
+_GPU = (("cuda12", "jax_cuda12_plugin"), ("cuda13", "jax_cuda13_plugin"))
+# The extras for the hardware that JAX_PLATFORMS names, and what they install.
+_EXTRAS = {"cuda": _GPU, "gpu": _GPU, "tpu": (("tpu", "libtpu"),)}
 # After so many seconds without a sign of life a host counts as lost.
 HEARTBEAT_TIMEOUT = 30
 
@@ -63,6 +67,33 @@ def _check_slurm(environment: Mapping[str, str]) -> None:
     )
 
 
+def find_devices() -> list[jax.Device]:
+  """All devices of the run.
+
+  Raises:
+    ValueError: if JAX_PLATFORMS names hardware that JAX does not find, with
+      the extra that is missing.
+  """
+  wanted = os.environ.get("JAX_PLATFORMS", "")
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:  # The latter for "cuda".
+    if not wanted:
+      raise
+    extras = next((e for name, e in _EXTRAS.items() if name in wanted), ())
+    if any(importlib.util.find_spec(package) for _, package in extras):
+      cure = "its package is installed, but the driver shows no device"
+    elif extras:
+      names = " or ".join(f'"mmdiff-jax[{extra}]"' for extra, _ in extras)
+      cure = f"install the extra ({names})"
+    else:
+      cure = "known are cpu, cuda and tpu"
+    raise ValueError(
+      f"JAX_PLATFORMS={wanted}: JAX finds no such device on this machine, only "
+      f"the CPU; {cure}, or set JAX_PLATFORMS=cpu."
+    ) from error
+
+
 def make_mesh(
   data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
@@ -83,7 +114,7 @@ def make_mesh(
     ValueError: if the axes do not multiply to the number of devices, or the
       slices do not divide `data`.
   """
-  devices = list(jax.devices() if devices is None else devices)
+  devices = list(find_devices() if devices is None else devices)
   data, fsdp = _axes(data, fsdp, len(devices))
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if data % slices:

@@ -13,6 +13,7 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.sources import (
   Name,
   SourceOptions,
+  find_kind,
   is_prepared,
   open_source,
   probe,
@@ -81,7 +82,13 @@ def find_geometry(
     ValueError: if a data set or a listing is damaged, or a value impossible.
   """
   asked = dict(asked or {})
-  sides = [_look_at(side, name, tfds_dir) for side, name in names.items()]
+  sides = []
+  for role, name in names.items():
+    try:
+      sides.append(_look_at(role, name, tfds_dir))
+    except ValueError as error:
+      flag = role if role in ("real", "fake") else f"compare={role}=..."
+      raise ValueError(f"--{flag}: {error}") from error
   notes = []
   if not any(side.known for side in sides) and not asked.keys() >= {*_FIELDS}:
     *_, (last, name) = names.items()
@@ -127,6 +134,7 @@ def _look_at(side: str, name: Name, tfds_dir: str) -> Side:
   if text.lower().endswith(".npz") and os.path.isfile(text):
     with np.load(text, allow_pickle=False) as arrays:
       return _arrays(side, arrays)
+  find_kind(text)  # Fails for what is not there, before the other is read.
   return Side(side)
 
 

@@ -12,6 +12,7 @@ from mmdiff_jax.samplers.known import (
   inpainting,
 )
 from mmdiff_jax.samplers.noise import initial_noise, make_rng
+from mmdiff_jax.samplers.option_types import check_types
 from mmdiff_jax.samplers.registry import (
   CONDITION_OPTIONS,
   OPTIONS,
@@ -31,6 +32,7 @@ __all__ = [
   "Option",
   "Sampler",
   "audio_restoration",
+  "check_types",
   "classifier_free",
   "condition_on_audio",
   "condition_on_video",

@@ -13,6 +13,7 @@ from mmdiff_jax.samplers.ancestral import DDIM, DDPM
 from mmdiff_jax.samplers.base import Sampler
 from mmdiff_jax.samplers.condition import NOT_OPTIONS, Condition
 from mmdiff_jax.samplers.linear import DPMSolver, DPMSolverSDE
+from mmdiff_jax.samplers.option_types import check_types
 
 _SamplerClass = (
   type[DDPM] | type[DDIM] | type[DPMSolver] | type[AdaptiveDPMSolver]
@@ -83,6 +84,7 @@ def make_sampler(name: str, **options: Any) -> Sampler:
         f"option {option!r} does not apply to {what}: unset it (None); allowed "
         f"are {', '.join(sorted(allowed.difference(_INTERNAL)))}."
       )
+  check_types(options, typing.get_type_hints(kind))
   if name.startswith("dpm_solver"):
     options["plus_plus"] = name == "dpm_solver++"
   return kind(**options)

@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, samplers
+from mmdiff_jax.configuration import flatten
+from mmdiff_jax.devices.compilation import announce
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.disk.checksums import CHECKSUMS
 from mmdiff_jax.disk.files import check_directory, file_size, list_files
@@ -42,6 +44,8 @@ _log = logging.getLogger(__name__)
 
 # Up to this size a checkpoint's files count with their bytes.
 _SMALL_FILE = 2**20
+# Keys of `config.model` that do not change what a network is.
+_FREE_MODEL_KEYS = {"dtype", "remat", "attention", "kernels", "dropout"}
 # What `config.sample` says of known values where there are none.
 _NOTHING_KNOWN = {
   "condition_method": "replacement",
@@ -166,7 +170,7 @@ def sample(
     )
     if todo:
       _log.info("%s", _describe(settings, clips, condition))
-      _log.info("Compiling it (the first time takes a minute or two).")
+      announce("it")
     return _generate(todo, settings.batch_size, clips, folder, upscaler)
 
 
@@ -249,6 +253,35 @@ def _describe(
     f"Sampler: {name}, {steps or 'as many as needed'} steps, batches of "
     f"{settings.batch_size}, guidance: {'; '.join(guidance) or 'none'}."
   )
+
+
+def check_same_network(
+  config: ConfigDict, checkpoint_path: str, name: str
+) -> None:
+  """Raises ValueError where a configuration is of another network.
+
+  Its sampler would run with what a checkpoint of a different size can do.
+
+  Args:
+    config: that says how to sample.
+    checkpoint_path: what is sampled.
+    name: of the configuration, for the error.
+  """
+  run = checkpoint.load_config(checkpoint_path)
+  ours, theirs = flatten(config.model.to_dict()), flatten(run.model.to_dict())
+  other = [
+    key
+    for key in ours.keys() & theirs.keys() - _FREE_MODEL_KEYS
+    if ours[key] != theirs[key]
+  ]
+  if other:
+    key = min(other)
+    raise ValueError(
+      f"--config={name} describes another network than {checkpoint_path}: "
+      f"model.{key} is {ours[key]} there and {theirs[key]} in the checkpoint. "
+      "Leave --config out: the checkpoint knows its sampler, and keys such as "
+      "--config.sample.steps=20 take precedence over it."
+    )
 
 
 def _load_task(directory: pathlib.Path, mesh: Mesh) -> tuple[ConfigDict, Task]:

@@ -1,6 +1,7 @@
 """A trained model as an object, for use from Python."""
 
 import dataclasses
+import operator
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint, samplers
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.devices.mesh import make_mesh
+from mmdiff_jax.configuration import check_seed
+from mmdiff_jax.devices.mesh import find_devices, make_mesh
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.samplers.base import DenoiseFn
 from mmdiff_jax.sampling.parameters import load_sampling_params
@@ -42,7 +44,7 @@ class Model:
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Model":
     """See `mmdiff_jax.load`."""
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = make_mesh(devices=find_devices()[:1])
     config = checkpoint.load_config(path)
     task = make_task(config, mesh)
     return cls(task, load_sampling_params(task, path, mesh), config, mesh)
@@ -88,9 +90,11 @@ class Model:
       What the network generates, `[count, ...]` in [-1, 1] by name.
 
     Raises:
-      ValueError: for an unknown sampler or option, and for inputs that the
-        network does not take.
+      ValueError: for an argument of another kind, an unknown sampler or
+        option, and inputs that the network does not take.
     """
+    _check_kinds(count, condition, inputs, cfg_scale)
+    check_seed(seed, "seed")
     unknown = options.keys() - set(samplers.OPTIONS)
     if unknown:
       raise ValueError(
@@ -112,3 +116,28 @@ class Model:
       self.task.repeat_inputs(inputs or {}, count),
     )
     return x
+
+
+def _check_kinds(
+  count: Any, condition: Any, inputs: Any, cfg_scale: Any
+) -> None:
+  """Raises ValueError for an argument of `sample` of another kind."""
+  try:
+    value = 0 if isinstance(count, bool) else operator.index(count)
+  except TypeError:
+    value = 0
+  if not 1 <= value < 2**31:
+    raise ValueError(
+      f"count={count!r}: give a whole number of samples, from 1."
+    )
+  if condition is not None and not isinstance(condition, Condition):
+    raise ValueError(
+      f"condition={condition!r}: give a Condition, such as "
+      "samplers.condition_on_audio(audio)."
+    )
+  if inputs is not None and not isinstance(inputs, Mapping):
+    raise ValueError(
+      f"inputs={inputs!r}: give values by name, such as {{'label': 3}}."
+    )
+  if cfg_scale is not None:
+    samplers.check_types({"cfg_scale": cfg_scale}, {"cfg_scale": float})

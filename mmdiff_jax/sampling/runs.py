@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from mmdiff_jax.configuration import check_seed
 from mmdiff_jax.disk.files import as_path, is_cloud
 
 
@@ -12,15 +13,10 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
   Raises:
     ValueError: for what is no integer from 0 to 2**32 - 1.
   """
-  try:
-    seeds = [int(text) for text in texts]
-  except ValueError:
-    seeds = [-1]
-  if any(not 0 <= seed < 2**32 for seed in seeds):
-    raise ValueError(
-      f"--seeds={','.join(texts)}: give integers from 0 to 2**32 - 1."
-    )
-  return seeds
+  return [
+    check_seed(int(text) if text.isdecimal() else text, "--seeds")
+    for text in texts
+  ]
 
 
 def plan_runs(

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import samplers
 from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.compilation import compile_lowered
 from mmdiff_jax.devices.memory import check_memory
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.samplers.plan import PlannedSampler
@@ -136,7 +137,7 @@ class WatchedSampler:
     leaves, structure = jax.tree.flatten(args)
     key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if key not in self._programs:
-      program = function.lower(*args).compile()
+      program = compile_lowered(function.lower(*args), "Sampler")
       check_memory(
         program, "The sampler", self._cures, held=params, force=self._force
       )

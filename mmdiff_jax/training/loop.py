@@ -4,7 +4,6 @@ import contextlib
 import logging
 import pathlib
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
@@ -14,7 +13,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
+from mmdiff_jax.configuration import check_seed
 from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.compilation import announce, compile_lowered
 from mmdiff_jax.devices.memory import check_memory
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.disk.files import as_path, check_directory
@@ -72,9 +73,11 @@ def train(
   if jax.process_index() == 0:
     check_directory(workdir, "--workdir")
   mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+  check_seed(config.seed, "config.seed")
   settings.check_ranges(config.train)
   tracing = Profile(profile, workdir, config.train.num_steps)
   settings.check_batch(config.train, mesh)
+  _check_start(config.train.init_from, workdir)
   task = make_task(config, mesh)
   with contextlib.ExitStack() as stack:
     # Data come first: what is wrong with them is known in a second.
@@ -99,9 +102,7 @@ def train(
     if latest is not None:
       settings.compare(checkpoints.config(latest), config)
     if latest is None or latest < config.train.num_steps:
-      _log.info(
-        "Compiling the train step (the first time takes a minute or two)."
-      )
+      announce("the train step")
     program = build_program(task, config, mesh)
     state, gathered = _start_or_resume(program, checkpoints, loader)
     first_step = int(state.step)
@@ -131,6 +132,17 @@ def train(
       lock=lock,
       tracing=tracing,
     )
+
+
+def _check_start(init_from: str, workdir: pathlib.Path) -> None:
+  """Raises FileNotFoundError where a new run has nothing to start from."""
+  if init_from and not checkpoint.list_checkpoints(workdir):
+    try:
+      checkpoint.find_checkpoint(init_from)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f"--config.train.init_from={init_from}: {error}"
+      ) from None
 
 
 def _create_loader(task: Task, config: ConfigDict, train: bool = True) -> Any:
@@ -209,15 +221,14 @@ def _compile(program: TrainProgram) -> tuple[jax.stages.Compiled, float, float]:
   Returns:
     The program, its floating-point operations and those of the model.
   """
-  started, task = time.perf_counter(), program.task
+  task = program.task
   traced = program.traced_step
   executed = count_flops(traced.jaxpr.jaxpr)
   needed = model_flops(task, program.config, program.abstract_state.params)
   lowered = traced.lower()
-  compiled = lowered.compile(compiler_options=dict(task.compiler_options))
+  compiled = compile_lowered(lowered, "Train step", task.compiler_options)
   _log.info(
-    "Train step compiled in %.0f s: %.4g TFLOP, of which the model needs %.4g.",
-    time.perf_counter() - started,
+    "The train step has %.4g TFLOP, of which the model needs %.4g.",
     executed / 1e12,
     needed / 1e12,
   )

@@ -33,6 +33,7 @@ __all__ = [
   "Name",
   "Source",
   "SourceOptions",
+  "find_kind",
   "is_prepared",
   "open_source",
   "probe",
@@ -146,6 +147,19 @@ def is_prepared(name: str) -> bool:
   )
 
 
+def find_kind(name: str) -> Kind:
+  """The kind of source that a name is of.
+
+  Raises:
+    ValueError: if there is no such source.
+  """
+  for kind in KINDS:
+    if kind.takes(name):
+      return kind
+  forms = ", ".join(kind.form for kind in KINDS)
+  raise ValueError(f"{name!r} is none of {forms}: no such file or folder.")
+
+
 def open_source(name: Name, options: SourceOptions) -> Source:
   """Opens a source.
 
@@ -161,8 +175,4 @@ def open_source(name: Name, options: SourceOptions) -> Source:
   if isinstance(name, Mapping):
     return _describe_arrays(ArraySource("arrays", name, options.spec), options)
   text = os.fspath(name)
-  for kind in KINDS:
-    if kind.takes(text):
-      return kind.open(text, options)
-  forms = ", ".join(kind.form for kind in KINDS)
-  raise ValueError(f"{text!r} is none of {forms}: no such file or folder.")
+  return find_kind(text).open(text, options)
