@@ -59,6 +59,7 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
   if options.config:
     for checkpoint, _ in planned.values():
       generate.check_same_network(config, checkpoint, options.config)
+  edit, between = _edit_of(options)
   for output, (checkpoint, seed) in planned.items():
     generate.sample(
       config,
@@ -69,6 +70,8 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
       formats=options.formats,
       condition=options.condition,
       source=options.source,
+      edit=edit,
+      between=between,
       duration=options.duration,
       overlap=options.overlap,
       inputs={} if options.label is None else {"label": options.label},
@@ -76,6 +79,23 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
       asked=_asked(options, config, "sample"),
       force=options.force,
     )
+
+
+def _edit_of(options: argparse.Namespace) -> tuple[Any, Any]:
+  """The edit that the flags describe, and its two files, or None each."""
+  from mmdiff_jax.sampling.edit import Edit
+
+  fields = ("keep", "span", "box", "mask", "extend", "strength")
+  asked = {f: getattr(options, f) for f in fields}
+  asked = {f: value for f, value in asked.items() if value is not None}
+  between = tuple(options.between) or None
+  if between is not None and len(between) != 2:
+    raise ValueError(
+      f"--between={','.join(between)}: give two files, separated by a comma."
+    )
+  if options.condition != "edit" and not asked and between is None:
+    return None, None
+  return Edit(**asked, between=between is not None), between
 
 
 def upscale(options: argparse.Namespace, config: ConfigDict) -> None:

@@ -105,6 +105,7 @@ COMMANDS = {
     "--checkpoint=runs/mine --output=samples --num_samples=16",
     ("checkpoint", "output"),
     ("sr_checkpoint", "num_samples", "seeds", "label", "formats", "condition",
+     "keep", "span", "box", "mask", "between", "extend", "strength",
      "source", "duration", "overlap", "force"),
     ("sample.sampler", "sample.steps", "sample.order", "sample.method",
      "sample.batch_size", "sample.cfg_scale", "sample.condition_method",

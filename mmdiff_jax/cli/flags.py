@@ -5,10 +5,12 @@ A flag that means something else for one command stands here as COMMAND.FLAG.
 
 from mmdiff_jax.cli.parser import (
   Flag,
+  box,
   names,
   number,
   one_of,
   size,
+  span,
   whole,
   wholes,
 )
@@ -53,10 +55,38 @@ _SAMPLING = {
     ("mp4", "wav", "gif"),
   ),
   "condition": one_of(
-    "what of --source is known: its audio, its video, or the beginning of both",
+    "what of --source is known: its audio, its video, the beginning of both, "
+    "or what an edit keeps",
     "audio",
     "video",
     "continue",
+    "edit",
+  ),
+  "keep": one_of(
+    "edit: the stream that is kept whole", "video", "audio", "none"
+  ),
+  "span": Flag("edit: seconds that are made anew", "FROM:TO", span),
+  "box": Flag(
+    "edit: pixels of the model's frames that are made anew", "X,Y,W,H", box
+  ),
+  "mask": Flag(
+    "edit: a picture or video of the model's frame size, white where the "
+    "pictures are made anew",
+    "FILE",
+  ),
+  "between": Flag(
+    "edit: a clip from the end of one file to the beginning of another",
+    "A,B",
+    names,
+    (),
+  ),
+  "extend": one_of(
+    "edit: continue the source, or lead up to it", "before", "after"
+  ),
+  "strength": Flag(
+    "edit: noise that the source starts from, 1 for noise alone",
+    "SHARE",
+    number(),
   ),
   "source": Flag("a file or folder of media", "PATH"),
   "label": Flag("class that the samples belong to", "N", whole()),

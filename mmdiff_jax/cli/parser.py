@@ -105,6 +105,28 @@ def size(text: str) -> tuple[int, int]:
   return sides[0], sides[-1]
 
 
+def span(text: str) -> tuple[float, float]:
+  """The kind of a flag that takes a stretch of time in seconds."""
+  try:
+    start, stop = (float(part) for part in text.split(":"))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"give seconds FROM:TO, such as 0.4:0.9, not {text!r}"
+    ) from None
+  return start, stop
+
+
+def box(text: str) -> tuple[int, int, int, int]:
+  """The kind of a flag that takes a rectangle in pixels."""
+  try:
+    left, top, width, height = (int(part) for part in text.split(","))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"give X,Y,WIDTH,HEIGHT in pixels, such as 0,8,16,8, not {text!r}"
+    ) from None
+  return left, top, width, height
+
+
 def one_of(text: str, *allowed: str, default: str | None = None) -> Flag:
   """A flag with a few possible values."""
 

@@ -25,8 +25,14 @@ _CONDITIONS = {
     "Source: its beginning was used.",
     "Result: the same beginning, and what was made after it.",
   ),
+  "edit": (
+    "Edited clips",
+    "Source, as it was.",
+    "Result: what is kept is the source's, the rest was made anew.",
+  ),
 }
 _CONDITION_METHODS = {
+  "clean": "the known values are in place, clean, at every step",
   "replacement": "the known values are put in place at every step",
   "gradient": "guided by the gradient of the misfit to the known values",
   "resampling": "the known values are put in place, with RePaint's jumps",

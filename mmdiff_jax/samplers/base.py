@@ -135,7 +135,7 @@ class Problem:
     """Puts the known values into x, as the method says at `call`."""
     if self.condition is None:
       return x
-    return self.condition.replace(x, call.alpha, call.sigma)
+    return self.condition.replace(x, call.alpha, call.sigma, call.t)
 
   def finish(self, x: Tree) -> Tree:
     """Puts the known values, as given, into the result."""
@@ -184,7 +184,7 @@ def guided_step(
   """
   x, carry = state
   first = jax.tree.map(lambda leaf: leaf[0], calls)
-  x = condition.replace(x, first.alpha, first.sigma)
+  x = condition.replace(x, first.alpha, first.sigma, first.t)
 
   def misfit(x: Tree) -> tuple[jax.Array, State]:
     state = advance(one_call, (x, carry), calls)

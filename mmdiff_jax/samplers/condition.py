@@ -60,6 +60,10 @@ class Condition:
       without them. Only with "clean", for a network that takes noise levels
       of its own for every stream; it is told `last_t` there.
     last_t: step index of pure noise.
+    origin: modality name -> [B or 1, ...] clean values that the samples start
+      from (Meng et al. 2022, arXiv 2108.01073), or None: above step
+      `strength * last_t` all that is not known is the origin, noised by z.
+    strength: from 0 (the origin itself) to 1 (noise alone).
   """
 
   known: Mapping[str, Array]
@@ -72,6 +76,8 @@ class Condition:
   noise: Mapping[str, Array] | None = None
   absent: tuple[str, ...] = ()
   last_t: int = 0
+  origin: Mapping[str, Array] | None = None
+  strength: float | None = None
 
   def __post_init__(self):
     if self.method not in METHODS:
@@ -95,6 +101,12 @@ class Condition:
       raise ValueError(
         f"scale={self.scale} with method {self.method!r}; only 'gradient' "
         "takes a scale."
+      )
+    if (self.origin is None) != (self.strength is None):
+      raise ValueError("origin and strength go together; give both.")
+    if self.strength is not None and not 0 < self.strength <= 1:
+      raise ValueError(
+        f"strength={self.strength} must be above 0 and at most 1."
       )
     for name, default in (("resample_repeats", 4), ("resample_jump", 5)):
       value = getattr(self, name)
@@ -147,7 +159,7 @@ class Condition:
       raise ValueError(
         f"a condition needs samples as a dict of modalities, got {type(x)}."
       )
-    for what in ("known", "mask", "noise"):
+    for what in ("known", "mask", "noise", "origin"):
       given = getattr(self, what) or {}
       allowed = self.known if what == "mask" else x
       if not set(given) <= set(allowed):
@@ -156,7 +168,8 @@ class Condition:
           f"{sorted(allowed)}."
         )
     mask, known, noise = {}, {}, dict(self.noise or {})
-    if set(noise) != set(x) and (self.method != "clean" or self.absent):
+    noised = self.method != "clean" or self.absent or self.origin is not None
+    if set(noise) != set(x) and noised:
       noise = noise_lib.normal_like(keys, dict(x), noise_lib.KNOWN) | noise
     for name, leaf in x.items():
       if name in self.absent:
@@ -169,7 +182,17 @@ class Condition:
       known[name] = jnp.where(
         mask[name], _fit(f"known[{name!r}]", value, leaf), 0
       ).astype(leaf.dtype)
-    return dataclasses.replace(self, known=known, mask=mask, noise=noise)
+    origin = None
+    if self.origin is not None:
+      origin = {
+        name: _fit(
+          f"origin[{name!r}]", self.origin.get(name, jnp.zeros(())), leaf
+        )
+        for name, leaf in x.items()
+      }
+    return dataclasses.replace(
+      self, known=known, mask=mask, noise=noise, origin=origin
+    )
 
   def known_at(self, alpha: jax.Array, sigma: jax.Array) -> Tree:
     """What takes the place of the known part before a network call.
@@ -184,8 +207,29 @@ class Condition:
       self.noise,
     )
 
-  def replace(self, x: Tree, alpha: jax.Array, sigma: jax.Array) -> Tree:
-    """Puts c or c_t in the place of the known part of x."""
+  def replace(
+    self, x: Tree, alpha: jax.Array, sigma: jax.Array, t: jax.Array
+  ) -> Tree:
+    """Puts c or c_t in the place of the known part of x.
+
+    Args:
+      x: the sample.
+      alpha: scale of the signal at the call, scalar or [B].
+      sigma: scale of the noise there.
+      t: step index there.
+    """
+    if self.origin is not None and self.strength is not None:
+      early = jnp.asarray(t) > self.strength * self.last_t
+      x = jax.tree.map(
+        lambda a, c, z: jnp.where(
+          expand_to(early, a),
+          expand_to(alpha, a) * c + expand_to(sigma, a) * z,
+          a,
+        ),
+        x,
+        self.origin,
+        self.noise,
+      )
     return jax.tree.map(jnp.where, self.mask, self.known_at(alpha, sigma), x)
 
   def level(self, t: jax.Array) -> Any:
@@ -242,9 +286,9 @@ class Condition:
 
 
 # The fields that are arrays; all others are options.
-DATA_FIELDS = ("known", "mask", "noise")
+DATA_FIELDS = ("known", "mask", "noise", "origin")
 # All that a configuration does not set.
-NOT_OPTIONS = (*DATA_FIELDS, "levels", "absent", "last_t")
+NOT_OPTIONS = (*DATA_FIELDS, "levels", "absent", "last_t", "strength")
 
 jax.tree_util.register_dataclass(
   Condition,

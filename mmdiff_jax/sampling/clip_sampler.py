@@ -50,7 +50,7 @@ class Lengths:
 
     Args:
       spec: geometry of the model's clip.
-      condition: None, "audio", "video" or "continue".
+      condition: None, "audio", "video", "continue" or "edit".
       duration: seconds of a sample; None is one clip.
       overlap: seconds; None is half a clip.
 
@@ -66,7 +66,8 @@ class Lengths:
         f"--duration={duration} is shorter than the model's clip of "
         f"{spec.duration:g} s."
       )
-    if duration is None and condition != "continue" and overlap is not None:
+    takes_part = condition in ("continue", "edit")
+    if duration is None and not takes_part and overlap is not None:
       raise ValueError(
         f"--overlap={overlap} has no effect without --duration or "
         "--condition=continue."
@@ -76,7 +77,7 @@ class Lengths:
     frames = max(spec.frames // 2, least)
     if overlap is not None:
       frames = _to_frames("overlap", overlap, spec.fps)
-    if total == spec.frames and condition != "continue":
+    if total == spec.frames and not takes_part:
       return cls(total, None)
     if not least <= frames < spec.frames:
       raise ValueError(
@@ -170,7 +171,7 @@ class ClipSampler:
 
     Args:
       jobs: at most `config.sample.batch_size`, all with the same kind of
-        source or all without.
+        source of the same length, or all without.
       watch: is told of the sampler's steps as they are made.
 
     Returns:
@@ -180,7 +181,8 @@ class ClipSampler:
     # The last batch is filled up, so that one program serves all.
     padded = list(jobs) + [jobs[-1]] * (self._batch_size - len(jobs))
     indices = self._put(np.array([job.index for job in padded], np.int32))
-    known = _stack_known(padded)
+    known = _Known.of(padded)
+    total = max(self._lengths.total, jobs[0].frames)
     evaluations = 0
 
     def sample_piece(
@@ -196,13 +198,11 @@ class ClipSampler:
       return jax.device_get(x)
 
     pieces: Iterable[dict[str, np.ndarray]]
-    if self._lengths.total == self._spec.frames:
+    if total == self._spec.frames:
       pieces = [sample_piece(0, 0, None)]
     else:
-      assert self._lengths.overlap is not None
-      pieces = extend(
-        sample_piece, self._spec, self._lengths.total, self._lengths.overlap
-      )
+      overlap = self._lengths.overlap or max(2, self._spec.frames // 2)
+      pieces = extend(sample_piece, self._spec, total, overlap)
     videos, audios = [], []
     for piece in pieces:
       videos.append(unit_to_uint8(piece["video"]))
@@ -210,15 +210,15 @@ class ClipSampler:
     self.nfe = evaluations
     video, audio = np.concatenate(videos, 1), np.concatenate(audios, 1)
     # Cross-fades between pieces round; known values stay as they are.
-    if "video" in known:
-      video[:, : known["video"].shape[1]] = unit_to_uint8(known["video"])
-    if "audio" in known:
-      audio[:, : known["audio"].shape[1]] = known["audio"]
+    if "video" in known.values:
+      known.restore("video", video, unit_to_uint8(known.values["video"]))
+    if "audio" in known.values:
+      known.restore("audio", audio, known.values["audio"])
     return video[: len(jobs)], np.clip(audio[: len(jobs)], -1.0, 1.0)
 
   def _condition(
     self,
-    source: dict[str, np.ndarray],
+    source: "_Known",
     start: int,
     before: dict[str, np.ndarray] | None,
   ) -> Condition | None:
@@ -226,21 +226,22 @@ class ClipSampler:
     spec = self._spec
     origins = {"video": start, "audio": spec.frames_to_samples(start)}
     lengths = {"video": spec.frames, "audio": spec.audio_length}
-    known, mask = {}, {}
+    known, mask, origin = {}, {}, {}
     for name, length in lengths.items():
-      origin = origins[name]
-      values = (before or {}).get(name)
-      if name in source and source[name].shape[1] > origin:
-        values = source[name][:, origin : origin + length]
-      if values is None:
+      part = source.cut(name, origins[name], length)
+      tail = (before or {}).get(name)
+      if part is None and tail is None:
         continue
-      count = values.shape[1]
-      rest = [(0, 0)] * values.ndim
-      rest[1] = (0, length - count)
-      known[name] = self._put(np.pad(values, rest).astype(np.float32))
-      shape = (1, length) + (1,) * (values.ndim - 2)
-      mask[name] = jnp.asarray(np.arange(length) < count).reshape(shape)
-    return Condition(known, mask, **self._options) if known else None
+      value, where = _merge(part, tail, length)
+      known[name], mask[name] = self._put(value), jnp.asarray(where)
+      if part is not None:
+        origin[name] = self._put(_padded(part[0], length))
+    if not known:
+      return None
+    options = dict(self._options)
+    if source.strength is not None and origin:
+      options |= {"origin": origin, "strength": source.strength}
+    return Condition(known, mask, **options)
 
   def _put(self, x: np.ndarray) -> jax.Array:
     return jax.device_put(x, self._split)
@@ -278,11 +279,90 @@ def condition_options(settings: ConfigDict) -> dict[str, Any]:
   return options
 
 
-def _stack_known(jobs: Sequence[Job]) -> dict[str, np.ndarray]:
-  sources = [job.source for job in jobs if job.source is not None]
-  if not sources:
-    return {}
-  return {
-    name: np.stack([source.known[name] for source in sources])
-    for name in sources[0].known
-  }
+@dataclasses.dataclass(frozen=True)
+class _Known:
+  """What a batch of sources holds: values, and where they are kept.
+
+  Attributes:
+    values: by stream `[B, n, ...]`.
+    kept: by stream, bool arrays that broadcast against the values.
+    strength: see `edit.Edit`.
+  """
+
+  values: dict[str, np.ndarray]
+  kept: dict[str, np.ndarray]
+  strength: float | None = None
+
+  @classmethod
+  def of(cls, jobs: Sequence[Job]) -> "_Known":
+    """Stacks the sources of jobs of one kind."""
+    sources = [job.source for job in jobs if job.source is not None]
+    if not sources:
+      return cls({}, {})
+    first = sources[0]
+    values = {
+      name: np.stack([source.known[name] for source in sources])
+      for name in first.known
+    }
+    if first.kept is None:
+      kept = {name: np.ones((1,) * x.ndim, bool) for name, x in values.items()}
+    else:
+      kept = {
+        name: np.stack([(source.kept or {})[name] for source in sources])
+        for name in first.kept
+      }
+    return cls(values, kept, first.strength)
+
+  def cut(
+    self, name: str, first: int, length: int
+  ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Values of a stretch and where they are kept, or None where none are."""
+    if name not in self.values or self.values[name].shape[1] <= first:
+      return None
+    values = self.values[name][:, first : first + length]
+    kept = self.kept[name]
+    if kept.shape[1] > 1:
+      kept = kept[:, first : first + length]
+    return values, np.broadcast_to(
+      kept, (kept.shape[0], values.shape[1], *kept.shape[2:])
+    )
+
+  def restore(self, name: str, made: np.ndarray, values: np.ndarray) -> None:
+    """Puts what is kept into what was made, as it is."""
+    part = made[:, : values.shape[1]]
+    np.copyto(part, values, where=self.kept[name])
+
+
+def _merge(
+  part: tuple[np.ndarray, np.ndarray] | None,
+  tail: np.ndarray | None,
+  length: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Known values of a piece, and where they are known.
+
+  Args:
+    part: values of the source and where they are kept.
+    tail: the end of the piece before, which is known where the source is not.
+    length: of the piece.
+  """
+  if part is None:
+    assert tail is not None
+    where = np.arange(length) < tail.shape[1]
+    return _padded(tail, length), where.reshape(
+      1, length, *(1,) * (tail.ndim - 2)
+    )
+  values, kept = part
+  value, where = _padded(values, length), _padded(kept, length)
+  if tail is not None:
+    count = tail.shape[1]
+    value[:, :count] = np.where(where[:, :count], value[:, :count], tail)
+    where[:, :count] = True
+  return value, where
+
+
+def _padded(x: np.ndarray, length: int) -> np.ndarray:
+  """A copy of `x` that is zero beyond its end."""
+  rest = [(0, 0)] * x.ndim
+  rest[1] = (0, length - x.shape[1])
+  padded = np.pad(x, rest)
+  return padded if padded.dtype == bool else padded.astype(np.float32)

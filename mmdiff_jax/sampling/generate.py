@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from mmdiff_jax.sampling.clip_sampler import (
   condition_options,
 )
 from mmdiff_jax.sampling.cost import Clock
+from mmdiff_jax.sampling.edit import Edit, read_mask
+from mmdiff_jax.sampling.edited_sources import EditReader
 from mmdiff_jax.sampling.folder import SampleFolder, check_formats
 from mmdiff_jax.sampling.known_sources import (
   Job,
@@ -65,6 +68,8 @@ def sample(
   formats: Sequence[str] = ("mp4", "wav", "gif"),
   condition: str | None = None,
   source: str | None = None,
+  edit: Edit | None = None,
+  between: tuple[str, str] | None = None,
   duration: float | None = None,
   overlap: float | None = None,
   inputs: Mapping[str, Any] | None = None,
@@ -86,8 +91,10 @@ def sample(
     num_samples: samples in all; with a condition, samples of each source.
     seed: of the run.
     formats: of `folder.FORMATS`.
-    condition: None, "audio", "video" or "continue".
+    condition: None, "audio", "video", "continue" or "edit".
     source: file or folder with the known values of a condition.
+    edit: what of the source "edit" keeps, and what it makes anew.
+    between: in place of `source`, for an edit from one to the other.
     duration: length of the samples in seconds; None is one clip.
     overlap: seconds that "continue" starts from, and that neighbouring
       pieces of a long sample share; None is half a clip.
@@ -124,10 +131,16 @@ def sample(
   _check_inputs(task, settings, inputs or {})
   make_configured_sampler(task, settings)  # Fails before the work.
   fit = run.data.get("fit", "pad")
-  jobs = make_jobs(
-    num_samples,
-    _open_sources(condition, source, task, lengths, config.data, fit),
-  )
+  sources: list[KnownSource] | None
+  if condition == "edit":
+    sources = _edited_sources(
+      edit, source, between, task, lengths, config.data, fit
+    )
+  elif edit is not None or between is not None:
+    raise ValueError("An edit needs --condition=edit.")
+  else:
+    sources = _open_sources(condition, source, task, lengths, config.data, fit)
+  jobs = make_jobs(num_samples, sources)
   upscaler = None
   made_by = {
     "checkpoint_fingerprint": _fingerprint(directory),
@@ -137,6 +150,8 @@ def sample(
     "overlap_frames": lengths.overlap,
     "sample": _without_batch_size(settings),
   }
+  if edit is not None:
+    made_by["edit"] = _json_edit(edit)
   if inputs:
     made_by["inputs"] = {k: np.asarray(v).tolist() for k, v in inputs.items()}
   # The samples do not depend on these.
@@ -323,6 +338,45 @@ def _open_sources(
   )
 
 
+def _edited_sources(
+  edit: Edit | None,
+  source: str | None,
+  between: tuple[str, str] | None,
+  task: Task,
+  lengths: Lengths,
+  data: ConfigDict,
+  fit: str,
+) -> list[KnownSource]:
+  """What is edited, read and checked."""
+  if edit is None:
+    raise ValueError("--condition=edit needs what to edit, such as --span.")
+  if (source is None) == (between is None):
+    raise ValueError("--condition=edit needs --source, or --between=A,B alone.")
+  if lengths.total > task.spec.frames and edit.extend != "after":
+    raise ValueError(
+      "--duration has an effect with --extend=after alone: other edits are as "
+      "long as their source."
+    )
+  overlap = lengths.overlap or max(2, task.spec.frames // 2)
+  reader = EditReader(
+    task.spec, overlap, data.tfds_dir, data.synthetic_clips, fit
+  )
+  return reader.read(edit, source, between)
+
+
+def _json_edit(edit: Edit) -> dict[str, Any]:
+  """What is set of an edit, as JSON values; a mask by its content."""
+  values = {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in dataclasses.asdict(edit).items()
+    if value not in (None, "", False)
+  }
+  if edit.mask:
+    digest = hashlib.sha256(read_mask(edit.mask).tobytes()).hexdigest()
+    values["mask"] = digest[:16]
+  return values
+
+
 def _check_effect(settings: ConfigDict, nothing_known: bool) -> None:
   """Raises ValueError for options that would change nothing."""
   condition_options(settings)
@@ -382,8 +436,11 @@ def _identity(job: Job) -> dict[str, Any]:
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
-  for start in range(0, len(jobs), size):
-    yield jobs[start : start + size]
+  """Batches of samples of one length."""
+  for _, alike in itertools.groupby(jobs, lambda job: job.frames):
+    group = list(alike)
+    for start in range(0, len(group), size):
+      yield group[start : start + size]
 
 
 def _write(

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ CONDITIONS = {
   "audio": ("audio",),
   "video": ("video",),
   "continue": ("video", "audio"),
+  "edit": ("video", "audio"),
 }
 # Below this level (of full scale) a sound is called silent: 16-bit rounding.
 SILENCE = 1e-4
@@ -35,6 +36,9 @@ class KnownSource:
     known: modality -> values in [-1, 1], `[F', H, W, 3]` and `[L', 1]`.
     repairs: what was done to make it fit, in words.
     digest: hash of the file's bytes.
+    kept: modality -> where `known` is kept, bool `[F', H, W, 1]` and
+      `[L', 1]`; None keeps all of it.
+    strength: how much noise what is not kept starts from; see `edit.Edit`.
   """
 
   name: str
@@ -42,6 +46,13 @@ class KnownSource:
   known: dict[str, np.ndarray]
   repairs: tuple[str, ...]
   digest: str = ""
+  kept: Mapping[str, np.ndarray] | None = None
+  strength: float | None = None
+
+  @property
+  def frames(self) -> int:
+    """Frames of which something is known."""
+    return len(self.known["video"]) if "video" in self.known else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +68,11 @@ class Job:
   name: str
   index: int
   source: KnownSource | None = None
+
+  @property
+  def frames(self) -> int:
+    """Frames of the source; 0 without one."""
+    return 0 if self.source is None else self.source.frames
 
 
 def make_jobs(
@@ -124,15 +140,35 @@ def load_sources(
     fit,
   )
   videos = data_sources.open_source(source, options)
-  _check_rates(videos, spec, known_frames)
+  check_rates(videos, spec, known_frames)
+
+  def load(video: str, name: str) -> KnownSource:
+    return load_video(videos, video, name, CONDITIONS[condition], spec, fit)
+
+  return load_all(videos, source, load)
+
+
+def load_all(
+  videos: data_sources.Source,
+  source: str,
+  load: Callable[[str, str], KnownSource],
+) -> list[KnownSource]:
+  """Loads every video of a source, but those that cannot be used.
+
+  Args:
+    videos: the opened source.
+    source: as the user named it.
+    load: makes a source of a video and its unique name.
+
+  Raises:
+    ValueError: if nothing can be used; it says why.
+  """
   loaded: list[KnownSource] = []
   names: set[str] = set()
   for video in sorted(videos.videos):
     try:
       name = _unique_name(video, names)
-      loaded.append(
-        _load(condition, videos, video, name, spec, known_frames, fit)
-      )
+      loaded.append(load(video, name))
     except ValueError as error:
       if len(videos.videos) == 1:
         raise
@@ -144,9 +180,7 @@ def load_sources(
   return loaded
 
 
-def _check_rates(
-  videos: data_sources.Source, spec: AVSpec, frames: int
-) -> None:
+def check_rates(videos: data_sources.Source, spec: AVSpec, frames: int) -> None:
   """Raises ValueError for records that were prepared for another model."""
   has = videos.spec
   if (has.fps, has.sample_rate) != (spec.fps, spec.sample_rate):
@@ -171,22 +205,37 @@ def _unique_name(video: str, taken: set[str]) -> str:
   return name
 
 
-def _load(
-  condition: str,
+def load_video(
   videos: data_sources.Source,
   video: str,
   name: str,
+  streams: Sequence[str],
   spec: AVSpec,
-  frames: int,
   fit: str,
+  start: int = 0,
 ) -> KnownSource:
-  clip = videos.clip(video, 0)
+  """Reads one clip of a source, fitted to the model's frames.
+
+  Args:
+    videos: the opened source, whose `spec.frames` is the clip's length.
+    video: of it.
+    name: of the samples made from it.
+    streams: that are known.
+    spec: of the model.
+    fit: see `load_sources`.
+    start: first frame of the clip.
+
+  Raises:
+    ValueError: if it cannot be read, or lacks one of the streams.
+  """
+  clip = videos.clip(video, start)
+  frames = videos.spec.frames
   known = {}
-  if "video" in CONDITIONS[condition]:
+  if "video" in streams:
     pictures = clip.video()[:frames]
     pictures = transforms.fit_video(pictures, spec.height, spec.width, fit)
     known["video"] = uint8_to_unit(pictures)
-  if "audio" in CONDITIONS[condition]:
+  if "audio" in streams:
     sound = clip.audio()
     if sound is None:
       raise ValueError(f"{clip.origin()} has no audio.")
@@ -196,4 +245,5 @@ def _load(
   if "audio" in known and np.abs(known["audio"]).max() < SILENCE:
     repairs += ("silent",)
     _log.warning("%s is silent: as a condition it says little.", path)
-  return KnownSource(name, path, known, repairs, videos.digest(video, 0)[:16])
+  digest = videos.digest(video, start)[:16]
+  return KnownSource(name, path, known, repairs, digest)
