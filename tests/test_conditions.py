@@ -251,3 +251,38 @@ def test_nothing_can_be_absent_for_a_network_of_shared_levels():
     condition.at("shared", 999)
   with pytest.raises(ValueError, match="only 'clean' takes modalities that"):
     Condition({}, absent=("audio",))
+
+
+def test_a_strength_starts_from_the_noised_origin():
+  """Above its step all that is not known is the origin, noised by one z."""
+  condition = Condition(
+    {"audio": X_START["audio"]},
+    method="clean",
+    origin=X_START,
+    strength=0.5,
+  ).at("shared", 999)
+  calls = _calls(condition, steps=8)
+  alphas_cumprod = SCHEDULE.alphas_cumprod
+  noises = []
+  for x, t in calls:
+    np.testing.assert_array_equal(x["audio"], X_START["audio"])
+    ab = alphas_cumprod[int(t[0])]
+    noises.append(
+      (x["video"] - np.sqrt(ab) * X_START["video"]) / np.sqrt(1 - ab)
+    )
+  early = [
+    noise for noise, (_, t) in zip(noises, calls, strict=True) if t[0] > 499
+  ]
+  assert 3 <= len(early) <= 5
+  for noise in early:
+    np.testing.assert_allclose(noise, early[0], atol=1e-4)
+    assert abs(noise.std() - 1) < 0.1
+  late = noises[len(early) + 1]
+  assert np.abs(late - early[0]).max() > 0.01
+
+
+def test_a_strength_needs_an_origin():
+  with pytest.raises(ValueError, match="origin and strength go together"):
+    Condition({}, strength=0.5)
+  with pytest.raises(ValueError, match="strength=1.5 must be above 0"):
+    Condition({}, origin=X_START, strength=1.5)
