@@ -73,10 +73,16 @@ class EditReader:
     return videos
 
   def _load(
-    self, videos: data_sources.Source, video: str, name: str, start: int = 0
+    self,
+    videos: data_sources.Source,
+    video: str,
+    name: str,
+    frames: int,
+    start: int = 0,
   ) -> KnownSource:
+    streams = CONDITIONS["edit"]
     return load_video(
-      videos, video, name, CONDITIONS["edit"], self.spec, self.fit, start
+      videos, video, name, streams, self.spec, frames, self.fit, start
     )
 
   def _edited(
@@ -90,7 +96,7 @@ class EditReader:
     frames = max(videos.videos[video], self.spec.frames)
     if frames > self.spec.frames:
       videos = self._open(source, frames)
-    loaded = self._load(videos, video, name)
+    loaded = self._load(videos, video, name, frames)
     regions = edit.regions(self.spec, frames)
     kept = {stream: ~region for stream, region in regions.items()}
     return dataclasses.replace(loaded, kept=kept, strength=edit.strength)
@@ -100,8 +106,10 @@ class EditReader:
   ) -> KnownSource:
     if edit.extend == "after":
       start = max(0, videos.videos[video] - self.overlap)
-      return self._load(videos, video, name, start)
-    return self._placed([(self._load(videos, video, name), "end")])
+      return self._load(videos, video, name, self.overlap, start)
+    return self._placed(
+      [(self._load(videos, video, name, self.overlap), "end")]
+    )
 
   def _between(self, first: str, second: str) -> KnownSource:
     """The end of one video and the beginning of another, with a gap."""
@@ -117,7 +125,7 @@ class EditReader:
       (video,) = videos.videos
       start = max(0, videos.videos[video] - frames) if place == "start" else 0
       name = video.rpartition("/")[2].rpartition(".")[0] or video
-      ends.append((self._load(videos, video, name, start), place))
+      ends.append((self._load(videos, video, name, frames, start), place))
     return self._placed(ends)
 
   def _placed(self, parts: list[tuple[KnownSource, str]]) -> KnownSource:

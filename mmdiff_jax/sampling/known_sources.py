@@ -143,7 +143,8 @@ def load_sources(
   check_rates(videos, spec, known_frames)
 
   def load(video: str, name: str) -> KnownSource:
-    return load_video(videos, video, name, CONDITIONS[condition], spec, fit)
+    streams = CONDITIONS[condition]
+    return load_video(videos, video, name, streams, spec, known_frames, fit)
 
   return load_all(videos, source, load)
 
@@ -211,17 +212,19 @@ def load_video(
   name: str,
   streams: Sequence[str],
   spec: AVSpec,
+  frames: int,
   fit: str,
   start: int = 0,
 ) -> KnownSource:
   """Reads one clip of a source, fitted to the model's frames.
 
   Args:
-    videos: the opened source, whose `spec.frames` is the clip's length.
+    videos: the opened source.
     video: of it.
     name: of the samples made from it.
     streams: that are known.
     spec: of the model.
+    frames: that are read, at most those of the source's clips.
     fit: see `load_sources`.
     start: first frame of the clip.
 
@@ -229,7 +232,6 @@ def load_video(
     ValueError: if it cannot be read, or lacks one of the streams.
   """
   clip = videos.clip(video, start)
-  frames = videos.spec.frames
   known = {}
   if "video" in streams:
     pictures = clip.video()[:frames]
