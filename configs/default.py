@@ -219,9 +219,9 @@ def get_config() -> ConfigDict:
   sample.cfg_scale = placeholder(float)
   # Clips generated at once.
   sample.batch_size = 8
-  # Known values (--condition): "clean", "replacement", "gradient" or
-  # "resampling".
-  sample.condition_method = "replacement"
+  # Known values (--condition): "clean" at every step, or the paper's
+  # "replacement", "gradient", or "resampling".
+  sample.condition_method = "clean"
   # gradient: its scale, for the sum over a sample's elements.
   sample.guidance_scale = placeholder(float)
   # resampling (RePaint): repetitions of a stretch, and its length in steps.

@@ -440,7 +440,7 @@ def test_senseless_requests_are_one_clear_line(
 @pytest.mark.parametrize(
   ("settings", "options", "message"),
   [
-    ({"condition_method": "magic"}, {}, "'magic'; allowed are replacement"),
+    ({"condition_method": "magic"}, {}, "'magic'; allowed are clean"),
     ({"condition_method": "resampling"}, {}, "condition_method=resampling has"),
     ({"resample_jump": 2}, {}, "only 'resampling' takes it"),
     (

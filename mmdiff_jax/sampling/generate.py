@@ -51,7 +51,7 @@ _SMALL_FILE = 2**20
 _FREE_MODEL_KEYS = {"dtype", "remat", "attention", "kernels", "dropout"}
 # What `config.sample` says of known values where there are none.
 _NOTHING_KNOWN = {
-  "condition_method": "replacement",
+  "condition_method": "clean",
   "guidance_scale": None,
   "resample_repeats": None,
   "resample_jump": None,
@@ -243,7 +243,12 @@ def _own_sampler(
   with merged.unlocked():
     merged.update(inherit_sampler(trained, asked))
     merged.update(
-      {name: trained[name] for name in names if name in trained}
+      {
+        name: trained[name]
+        for name in names
+        # The former default, which nobody chose.
+        if name in trained and trained[name] != "replacement"
+      }
       | {k: v for k, v in asked.items() if k not in samplers.OPTIONS}
     )
   return merged
@@ -260,8 +265,8 @@ def _describe(
   guidance = []
   if settings.cfg_scale is not None:
     guidance.append(f"classifier-free, scale {settings.cfg_scale:g}")
-  if settings.condition_method != "replacement":
-    guidance.append(settings.condition_method)
+  if condition is not None:
+    guidance.append(f"known values {settings.condition_method}")
     if settings.guidance_scale is not None:
       guidance[-1] += f", scale {settings.guidance_scale:g}"
   return (
