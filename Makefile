@@ -56,15 +56,13 @@ demo-train: demo-records
 demo-samples: demo-records
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/joint --num_samples=8
-	$(BIN)/python main.py synthetic $(DEMO)/given --split=eval --count=8
+	$(BIN)/python main.py synthetic $(DEMO)/known --split=eval --count=8
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/audio_to_video --num_samples=1 \
-	  --condition=audio --source=$(DEMO)/given --config.sample.steps=10 \
-	  --config.sample.condition_method=gradient \
-	  --config.sample.guidance_scale=10
+	  --condition=audio --source=$(DEMO)/known --config.sample.steps=25
 	$(BIN)/python main.py sample $(SHAPES) --checkpoint=$(MODEL) \
 	  --output=$(DEMO)/video_to_audio --num_samples=1 \
-	  --condition=video --source=$(DEMO)/given
+	  --condition=video --source=$(DEMO)/known --config.sample.steps=25
 	$(BIN)/python main.py evaluate $(SHAPES) --real=$(DEMO)/records \
 	  --fake=$(DEMO)/joint --metrics=fvd,fad_mel,av_gap --num_clips=16 \
 	  --output=$(DEMO)/report.json
