@@ -219,8 +219,9 @@ def main() -> None:
   parser.add_argument("--kills", type=int, default=0)
   options = parser.parse_args()
   study = load_study(options.study)
-  if (study.path / ANSWERS).exists():
-    raise SystemExit(f"error: {study.path} has answers; build another study.")
+  with contextlib.closing(Store(study.path / ANSWERS)) as store:
+    if store.raters():
+      raise SystemExit(f"error: {study.path} has answers; build another study.")
   if options.kills:
     kill(study, options.kills)
   else:

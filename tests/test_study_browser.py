@@ -1,6 +1,9 @@
 """A real browser answers a whole session; playing is enforced."""
 
+import contextlib
+import dataclasses
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import urllib.request
 import pytest
 
 from mmdiff_jax.study.folder import ANSWERS
-from mmdiff_jax.study.serving.conduct import Conduct
+from mmdiff_jax.study.serving.conduct import Conduct, invite
 from mmdiff_jax.study.store import Store
 from tests import browser
 from tests.study_fixtures import build_small
@@ -23,29 +26,41 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(study, *flags):
+  """The port of a study's server."""
+  port = free_port()
+  process = subprocess.Popen(
+    [sys.executable, "main.py", "study", "serve", str(study.path),
+     f"--port={port}", *flags],
+    cwd=ROOT, stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  try:
+    for _ in range(600):
+      try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/")
+        break
+      except urllib.error.URLError:
+        assert process.poll() is None
+        time.sleep(0.05)
+    yield port
+  finally:
+    process.kill()
+    process.wait()
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
   """(study, address of its server)."""
   study = build_small(tmp_path_factory.mktemp("browsed"))
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-  process = subprocess.Popen(
-    [sys.executable, "main.py", "study", "serve", str(study.path),
-     f"--port={port}"],
-    cwd=ROOT, stderr=subprocess.DEVNULL,
-  )  # fmt: skip
-  address = f"http://127.0.0.1:{port}/"
-  for _ in range(600):
-    try:
-      urllib.request.urlopen(address)
-      break
-    except urllib.error.URLError:
-      assert process.poll() is None
-      time.sleep(0.05)
-  yield study, address
-  process.kill()
-  process.wait()
+  with serving(study, "--per_client=20") as port:
+    yield study, f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture
@@ -162,3 +177,50 @@ def test_nothing_sticks_out(served, window, width, height):
     ".map((e) => e.textContent))"
   )
   assert json.loads(small) == []
+
+
+def plain_address():
+  """An address of this machine whose pages browsers do not trust, or None."""
+  with contextlib.closing(
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+  ) as s:
+    try:
+      s.connect(("203.0.113.1", 9))  # Sends nothing.
+    except OSError:
+      return None
+    host = s.getsockname()[0]
+  return None if host.startswith("127.") else host
+
+
+@pytest.mark.skipif(plain_address() is None, reason="no network address")
+def test_an_invitation_opens_one_session_and_other_sites_open_none(
+  served, window, tmp_path
+):
+  study = dataclasses.replace(served[0], path=tmp_path / "study")
+  shutil.copytree(served[0].path, study.path)
+  for file in study.path.glob("answers.db*"):
+    file.unlink()
+  host = plain_address()
+  with serving(study, "--host=0.0.0.0") as port:
+    # Of such a page browsers tell its Origin alone: "null" without a referrer.
+    address = f"http://{host}:{port}"
+    (link,) = invite(study.path, 1, address)
+    go(window, link)
+    assert not window.evaluate("isSecureContext")
+    window.evaluate("document.querySelector('[name=consent]').click()")
+    window.evaluate("document.querySelector('button').click()")
+    window.wait("document.body?.dataset.phase === 'introduction'")
+    assert window.evaluate("location.href") == link
+    foreign = tmp_path / "foreign.html"
+    foreign.write_text(
+      f"<form method=post action={address}/start><input name=language "
+      "value=en><input name=consent value=yes><button>Win</button></form>"
+    )
+    window.open(foreign)
+    window.evaluate("document.querySelector('button').click()")
+    window.wait("document.body?.innerText.includes('another site')")
+    go(window, f"{address}/")
+    assert "by invitation" in window.evaluate("document.body.innerText")
+    assert window.evaluate("document.forms.length") == 0
+  with contextlib.closing(Store(study.path / ANSWERS)) as store:
+    assert len(store.raters()) == 1

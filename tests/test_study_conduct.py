@@ -167,8 +167,8 @@ def test_nothing_can_be_changed_or_deleted(place, tmp_path):
     rater = db.execute("SELECT rater FROM raters").fetchone()[0]
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
       db.execute(
-        "INSERT INTO events (time, rater, kind, trial, data) "
-        "VALUES (0, ?, 'vote', 0, '{}')",
+        "INSERT INTO events (time, rater, kind, trial, data, chain) "
+        "VALUES (0, ?, 'vote', 0, '{}', '')",
         (rater,),
       )
 

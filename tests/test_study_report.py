@@ -1,9 +1,11 @@
 """Simulated raters answer a study; the report finds what was put in."""
 
+import contextlib
 import csv
 import dataclasses
 import html.parser
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from mmdiff_jax.pages.tables import Table
 from mmdiff_jax.study.export import export, votes_rows
 from mmdiff_jax.study.folder import ANSWERS, Slot, load_study, write_study
 from mmdiff_jax.study.serving import simulate
-from mmdiff_jax.study.settings import TaskSettings
+from mmdiff_jax.study.settings import Exclusion, TaskSettings
 from mmdiff_jax.study.statistics.exclusion import judge
 from mmdiff_jax.study.statistics.report import report
 from mmdiff_jax.study.statistics.votes import load_votes
@@ -108,6 +110,47 @@ def test_the_page_is_whole_and_alone(answered):
   assert markdown.count("\n## ") - 1 == latex.count(r"\toprule") == 10
   assert "36 people agreed to take part" in text and "36 people" in markdown
   assert "failed traps at most 0.5" in text
+
+
+def unanswered(study, folder):
+  """A copy without answers, whose rules leave nobody out."""
+  rules = Exclusion(0.0, 1.0, 1.0, 9.0, 0.0, 1.0)
+  settings = dataclasses.replace(study.settings, exclusion=rules)
+  copy = dataclasses.replace(study, path=folder / "study", settings=settings)
+  shutil.copytree(study.path, copy.path)
+  for file in copy.path.glob("answers.db*"):
+    file.unlink()
+  write_study(copy)
+  return copy
+
+
+def test_a_task_with_too_few_raters_is_named_and_the_others_reported(
+  answered, tmp_path, caplog
+):
+  study = unanswered(answered[0], tmp_path)
+  # Places take turns over three tasks: the third has one rater.
+  simulate.answer(study.path, 5)
+  page = report(study.path, tmp_path / "report", draws=100)
+  results = json.loads(page.with_name("results.json").read_text())
+  assert results["Real or generated?"]["systems"]
+  assert results["Opinion scores"]["scores"]
+  assert set(results["Preference"]) == {"problem", "raters"}
+  words = "1 of 1 raters are left by the rules of exclusion"
+  assert words in results["Preference"]["problem"] in page.read_text()
+  assert f"Preference: {words}" in page.with_name("report.md").read_text()
+  assert words in caplog.text
+  with contextlib.closing(Store(study.path / ANSWERS)) as store:
+    assert store.last_hash()[:16] in page.read_text()
+
+
+def test_without_enough_raters_in_any_task_there_is_no_report(
+  answered, tmp_path
+):
+  study = unanswered(answered[0], tmp_path)
+  simulate.answer(study.path, 2)
+  with pytest.raises(ValueError, match="generated.*1 of 1.*scores: 1 of 1"):
+    report(study.path, tmp_path / "report", draws=100)
+  assert not list((tmp_path / "report").glob("*"))
 
 
 def test_latex_and_markdown_escape():

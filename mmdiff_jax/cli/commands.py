@@ -156,7 +156,12 @@ COMMANDS = {
     ("real", "fake", "output"), ("preset",), config=False),
   "study serve": Command(
     studies.serve, "let raters answer", "study --port=8000",
-    takes=("host", "port", "root_path"), config=False, argument="STUDY"),
+    takes=("host", "port", "root_path", "per_client"), config=False,
+    argument="STUDY"),
+  "study invite": Command(
+    studies.invite, "print links, each of which lets one rater take part",
+    "study --count=24", ("count",), ("address",), config=False,
+    argument="STUDY"),
   "study report": Command(
     studies.report, "analyse the answers", "study",
     takes=("output", "draws"), config=False, argument="STUDY"),

@@ -304,6 +304,16 @@ _STUDY = {
   ),
   "port": Flag("port to listen on", "N", whole(0, 65535), 8000),
   "root_path": Flag("path below which a proxy serves it", "PATH", default=""),
+  "per_client": Flag(
+    "places that one address may take in an hour without an invitation",
+    "N",
+    whole(1),
+    3,
+  ),
+  "study invite.count": Flag("number of links", "N", whole(1)),
+  "address": Flag(
+    "where raters reach the server", "URL", default="http://127.0.0.1:8000"
+  ),
   "draws": Flag("draws of the bootstrap", "N", whole(1), 1000),
   "truth": Flag("with what each clip was: for when nobody answers any more"),
   "study plan.raters": Flag(

@@ -55,7 +55,22 @@ def serve(options: argparse.Namespace) -> None:
       f"Serving needs {error.name}: pip install fastapi jinja2 krippendorff "
       "python-multipart pyyaml uvicorn."
     ) from error
-  serve(options.argument, options.host, options.port, options.root_path)
+  serve(
+    options.argument,
+    options.host,
+    options.port,
+    options.root_path,
+    options.per_client,
+  )
+
+
+@_on_answers
+def invite(options: argparse.Namespace) -> None:
+  """Prints links, each of which lets one rater take part."""
+  from mmdiff_jax.study.serving.conduct import invite
+
+  for link in invite(options.argument, options.count, options.address):
+    print(link)
 
 
 @_on_answers

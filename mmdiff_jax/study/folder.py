@@ -14,6 +14,7 @@ import os
 import pathlib
 from typing import Any
 
+from mmdiff_jax.disk.checksums import SEAL, seal, unseal
 from mmdiff_jax.disk.files import file_sha256, write_json
 from mmdiff_jax.study.settings import Settings, settings_from
 
@@ -67,26 +68,33 @@ class Study:
 
 
 def write_study(study: Study) -> None:
-  """Writes study.json."""
+  """Writes study.json, with a checksum of its content."""
   values = dataclasses.asdict(study)
   del values["path"]
   for slot in values["slots"]:
     slot["trials"] = [[t["kind"], *t["clips"]] for t in slot["trials"]]
-  write_json(study.path / STUDY, values)
+  write_json(study.path / STUDY, seal(values))
 
 
 def load_study(path: str | os.PathLike) -> Study:
   """Reads a folder that `study build` made.
 
   Raises:
-    ValueError: if there is no study in it.
+    ValueError: if there is no study in it, or it is not as it was built.
   """
   path = pathlib.Path(path)
   try:
     values = json.loads((path / STUDY).read_text())
+    if SEAL not in values:
+      raise ValueError("it has no checksum; another version built it")
+    values = unseal(values)
   except FileNotFoundError as error:
     raise ValueError(
       f"{path} holds no {STUDY}; make it by `study build`"
+    ) from error
+  except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    raise ValueError(
+      f"{path / STUDY} is not what was built: {error}. Put the original back."
     ) from error
   values["settings"] = settings_from(values["settings"])
   values["size"] = tuple(values["size"])

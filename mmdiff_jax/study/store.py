@@ -1,8 +1,9 @@
 """What raters did: an append-only SQLite database.
 
-No row is ever changed or deleted (the database refuses it), and a write is on
-the disk when the call returns: what was acknowledged survives a killed server.
-No address and no browser's name is stored.
+No row is ever changed or deleted (the database refuses it, and `ledger` tells
+if it happened all the same), and a write is on the disk when the call returns:
+what was acknowledged survives a killed server. No address and no browser's
+name is stored.
 
 Many raters share one disk: whoever comes to write takes along what others
 have queued meanwhile, in one transaction, and reading never waits for a disk.
@@ -14,27 +15,10 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS raters (
-  rater TEXT PRIMARY KEY, token_sha256 TEXT UNIQUE NOT NULL,
-  slot INTEGER NOT NULL, language TEXT NOT NULL, time REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-  number INTEGER PRIMARY KEY, time REAL NOT NULL,
-  rater TEXT NOT NULL REFERENCES raters (rater),
-  kind TEXT NOT NULL, trial INTEGER NOT NULL, data TEXT NOT NULL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS one_vote ON events (rater, trial)
-  WHERE kind = 'vote';
-CREATE INDEX IF NOT EXISTS by_rater ON events (rater, kind, trial);
-"""
-_APPEND_ONLY = """
-CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table}
-BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-"""
+from mmdiff_jax.study import ledger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +61,19 @@ class _Entry:
 
 
 class Store:
-  """The database of one study; may be used from several threads."""
+  """The database of one study; may be used from several threads.
 
-  def __init__(self, path: str | os.PathLike):
+  Args:
+    path: the file; made if there is none.
+    durable: what is acknowledged survives a crash of the machine.
+  """
+
+  def __init__(self, path: str | os.PathLike, durable: bool = True):
     self._queue: list[_Entry] = []
     self._queue_lock, self._write_lock = threading.Lock(), threading.Lock()
     self._read_lock = threading.Lock()
-    self._writer, self._reader = _connect(path), _connect(path)
-    self._writer.execute("PRAGMA journal_mode = WAL")
-    self._writer.execute("PRAGMA synchronous = FULL")
-    self._writer.execute("PRAGMA foreign_keys = ON")
-    self._writer.executescript(_SCHEMA)
-    for table in ("raters", "events"):
-      for verb in ("UPDATE", "DELETE"):
-        script = _APPEND_ONLY.format(table=table, verb=verb)
-        self._writer.executescript(script)
+    self._writer = ledger.connect(path, durable)
+    self._reader = ledger.connect(path)
 
   def close(self) -> None:
     """Closes the database."""
@@ -99,17 +81,39 @@ class Store:
       self._reader.close()
       self._writer.close()
 
-  @contextlib.contextmanager
-  def _transaction(self) -> Iterator[None]:
-    """What is written in it is on the disk at its end, or not written."""
-    self._writer.execute("BEGIN IMMEDIATE")
-    try:
-      yield
-      self._writer.execute("COMMIT")
-    except BaseException:
-      if self._writer.in_transaction:
-        self._writer.execute("ROLLBACK")
-      raise
+  def check(self) -> None:
+    """Compares all that is stored with its hashes.
+
+    Raises:
+      ValueError: for what is not as it was written.
+    """
+    with self._read_lock:
+      ledger.check(self._reader)
+
+  def last_hash(self) -> str:
+    """The hash of the last event, in which all before it are contained."""
+    with self._read_lock:
+      return ledger.last(self._reader, "events")[1]
+
+  def invite(self, digests: Iterable[str], time: float) -> None:
+    """Makes invitations.
+
+    Args:
+      digests: SHA-256 of the token of each.
+      time: now.
+    """
+    with self._write_lock, ledger.transaction(self._writer):
+      for digest in digests:
+        ledger.append(self._writer, "invitations", digest, float(time))
+
+  def is_invited(self, token_sha256: str) -> bool:
+    """Whether there is such an invitation."""
+    sql = "SELECT count(*) FROM invitations WHERE token_sha256 = ?"
+    return self._one(sql, token_sha256)[0] > 0
+
+  def invitations(self) -> int:
+    """Number of all invitations."""
+    return self._one("SELECT count(*) FROM invitations")[0]
 
   def add_rater(
     self,
@@ -134,15 +138,19 @@ class Store:
       patience: seconds.
 
     Returns:
-      The place, or None where all are taken.
+      The place, the one that the token has if it has one, or None where all
+      are taken.
     """
-    with self._write_lock, self._transaction():
+    with self._write_lock, ledger.transaction(self._writer):
+      known = self._writer.execute(
+        "SELECT slot FROM raters WHERE token_sha256 = ?", (token_sha256,)
+      ).fetchone()
+      if known:
+        return known[0]
       slot = self._free_slot(time, lengths, patience)
       if slot is not None:
-        self._writer.execute(
-          "INSERT INTO raters VALUES (?, ?, ?, ?, ?)",
-          (rater, token_sha256, slot, language, time),
-        )
+        row = rater, token_sha256, slot, language, float(time)
+        ledger.append(self._writer, "raters", *row)
       return slot
 
   def _free_slot(
@@ -187,7 +195,7 @@ class Store:
     with self._queue_lock:
       entries, self._queue = self._queue, []
     try:
-      with self._transaction():
+      with ledger.transaction(self._writer):
         for entry in entries:
           entry.duplicate = not self._insert(entry.event)
     except BaseException as error:
@@ -198,16 +206,10 @@ class Store:
         entry.written = True
 
   def _insert(self, event: Event) -> bool:
-    values = (
-      event.time, event.rater, event.kind, event.trial,
-      json.dumps(event.data, sort_keys=True),
-    )  # fmt: skip
+    data = json.dumps(event.data, sort_keys=True)
+    row = float(event.time), event.rater, event.kind, event.trial, data
     try:
-      self._writer.execute(
-        "INSERT INTO events (time, rater, kind, trial, data) "
-        "VALUES (?, ?, ?, ?, ?)",
-        values,
-      )
+      ledger.append(self._writer, "events", *row)
     except sqlite3.IntegrityError:
       return False
     return True
@@ -251,10 +253,26 @@ class Store:
       return self._reader.execute(sql, values).fetchone()
 
 
-def _connect(path: str | os.PathLike) -> sqlite3.Connection:
-  return sqlite3.connect(
-    path, check_same_thread=False, isolation_level=None, timeout=30
-  )
+def open_checked(path: str | os.PathLike) -> Store:
+  """Opens a database and compares all that is stored with its hashes.
+
+  Raises:
+    ValueError: if it is damaged, or another version of the program made it.
+    sqlite3.OperationalError: if it cannot be read, or is locked.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      store = Store(path)
+      stack.callback(store.close)
+      store.check()
+    except sqlite3.OperationalError:
+      raise  # Of the disk, or of a lock.
+    except (ledger.DamagedError, sqlite3.DatabaseError) as error:
+      raise ValueError(
+        f"{path} is damaged: {error}. Put a copy in its place."
+      ) from error
+    stack.pop_all()
+  return store
 
 
 @contextlib.contextmanager
@@ -262,12 +280,12 @@ def answered(path: str | os.PathLike) -> Iterator[Store]:
   """Opens the database of a study that somebody has answered.
 
   Raises:
-    ValueError: if nobody has.
+    ValueError: if nobody has, or as `open_checked` does.
   """
   message = f"{path} holds no answers yet; serve the study first."
   if not os.path.exists(path):
     raise ValueError(message)
-  with contextlib.closing(Store(path)) as store:
+  with contextlib.closing(open_checked(path)) as store:
     if not store.events(kind="vote"):
       raise ValueError(message)
     yield store

@@ -5,16 +5,20 @@ an answer before the clip can have ended is refused, as is a second one, one
 out of turn and one about other clips than were shown.
 """
 
+import contextlib
 import hashlib
+import logging
+import os
 import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
-from mmdiff_jax.study.folder import Slot, Study
+from mmdiff_jax.study.folder import ANSWERS, Slot, Study, load_study
 from mmdiff_jax.study.settings import SCALES
 from mmdiff_jax.study.store import Event, Rater, Store
 
+_LOGGER = logging.getLogger(__name__)
 # Tones of the headphones' check: 3 to 8, three attempts.
 _TONES, _ATTEMPTS = range(3, 9), 3
 # Clocks of players and servers differ a little (seconds).
@@ -41,11 +45,19 @@ class Conduct:
     self._raters: dict[str, Rater] = {}
     self._hearing: set[str] = set()
 
-  def start(self, language: str) -> str:
-    """Takes a new rater in; returns the token to come back by."""
+  def start(self, language: str, invitation: str = "") -> str:
+    """Takes a new rater in; returns the token to come back by.
+
+    Args:
+      language: of the texts.
+      invitation: the token that the rater was sent, which stays the rater's;
+        whoever uses it again comes back.
+    """
     if language not in self.study.settings.languages:
       raise Refused(422, f"There are no texts in {language!r}.")
-    token = secrets.token_urlsafe(16)
+    if invitation and not self.store.is_invited(_digest(invitation)):
+      raise Refused(403, "There is no such invitation.")
+    token = invitation or secrets.token_urlsafe(16)
     slot = self.store.add_rater(
       secrets.token_hex(4),
       _digest(token),
@@ -57,6 +69,17 @@ class Conduct:
     if slot is None:
       raise Refused(403, "The study is full: all places are taken.")
     return token
+
+  def invite(self, count: int) -> list[str]:
+    """Makes so many invitations; returns their tokens, which nobody keeps."""
+    tokens = [secrets.token_urlsafe(16) for _ in range(count)]
+    self.store.invite(map(_digest, tokens), self._clock())
+    return tokens
+
+  def awaits(self, token: str) -> bool:
+    """Whether a token is an invitation that nobody has used yet."""
+    digest = _digest(token)
+    return self.store.is_invited(digest) and self.store.rater(digest) is None
 
   def rater(self, token: str) -> Rater:
     """The rater of a token."""
@@ -205,6 +228,31 @@ class Conduct:
     return self.store.append(
       Event(self._clock(), rater.rater, kind, trial, data)
     )
+
+
+def invite(path: str | os.PathLike, count: int, address: str) -> list[str]:
+  """Makes invitations to a study, which may be being served.
+
+  Args:
+    path: its folder.
+    count: how many.
+    address: of the server, as raters reach it.
+
+  Returns:
+    The links; nothing keeps them.
+
+  Raises:
+    ValueError: if there is no study.
+  """
+  study = load_study(path)
+  with contextlib.closing(Store(study.path / ANSWERS)) as store:
+    tokens = Conduct(study, store).invite(count)
+    if store.invitations() > len(study.slots):
+      _LOGGER.warning(
+        "%d invitations, but places for %d raters: who comes late finds the "
+        "study full.", store.invitations(), len(study.slots),
+      )  # fmt: skip
+  return [f"{address.rstrip('/')}/s/{token}" for token in tokens]
 
 
 def _digest(token: str) -> str:

@@ -11,9 +11,11 @@ it works below any path of a proxy (`root_path`).
 import logging
 import pathlib
 import secrets
+import sqlite3
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import (
   FileResponse,
   HTMLResponse,
@@ -31,8 +33,9 @@ from mmdiff_jax.study import texts
 from mmdiff_jax.study.export import rows_csv, votes_rows
 from mmdiff_jax.study.folder import ANSWERS, TEXTS, TOKEN, Study, load_study
 from mmdiff_jax.study.serving.conduct import Conduct, Refused
+from mmdiff_jax.study.serving.guard import Guard, Limit, refusal
 from mmdiff_jax.study.serving.tones import tones_wav
-from mmdiff_jax.study.store import Store
+from mmdiff_jax.study.store import Store, open_checked
 
 _LOGGER = logging.getLogger(__name__)
 _PAGES = pathlib.Path(__file__).parent / "web"
@@ -74,13 +77,17 @@ class Vote(BaseModel):
 Token = Annotated[str, Header(alias="X-Token")]
 
 
-def create_app(study: Study, store: Store, root_path: str = "") -> FastAPI:
+def create_app(
+  study: Study, store: Store, root_path: str = "", per_client: int = 3
+) -> FastAPI:
   """The application of one study.
 
   Args:
     study: as built.
     store: where answers go.
     root_path: path below which a proxy serves it.
+    per_client: places that one address may take in an hour, without an
+      invitation. Where there are invitations, nobody begins without one.
   """
   app = FastAPI(
     title=study.settings.title,
@@ -89,13 +96,14 @@ def create_app(study: Study, store: Store, root_path: str = "") -> FastAPI:
     openapi_url=None,
   )
   app.add_middleware(_Below, root_path=root_path)
+  app.add_middleware(Guard)
   app.add_middleware(_SafeHeaders)
   _answer_refusals(app)
   conduct = Conduct(study, store)
   # Routes are tried in this order: the most frequent ones first.
   _add_api(app, conduct)
   _add_media(app, study, conduct)
-  _add_pages(app, study, conduct)
+  _add_pages(app, study, conduct, Limit(per_client))
   _add_admin(app, study, store)
   return app
 
@@ -103,7 +111,23 @@ def create_app(study: Study, store: Store, root_path: str = "") -> FastAPI:
 def _answer_refusals(app: FastAPI) -> None:
   @app.exception_handler(Refused)
   async def refused(request: Request, error: Refused) -> JSONResponse:
-    return JSONResponse({"reason": error.reason}, error.status)
+    return refusal(error)
+
+  @app.exception_handler(RequestValidationError)
+  async def malformed(
+    request: Request, error: RequestValidationError
+  ) -> JSONResponse:
+    # Where, and not what: that may hold anything.
+    places = sorted({str(e["loc"][-1]) for e in error.errors()})
+    return refusal(Refused(422, f"Missing or of a wrong type: {places}."))
+
+  @app.exception_handler(sqlite3.Error)
+  async def unwritten(request: Request, error: sqlite3.Error) -> JSONResponse:
+    # Locked or full: nothing was written, and pages try again.
+    _LOGGER.error("answers cannot be read or written: %s", error)
+    answer = refusal(Refused(503, "Your answer could not be saved yet."))
+    answer.headers["Retry-After"] = "2"
+    return answer
 
 
 class _SafeHeaders:
@@ -150,12 +174,19 @@ def _page(request: Request, name: str, **values) -> HTMLResponse:
   return HTMLResponse(html)
 
 
-def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
+def _add_pages(
+  app: FastAPI, study: Study, conduct: Conduct, limit: Limit
+) -> None:
   settings, folder = study.settings, study.path / TEXTS
-  labels = {code: texts.labels(folder, code) for code in settings.languages}
+  # A study's own texts may be older than the program.
+  words = texts.labels(texts.INCLUDED, "en")
+  labels = {
+    code: words | texts.labels(folder, code) for code in settings.languages
+  }
 
-  @app.get("/")
-  def landing(request: Request, language: str = "") -> HTMLResponse:
+  def welcome(
+    request: Request, language: str, invitation: str = ""
+  ) -> HTMLResponse:
     language = _language(request, language, settings.languages)
     return _page(
       request,
@@ -165,22 +196,35 @@ def _add_pages(app: FastAPI, study: Study, conduct: Conduct) -> None:
       languages={code: labels[code]["name"] for code in labels},
       labels=labels[language],
       consent=texts.paragraphs(folder, "consent", language),
+      invitation=invitation,
+      open=invitation or not conduct.store.invitations(),
     )
+
+  @app.get("/")
+  def landing(request: Request, language: str = "") -> HTMLResponse:
+    return welcome(request, language)
 
   @app.post("/start")
   def start(
     request: Request,
     language: Annotated[str, Form()],
     consent: Annotated[str, Form()] = "",
+    invitation: Annotated[str, Form()] = "",
   ) -> RedirectResponse:
     if consent != "yes":
       raise Refused(422, "Nobody takes part without consent.")
-    token = conduct.start(language)
+    if not invitation:
+      if conduct.store.invitations():
+        raise Refused(403, words["invited"])
+      limit.count(request.client.host if request.client else "")
+    token = conduct.start(language, invitation)
     base = request.scope.get("root_path", "")
     return RedirectResponse(f"{base}/s/{token}", 303)
 
   @app.get("/s/{token}")
-  def session(request: Request, token: str) -> HTMLResponse:
+  def session(request: Request, token: str, language: str = "") -> HTMLResponse:
+    if conduct.awaits(token):
+      return welcome(request, language, token)
     rater = conduct.rater(token)
     task, language = conduct.slot(rater).task, rater.language
     return _page(
@@ -309,7 +353,9 @@ def _task_counts(
   }
 
 
-def serve(path: str, host: str, port: int, root_path: str = "") -> None:
+def serve(
+  path: str, host: str, port: int, root_path: str = "", per_client: int = 3
+) -> None:
   """Serves a study until interrupted.
 
   Args:
@@ -317,9 +363,11 @@ def serve(path: str, host: str, port: int, root_path: str = "") -> None:
     host: address to listen at.
     port: likewise.
     root_path: path below which a proxy serves it.
+    per_client: see `create_app`.
 
   Raises:
-    ValueError: if there is no study, or the root path is malformed.
+    ValueError: if there is no study, the root path is malformed, or the
+      answers are damaged.
   """
   import uvicorn
 
@@ -334,10 +382,19 @@ def serve(path: str, host: str, port: int, root_path: str = "") -> None:
         "%s was changed after the study was built: say so in its report.",
         study.path / TEXTS / name,
       )
-  store = Store(study.path / ANSWERS)
-  app = create_app(study, store, root_path)
+  store = open_checked(study.path / ANSWERS)
+  app = create_app(study, store, root_path, per_client)
   secret = (study.path / TOKEN).read_text().strip()
-  _LOGGER.info("raters: http://%s:%d%s/", host, port, root_path)
+  invited = store.invitations()
+  entry = (
+    f"by {invited} invitations"
+    if invited
+    else (
+      f"open to anybody, {per_client} places an hour for one address (`study "
+      "invite` makes links that let nobody else in)"
+    )
+  )
+  _LOGGER.info("raters: http://%s:%d%s/, %s", host, port, root_path, entry)
   _LOGGER.info("admin:  http://%s:%d%s/admin/%s", host, port, root_path, secret)
   # No access log: it would keep the raters' addresses.
   uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)

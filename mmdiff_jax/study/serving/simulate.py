@@ -123,18 +123,19 @@ def answer(
     ValueError: if the study has answers, or too few places.
   """
   study = load_study(path)
-  if (study.path / ANSWERS).exists():
-    raise ValueError(
-      f"{study.path / ANSWERS} exists: simulated answers are never mixed with "
-      "others; build another study."
-    )
   if not 0 <= cheaters <= raters <= len(study.slots):
     raise ValueError(
       f"{raters} raters, {cheaters} of them cheaters: the study has "
       f"{len(study.slots)} places."
     )
-  store = Store(study.path / ANSWERS)
+  # Simulated answers can be made again.
+  store = Store(study.path / ANSWERS, durable=False)
   try:
+    if store.raters():
+      raise ValueError(
+        f"{study.path / ANSWERS} has answers: simulated ones are never mixed "
+        "with others; build another study."
+      )
     return _answer(study, store, raters, cheaters, seed, world or World())
   finally:
     store.close()

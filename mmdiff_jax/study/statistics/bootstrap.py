@@ -14,6 +14,10 @@ import numpy as np
 from scipy import special, stats
 
 
+class TooFewError(ValueError):
+  """Too few raters or sources for an interval."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Interval:
   """An estimate and its 95 % interval."""
@@ -74,7 +78,7 @@ def _variance(
   """Variance of a statistic over resampled clusters, whose sums are rows."""
   number = len(sums)
   if number < 2:
-    raise ValueError(
+    raise TooFewError(
       "An interval needs votes of at least two raters on two sources."
     )
   weights = rng.multinomial(number, np.full(number, 1 / number), size=draws)
@@ -134,6 +138,8 @@ def rate_interval(
   interval, as if each rater were one vote.
   """
   hits = np.asarray(hits, float)
+  if not len(hits):
+    raise TooFewError("There is no vote.")
   share = float(hits.mean())
   if share in (0.0, 1.0):
     tail = 0.025 ** (1 / len(np.unique(rater)))

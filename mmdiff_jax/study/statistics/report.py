@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import logging
 import math
 import os
 import pathlib
@@ -17,6 +18,7 @@ from mmdiff_jax.pages.tables import Table
 from mmdiff_jax.study.folder import ANSWERS, Study, load_study
 from mmdiff_jax.study.settings import SCALES
 from mmdiff_jax.study.statistics.agreement import alpha
+from mmdiff_jax.study.statistics.bootstrap import TooFewError
 from mmdiff_jax.study.statistics.detection import detect, real_rate
 from mmdiff_jax.study.statistics.exclusion import Verdict, judge, self_agreement
 from mmdiff_jax.study.statistics.methods import methods
@@ -26,17 +28,19 @@ from mmdiff_jax.study.statistics.power import spreads as spreads_of
 from mmdiff_jax.study.statistics.votes import Votes, load_votes
 from mmdiff_jax.study.store import answered
 
+_LOGGER = logging.getLogger(__name__)
 _ALPHA_DRAWS = 200
 
 
 @dataclasses.dataclass
 class _Section:
-  """One task's part of the report."""
+  """One task's part of the report; with a problem, raters are all it has."""
 
   title: str
   tables: list[Table]
   pictures: list[str]
   results: dict[str, Any]
+  problem: str = ""
 
 
 def report(
@@ -53,7 +57,7 @@ def report(
     The path of report.html.
 
   Raises:
-    ValueError: if nobody has answered, or nobody is left in some task.
+    ValueError: if nobody has answered, or too few are left in every task.
   """
   study, output = load_study(path), pathlib.Path(output)
   check_directory(output)
@@ -64,12 +68,24 @@ def report(
     votes = load_votes(study, store)
     lengths = {r.rater: len(study.slots[r.slot].trials) for r in store.raters()}
     sentences = methods(study, store)
-  rng = np.random.default_rng(study.settings.seed)
+    last_hash = store.last_hash()
   sections = [
-    _section(study, votes[task], lengths, draws, rng)
-    for task in SCALES
+    _section(
+      study, votes[task], lengths, draws,
+      np.random.default_rng([study.settings.seed, number]),
+    )
+    for number, task in enumerate(SCALES)
     if task in votes
-  ]
+  ]  # fmt: skip
+  problems = [f"{s.title}: {s.problem}" for s in sections if s.problem]
+  if len(problems) == len(sections):
+    raise ValueError(" ".join(problems))
+  for problem in problems:
+    _LOGGER.warning("%s The report leaves it out.", problem)
+  sentences.append(
+    f"The last answer bears the hash {last_hash[:16]}, into which all before "
+    "it went."
+  )
   return _write(study, sentences, sections, output)
 
 
@@ -84,23 +100,28 @@ def _section(
   kept = [v.rater for v in verdicts if not v.reasons]
   inside = votes.where(np.isin(votes.rater, kept))
   regular = inside.where(inside.kind == "regular")
+  title, make = _TASKS[votes.task]
+  section = _Section(title, [], [], {})
   if len(kept) < 2:
-    raise ValueError(
-      f"{votes.task}: {len(kept)} of {len(verdicts)} raters are left by the "
-      "rules of exclusion; at least 2 are needed."
+    section.problem = (
+      f"{len(kept)} of {len(verdicts)} raters are left by the rules of "
+      "exclusion; at least 2 are needed."
     )
-  make = {
-    "turing": _turing, "opinion": _opinion, "preference": _preference,
-  }[votes.task]  # fmt: skip
-  section = make(regular, draws, rng)
-  section.tables += [
-    _agreement(regular, inside, section.results, rng),
-    _raters(verdicts, section.results),
-  ]
+  else:
+    try:
+      make(section, regular, draws, rng)
+      section.tables.append(_agreement(regular, inside, section.results, rng))
+    except TooFewError as error:
+      section = _Section(title, [], [], {}, str(error))
+  if section.problem:
+    section.results["problem"] = section.problem
+  section.tables.append(_raters(verdicts, section.results))
   return section
 
 
-def _turing(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
+def _turing(
+  section: _Section, votes: Votes, draws: int, rng: np.random.Generator
+) -> None:
   found = detect(votes, draws, rng)
   real = real_rate(votes, draws, rng)
   rows = [["real", str(int((votes.system == "real").sum())), show(real),
@@ -122,14 +143,17 @@ def _turing(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
     "Share of votes that call the clip real",
     called, 0, 1, (0, 0.25, 0.5, 0.75, 1), 0.5,
   )  # fmt: skip
-  results = {
+  section.results |= {
     "real_called_real": dataclasses.asdict(real),
     "systems": [dataclasses.asdict(d) for d in found],
   }
-  return _Section("Real or generated?", [table], [picture], results)
+  section.tables.append(table)
+  section.pictures.append(picture)
 
 
-def _opinion(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
+def _opinion(
+  section: _Section, votes: Votes, draws: int, rng: np.random.Generator
+) -> None:
   rows = opinions(votes, draws, rng)
   spreads = {
     scale: spreads_of(values, votes.system, votes.rater, votes.source)
@@ -152,30 +176,31 @@ def _opinion(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
     )
     + ".",
   )
-  pictures = []
+  section.tables.append(table)
   for scale in SCALES["opinion"]:
     own = [o for o in rows if o.scale == scale]
     named = [(o.system, o.score) for o in own]
-    pictures += [
+    section.pictures += [
       plots.forest(f"Mean score: {scale}", named, 1, 5, (1, 2, 3, 4, 5)),
       plots.shares(
         f"Shares of the scores 1 to 5: {scale}",
         [(o.system, o.shares) for o in own],
       ),
     ]
-  results = {
+  section.results |= {
     "scores": [dataclasses.asdict(o) for o in rows],
     "spreads": spreads,
   }
-  return _Section("Opinion scores", [table], pictures, results)
 
 
-def _preference(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
+def _preference(
+  section: _Section, votes: Votes, draws: int, rng: np.random.Generator
+) -> None:
   found = sorted(
     preferences(votes, draws, rng), key=lambda s: -s.strength.value
   )
   wins = win_table(votes)
-  tables = [
+  section.tables += [
     Table(
       "Preference",
       ("system", "log strength", "preferred", "undecided"),
@@ -199,11 +224,18 @@ def _preference(votes: Votes, draws: int, rng: np.random.Generator) -> _Section:
     [(s.system, s.strength) for s in found],
     -reach, reach, range(-reach, reach + 1), 0,
   )  # fmt: skip
-  results = {
+  section.results |= {
     "strengths": [dataclasses.asdict(s) for s in found],
     "pairs": [[*pair, *counts] for pair, counts in wins.items()],
   }
-  return _Section("Preference", tables, [picture], results)
+  section.pictures.append(picture)
+
+
+_TASKS = {
+  "turing": ("Real or generated?", _turing),
+  "opinion": ("Opinion scores", _opinion),
+  "preference": ("Preference", _preference),
+}
 
 
 def _agreement(
@@ -261,12 +293,14 @@ def _write(
 ) -> pathlib.Path:
   title = study.settings.title
   tables = [table for section in sections for table in section.tables]
+  problems = [f"{s.title}: {s.problem}" for s in sections if s.problem]
   contents = {
     "report.md": "\n\n".join(
       [
         f"# {title}",
         "## Method",
         " ".join(sentences),
+        *problems,
         "\n".join(table.markdown() for table in tables),
       ]
     ),
@@ -294,6 +328,8 @@ def _page(study: Study, sentences: list[str], sections: list[_Section]) -> str:
   body = ["<h2>Method</h2>", frame.paragraph(" ".join(sentences))]
   for section in sections:
     body.append(f"<h2>{html.escape(section.title)}</h2>")
+    if section.problem:
+      body.append(frame.paragraph(section.problem, "warning"))
     for number, table in enumerate(section.tables):
       if number:
         body.append(f"<h3>{html.escape(table.title)}</h3>")
