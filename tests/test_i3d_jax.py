@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.damage import DEGRADATIONS
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.convert import i3d_jax, tree_shapes
+from mmdiff_jax.convert import i3d_jax
+from mmdiff_jax.convert.targets import tree_shapes
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation.frechet import frechet_distance
 from mmdiff_jax.metric_networks import i3d

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdiff_jax import models
-from mmdiff_jax.convert import (
+from mmdiff_jax.convert.targets import (
   Conversion,
   Target,
   affine,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mmdiff_jax import checkpoint
-from mmdiff_jax.convert import publish_variables
+from mmdiff_jax.convert.checkpoints import publish_variables
 from mmdiff_jax.disk.files import absolute, as_path, check_file
 from mmdiff_jax.disk.leftovers import remove_leftovers
 from mmdiff_jax.disk.safetensors import save_safetensors

@@ -16,7 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from mmdiff_jax.convert import tree_shapes
+from mmdiff_jax.convert.targets import tree_shapes
 from mmdiff_jax.metric_networks import i3d
 
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
-from mmdiff_jax.convert import convert_checkpoint
+from mmdiff_jax.convert.checkpoints import convert_checkpoint
 from mmdiff_jax.convert.torch_file import load_weight_file
 from mmdiff_jax.disk.files import as_path, check_directory, local_copy
 from mmdiff_jax.disk.locks import locked

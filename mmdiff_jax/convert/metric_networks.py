@@ -8,7 +8,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mmdiff_jax.convert import Conversion, Target, kernel, tree_shapes, vector
+from mmdiff_jax.convert.targets import (
+  Conversion,
+  Target,
+  kernel,
+  tree_shapes,
+  vector,
+)
 from mmdiff_jax.metric_networks import audioclip, i3d, panns, vggish
 
 _COUNTER = r".*num_batches_tracked"

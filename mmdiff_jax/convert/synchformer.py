@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff_jax.convert import (
+from mmdiff_jax.convert.targets import (
   Conversion,
   Target,
   affine,

@@ -32,13 +32,10 @@ from mmdiff_jax.samplers.exponential import (
   exponential_step,
   first_order,
   second_order,
+  singlestep_weights,
   unit_vectors,
 )
-from mmdiff_jax.samplers.linear import (
-  combine,
-  make_call,
-  singlestep_weights,
-)
+from mmdiff_jax.samplers.linear import combine, make_call
 from mmdiff_jax.samplers.nodes import (
   Node,
   lambda_span,

@@ -1,11 +1,15 @@
-"""The exponential integrator: one step of DPM-Solver, of any order.
+"""The equations of all DPM-Solvers: exponential integrators of any order.
 
-Lu et al. 2022 (arXiv 2206.00927; "++": 2211.01095). Numbers, arrays and unit
-vectors (`linear.py`) all go through these equations; on the host they are
-numpy float64, traced they are per-sample arrays [B].
+Lu et al. 2022 (arXiv 2206.00927; "++": 2211.01095). A step is linear in x and
+the network outputs m, so the equations are applied to the unit vectors of
+these terms, which gives the weights of a step. On the host they are numpy
+float64, traced they are per-sample arrays [B].
 """
 
+import functools
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mmdiff_jax.diffusion.process import array_module
 from mmdiff_jax.samplers.nodes import Node
@@ -81,3 +85,92 @@ def unit_vectors(count: int, like: Array) -> Array:
   xp = array_module(like)
   unit = xp.eye(count, dtype=like.dtype)
   return unit.reshape(count, count, *(1,) * like.ndim)
+
+
+def singlestep_weights(plus_plus: bool, nodes: list[Node]) -> list[Array]:
+  """Weights of the k updates of one singlestep of order k.
+
+  Args:
+    plus_plus: family.
+    nodes: start, the k - 1 inner nodes, end.
+
+  Returns:
+    For each network call its update's weights, over x_s and the latest m,
+    newest first; the leading axis is that of the terms.
+  """
+  s, *inner, t = nodes
+  k = len(inner) + 1
+  unit = unit_vectors(k + 1, s.lambda_)
+  step = functools.partial(exponential_step, plus_plus, s)
+  x, m0 = unit[:2]
+  if k == 1:
+    return [first_order(step(t), x, m0)]
+  h = t.lambda_ - s.lambda_
+  r1 = (inner[0].lambda_ - s.lambda_) / h
+  updates = [first_order(step(inner[0]), x, m0)]
+  x, m1, m0 = unit[:3]
+  if k == 2:
+    return [*updates, second_order(step(t), x, m0, (m1 - m0) / r1)]
+  r2 = (inner[1].lambda_ - s.lambda_) / h
+  updates.append(third_order(step(inner[1]), x, m0, r2 / r1 * (m1 - m0)))
+  x, m2, _, m0 = unit
+  return [*updates, third_order(step(t), x, m0, (m2 - m0) / r2)]
+
+
+def multistep_weights(
+  plus_plus: bool, s: Node, t: Node, past: list[Node], terms: int
+) -> np.ndarray:
+  """Weights of one multistep update of order `len(past)` + 1.
+
+  Args:
+    plus_plus: family.
+    s: start of the step, where the newest m was evaluated.
+    t: its end.
+    past: nodes of the one or two m before, newest first; or none.
+    terms: length of the result.
+
+  Returns:
+    Weights over x_s and the latest m, newest first.
+  """
+  c = exponential_step(plus_plus, s, t)
+  x, m0, *before = np.eye(terms)
+  if not past:
+    return first_order(c, x, m0)
+  h = t.lambda_ - s.lambda_
+  r0 = (s.lambda_ - past[0].lambda_) / h
+  d10 = (m0 - before[0]) / r0
+  if len(past) == 1:
+    return second_order(c, x, m0, d10)
+  r1 = (past[0].lambda_ - past[1].lambda_) / h
+  d11 = (before[0] - before[1]) / r1
+  d1 = d10 + r0 / (r0 + r1) * (d10 - d11)
+  d2 = 2 * (d10 - d11) / (r0 + r1)
+  return third_order(c, x, m0, d1, d2)
+
+
+def sde_weights(
+  s: Node, t: Node, past: list[Node], terms: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """DPM-Solver++(2M) SDE: the reverse SDE with multistep-2's x_start.
+
+  As ++, but over the interval 2h, so that x decays by a further e^-h and the
+  lost variance sigma_t^2 (1 - e^-2h) comes back as noise.
+
+  Args:
+    s: start of the step, where the newest m was evaluated.
+    t: its end.
+    past: the node of the m before; or none.
+    terms: length of the weights.
+
+  Returns:
+    Weights over x_s and the latest m, newest first, and the scale of the noise.
+  """
+  h = t.lambda_ - s.lambda_
+  x, m0, *before = np.eye(terms)
+  lost = -np.expm1(-2 * h)
+  d1 = 0.0
+  if past:
+    r0 = (s.lambda_ - past[0].lambda_) / h
+    d1 = (m0 - before[0]) / r0
+  weights = t.sigma / s.sigma * np.exp(-h) * x + t.alpha * lost * (m0 + d1 / 2)
+  return weights, t.sigma * np.sqrt(lost)

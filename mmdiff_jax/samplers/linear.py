@@ -1,13 +1,11 @@
 """DPM-Solver and DPM-Solver++ on fixed grids: solvers as plans of weights.
 
-Every update is linear in x and the latest network outputs, with coefficients
-that depend on the grid alone. So the equations of a step (`exponential.py`)
-are applied, on the host in float64, to the unit vectors of these terms, which
-gives the weights; the loop then only forms weighted sums.
+Every update is linear in x and the latest network outputs, with weights that
+depend on the grid alone (`exponential.py`): they are computed on the host in
+float64, and the loop only forms weighted sums.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,11 +18,9 @@ from mmdiff_jax.diffusion.process import Process
 from mmdiff_jax.samplers.base import Call, State, Tree
 from mmdiff_jax.samplers.dpm_options import DPMOptions, check_choice
 from mmdiff_jax.samplers.exponential import (
-  exponential_step,
-  first_order,
-  second_order,
-  third_order,
-  unit_vectors,
+  multistep_weights,
+  sde_weights,
+  singlestep_weights,
 )
 from mmdiff_jax.samplers.nodes import GRIDS, Node, grid, node_between
 from mmdiff_jax.samplers.plan import PlannedSampler, SamplingPlan
@@ -60,67 +56,6 @@ def make_call(node: Node, end: Node, update: Any, begins: bool = True) -> Call:
     update=update,
     begins=begins,
   )
-
-
-def singlestep_weights(plus_plus: bool, nodes: list[Node]) -> list[Array]:
-  """Weights of the k updates of one singlestep of order k.
-
-  Args:
-    plus_plus: family.
-    nodes: start, the k - 1 inner nodes, end.
-
-  Returns:
-    For each network call its update's weights, over x_s and the latest m,
-    newest first; the leading axis is that of the terms.
-  """
-  s, *inner, t = nodes
-  k = len(inner) + 1
-  unit = unit_vectors(k + 1, s.lambda_)
-  step = functools.partial(exponential_step, plus_plus, s)
-  x, m0 = unit[:2]
-  if k == 1:
-    return [first_order(step(t), x, m0)]
-  h = t.lambda_ - s.lambda_
-  r1 = (inner[0].lambda_ - s.lambda_) / h
-  updates = [first_order(step(inner[0]), x, m0)]
-  x, m1, m0 = unit[:3]
-  if k == 2:
-    return [*updates, second_order(step(t), x, m0, (m1 - m0) / r1)]
-  r2 = (inner[1].lambda_ - s.lambda_) / h
-  updates.append(third_order(step(inner[1]), x, m0, r2 / r1 * (m1 - m0)))
-  x, m2, _, m0 = unit
-  return [*updates, third_order(step(t), x, m0, (m2 - m0) / r2)]
-
-
-def multistep_weights(
-  plus_plus: bool, s: Node, t: Node, past: list[Node], terms: int
-) -> np.ndarray:
-  """Weights of one multistep update of order `len(past)` + 1.
-
-  Args:
-    plus_plus: family.
-    s: start of the step, where the newest m was evaluated.
-    t: its end.
-    past: nodes of the one or two m before, newest first; or none.
-    terms: length of the result.
-
-  Returns:
-    Weights over x_s and the latest m, newest first.
-  """
-  c = exponential_step(plus_plus, s, t)
-  x, m0, *before = np.eye(terms)
-  if not past:
-    return first_order(c, x, m0)
-  h = t.lambda_ - s.lambda_
-  r0 = (s.lambda_ - past[0].lambda_) / h
-  d10 = (m0 - before[0]) / r0
-  if len(past) == 1:
-    return second_order(c, x, m0, d10)
-  r1 = (past[0].lambda_ - past[1].lambda_) / h
-  d11 = (before[0] - before[1]) / r1
-  d1 = d10 + r0 / (r0 + r1) * (d10 - d11)
-  d2 = 2 * (d10 - d11) / (r0 + r1)
-  return third_order(c, x, m0, d1, d2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,19 +225,5 @@ class DPMSolverSDE(DPMSolver):
     return True
 
   def multistep_update(self, s: Node, t: Node, past: list[Node]) -> Update:
-    """The reverse SDE, solved with multistep-2's expansion of x_start.
-
-    As ++, but over the interval 2h, so that x decays by a further e^-h and
-    the lost variance sigma_t^2 (1 - e^-2h) comes back as noise.
-    """
-    h = t.lambda_ - s.lambda_
-    x, m0, *before = np.eye(self.num_terms)
-    lost = -np.expm1(-2 * h)
-    d1 = 0.0
-    if past:
-      r0 = (s.lambda_ - past[0].lambda_) / h
-      d1 = (m0 - before[0]) / r0
-    weights = t.sigma / s.sigma * np.exp(-h) * x + t.alpha * lost * (
-      m0 + d1 / 2
-    )
-    return Update(weights, t.sigma * np.sqrt(lost))
+    """The update of one multistep from s to t; see `sde_weights`."""
+    return Update(*sde_weights(s, t, past, self.num_terms))
