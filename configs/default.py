@@ -217,6 +217,9 @@ def get_config() -> ConfigDict:
   # Classifier-free guidance by what is given to the network (--label): 1 is
   # none, more follows it more closely.
   sample.cfg_scale = placeholder(float)
+  # Noise levels sigma / alpha that guidance is limited to, such as 0.2,2
+  # (unset: all); outside of them a call costs half.
+  sample.cfg_interval = placeholder(tuple)
   # Clips generated at once.
   sample.batch_size = 8
   # Known values (--condition): "clean" at every step, or the paper's

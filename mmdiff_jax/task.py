@@ -6,7 +6,7 @@ the batches hold.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -150,7 +150,11 @@ class Task:
     return denoise_fn
 
   def guided_denoise_fn(
-    self, params: Any, inputs: Arrays, scale: float
+    self,
+    params: Any,
+    inputs: Arrays,
+    scale: float,
+    interval: Sequence[float] | None = None,
   ) -> DenoiseFn:
     """Returns `denoise_fn(x_t, t, rng)` under classifier-free guidance.
 
@@ -158,6 +162,7 @@ class Task:
       params: of the network.
       inputs: of the network `[B, ...]`.
       scale: see `guidance.classifier_free`.
+      interval: see `guidance.noise_interval`; None guides at all levels.
 
     Raises:
       ValueError: if none of the inputs can be withheld.
@@ -175,10 +180,16 @@ class Task:
       ).reshape(-1, *value.shape[1:])
       for name, value in inputs.items()
     }
+    inside = alone = None
+    if interval is not None:
+      inside = guidance.noise_interval(self.process, interval)
+      alone = self.denoise_fn(params, inputs)
     return guidance.classifier_free(
       self.denoise_fn(params, pairs),
       scale,
       learn_sigma=self.network.learn_sigma,
+      inside=inside,
+      alone=alone,
     )
 
   def repeat_inputs(self, inputs: Mapping[str, Any], batch: int) -> Arrays:

@@ -7,6 +7,7 @@ import pytest
 
 from mmdiff_jax.diffusion import make_schedule
 from mmdiff_jax.samplers import Condition, classifier_free, make_sampler
+from mmdiff_jax.samplers.guidance import noise_interval
 from tests import gaussian_data
 
 SCHEDULE = make_schedule("linear", 1000)
@@ -45,44 +46,112 @@ def run(sampler, denoise_fn, condition=None):
   return x["x"]
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_guided_gaussian_classes_are_gaussians_with_a_moved_mean(
-  sampler, scale
-):
+def test_guided_gaussian_classes_are_gaussians_with_a_moved_mean(sampler):
   # Of equal spread, eps_c - eps_u is proportional to mean_u - mean_c alone.
-  mean = ALL_MEAN + scale * (CLASS_MEANS - ALL_MEAN)
+  mean = ALL_MEAN + 3 * (CLASS_MEANS - ALL_MEAN)
   expected = gaussian_data.flow(SCHEDULE, START, mean=mean)
-  got = run(sampler, guided_denoiser(scale))
+  got = run(sampler, guided_denoiser(3.0))
   np.testing.assert_allclose(got, expected, atol=0.03)
   other = gaussian_data.flow(SCHEDULE, START, mean=mean + 0.1)
   assert np.abs(got - other).min() > 0.05
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "multistep", "adaptive"])
-@pytest.mark.parametrize(
-  "options",
-  [
-    {},
-    {"method": "gradient", "scale": 0.3},
-    {"method": "resampling", "resample_repeats": 2},
-  ],
-)
-def test_scale_1_is_the_conditioned_and_0_the_unconditioned_network(
-  sampler, options
-):
+def test_scale_1_is_the_conditioned_and_0_the_unconditioned_network():
+  x, t = {"x": jnp.asarray(START)}, jnp.array([5, 700, 30])
+  for scale, mean in ((1.0, CLASS_MEANS), (0.0, ALL_MEAN)):
+    alone = gaussian_data.make_denoiser(SCHEDULE, mean=mean)(x, t, KEY)
+    guided = guided_denoiser(scale)(x, t, KEY)
+    np.testing.assert_allclose(guided["x"], alone["x"], atol=1e-6)
+
+
+def test_the_gradient_method_goes_through_a_guided_network():
   condition = Condition(
     {"x": np.full((1, 4), 0.3, np.float32)},
     {"x": np.array([[True, False, False, False]])},
-    **options,
+    method="gradient",
+    scale=0.3,
   )
-  for scale, mean in ((1.0, CLASS_MEANS), (0.0, ALL_MEAN)):
-    alone = gaussian_data.make_denoiser(SCHEDULE, mean=mean)
-    np.testing.assert_allclose(
-      run(sampler, guided_denoiser(scale), condition),
-      run(sampler, alone, condition),
-      atol=2e-3,
-    )
+  alone = gaussian_data.make_denoiser(SCHEDULE, mean=CLASS_MEANS)
+  np.testing.assert_allclose(
+    run("multistep", guided_denoiser(1.0), condition),
+    run("multistep", alone, condition),
+    atol=2e-3,
+  )
+
+
+# --- Limited to an interval of noise levels. ---
+
+# What sigma / alpha is at the entries: high noise first.
+LEVELS = SCHEDULE.sigma / SCHEDULE.alpha
+INTERVAL = (0.5, 4.0)
+
+
+def limited_denoiser(scale, interval=INTERVAL):
+  means = in_pairs(CLASS_MEANS, np.full_like(CLASS_MEANS, ALL_MEAN))
+  return classifier_free(
+    gaussian_data.make_denoiser(SCHEDULE, mean=jnp.asarray(means)),
+    scale,
+    inside=noise_interval(SCHEDULE, interval),
+    alone=gaussian_data.make_denoiser(SCHEDULE, mean=jnp.asarray(CLASS_MEANS)),
+  )
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "multistep", "adaptive"])
+def test_limited_guidance_moves_the_mean_inside_the_interval_alone(sampler):
+  # The flow of the class, then of the moved mean, then of the class again.
+  moved = ALL_MEAN + 3 * (CLASS_MEANS - ALL_MEAN)
+  last, first = (np.flatnonzero(LEVELS <= bound)[-1] for bound in INTERVAL)
+  x = gaussian_data.flow(SCHEDULE, START, end=first, mean=CLASS_MEANS)
+  x = gaussian_data.flow(SCHEDULE, x, first, last, mean=moved)
+  expected = gaussian_data.flow(SCHEDULE, x, last, mean=CLASS_MEANS)
+  got = run(sampler, limited_denoiser(3.0))
+  np.testing.assert_allclose(got, expected, atol=0.05)
+  for mean in (CLASS_MEANS, moved):
+    throughout = gaussian_data.flow(SCHEDULE, START, mean=mean)
+    assert np.abs(expected - throughout).max() > 0.15
+
+
+def test_samples_of_a_batch_are_guided_at_their_own_level():
+  x, t = {"x": jnp.asarray(START)}, jnp.array([5, 400, 999])
+  guided = guided_denoiser(3.0)(x, t, KEY)["x"]
+  alone = gaussian_data.make_denoiser(SCHEDULE, mean=CLASS_MEANS)(x, t, KEY)
+  got = limited_denoiser(3.0)(x, t, KEY)["x"]
+  np.testing.assert_allclose(got[1], guided[1], rtol=1e-6)
+  np.testing.assert_allclose(got[::2], alone["x"][::2], rtol=1e-6)
+  assert np.abs(guided - alone["x"]).min() > 1e-3
+
+
+def test_the_noisiest_stream_says_whether_a_sample_is_guided():
+  inside = noise_interval(SCHEDULE, INTERVAL)
+  t = {"video": jnp.array([0, 999, 0]), "audio": jnp.array([[0, 400]] * 3)}
+  assert inside(t).tolist() == [True, False, True]
+  assert inside(jnp.array([0, 400])).tolist() == [False, True]
+
+
+def test_a_call_outside_of_the_interval_costs_half():
+  sizes = []
+
+  def counted(x, t, rng):
+    jax.debug.callback(lambda: sizes.append(len(t)))
+    return x
+
+  limited = classifier_free(
+    counted, 3.0, inside=noise_interval(SCHEDULE, INTERVAL), alone=counted
+  )
+  for step in (999, 400, 0):
+    limited({"x": jnp.asarray(START)}, jnp.full(3, step), KEY)
+  jax.effects_barrier()
+  assert sizes == [3, 6, 3]
+
+
+@pytest.mark.parametrize("interval", [(2, 1), (-1.0, 1.0), (1.0,), (1, 1)])
+def test_an_interval_that_is_none_is_an_error(interval):
+  with pytest.raises(ValueError, match="0 <= low < high"):
+    noise_interval(SCHEDULE, interval)
+
+
+# --- Its parts. ---
 
 
 def test_one_call_sees_every_sample_twice_as_neighbours():

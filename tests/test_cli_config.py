@@ -80,6 +80,7 @@ def test_what_is_no_configuration_is_one_clear_line(tmp_path, text, message):
     ("sample.steps", "20", 20),
     ("sample.steps", "None", None),
     ("sample.clip_denoised", "true", True),
+    ("sample.cfg_interval", "0.2,2", (0.2, 2)),
     ("sr.sample.sampler", "ddim", "ddim"),
   ],
 )
@@ -118,6 +119,7 @@ def test_texts_become_values_of_the_keys_type(key, text, value):
     ("train.anneal", "None", "only optional keys can be unset."),
     ("train.learning_rate", "fast", "give a number, such as 0.0001."),
     ("model.learn_sigma", "maybe", "give true or false, such as false."),
+    ("sample.cfg_interval", "a,b", "give numbers with commas between them."),
     ("model.channel_mult", "a,b", "whole numbers with commas between them"),
     ("model.channel_mult", "1,'b'", "such as 1,2,3,4."),
     ("sample.steps", "many", "give a whole number."),

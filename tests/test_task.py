@@ -144,10 +144,18 @@ def test_it_is_trained_resumed_and_sampled(config, tmp_path):
   config.sample.cfg_scale = 4.0
   guided = sample("guided", inputs={"mood": [3.0, -2.0]})
   assert len({plain, given, guided}) == 3
+  config.sample.cfg_interval = (0.0, 1e9)
+  assert sample("everywhere", inputs={"mood": [3.0, -2.0]}) == guided
+  config.sample.cfg_interval = (1e8, 1e9)
+  assert sample("nowhere", inputs={"mood": [3.0, -2.0]}) == given
   settings = json.loads((tmp_path / "given/samples.json").read_text())
   assert settings["settings"]["inputs"] == {"mood": [3.0, -2.0]}
   with pytest.raises(ValueError, match="cfg_scale=4.0 has no effect"):
     sample("nothing")
+  config.sample.cfg_scale = None
+  with pytest.raises(ValueError, match="no effect without .*cfg_scale"):
+    sample("unguided", inputs={"mood": [3.0, -2.0]})
+  config.sample.cfg_interval = None
   with pytest.raises(ValueError, match="no input 'label'; its inputs: mood"):
     sample("unknown", inputs={"label": 1})
 

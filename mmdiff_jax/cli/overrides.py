@@ -89,6 +89,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
   except (ValueError, SyntaxError, TypeError):
     wanted = _WANTED.get(kind, f"a value of type {kind.__name__}")
     example = section[name]
+    if kind is tuple and example is None:
+      wanted = "numbers with commas between them"
     now = "" if example in (None, ()) else f", such as {_show(example)}"
     raise ValueError(f"{flag}: give {wanted}{now}.") from None
 
@@ -183,7 +185,9 @@ def _parse(text: str, kind: type, example: Any) -> Any:
   if kind is tuple:
     value = ast.literal_eval(text) if text else ()
     value = tuple(value) if isinstance(value, tuple | list) else (value,)
-    types = {type(element) for element in example} or {int}
+    types = {type(element) for element in example or ()} or {int}
+    if example is None:  # Unset, and of numbers of any kind.
+      types |= {float}
     if not {type(element) for element in value} <= types:
       raise TypeError(text)
     return value

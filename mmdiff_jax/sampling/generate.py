@@ -239,7 +239,7 @@ def _own_sampler(
   merged = settings.copy_and_resolve_references()
   names = ["batch_size"]
   names += [] if nothing_known else list(_NOTHING_KNOWN)
-  names += ["cfg_scale"] if inputs else []
+  names += ["cfg_scale", "cfg_interval"] if inputs else []
   with merged.unlocked():
     merged.update(inherit_sampler(trained, asked))
     merged.update(
@@ -265,6 +265,9 @@ def _describe(
   guidance = []
   if settings.cfg_scale is not None:
     guidance.append(f"classifier-free, scale {settings.cfg_scale:g}")
+    if settings.cfg_interval is not None:
+      low, high = settings.cfg_interval
+      guidance[-1] += f" at noise levels {low:g} to {high:g}"
   if condition is not None:
     guidance.append(f"known values {settings.condition_method}")
     if settings.guidance_scale is not None:

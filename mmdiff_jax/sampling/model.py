@@ -71,6 +71,7 @@ class Model:
     condition: Condition | None = None,
     inputs: Mapping[str, Any] | None = None,
     cfg_scale: float | None = None,
+    cfg_interval: tuple[float, float] | None = None,
     **options: Any,
   ) -> dict[str, jax.Array]:
     """Samples a batch; sample i does not depend on `count`.
@@ -84,6 +85,7 @@ class Model:
       inputs: of the network by name, the same for all samples, such as
         `{"label": 3}`.
       cfg_scale: scale of classifier-free guidance by `inputs`; None is none.
+      cfg_interval: noise levels sigma / alpha that it is limited to.
       **options: of the sampler; `samplers.sampler_options` lists them.
 
     Returns:
@@ -103,6 +105,7 @@ class Model:
       )
     settings = dict.fromkeys(samplers.OPTIONS) | options
     settings |= {"sampler": sampler, "cfg_scale": cfg_scale}
+    settings["cfg_interval"] = cfg_interval
     key = tuple(settings.items())
     if key not in self._programs:
       self._programs[key] = make_sample_fn(

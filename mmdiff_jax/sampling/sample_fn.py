@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax import samplers
 from mmdiff_jax.devices import sharding
+from mmdiff_jax.samplers import guidance
 from mmdiff_jax.samplers.base import DenoiseFn, Sampler
 from mmdiff_jax.task import Task
 
@@ -29,9 +30,22 @@ def make_configured_sampler(task: Task, settings: ConfigDict) -> Sampler:
     learn_sigma=task.network.learn_sigma,
     **{name: settings[name] for name in samplers.OPTIONS},
   )
+  _check_guidance(settings)
   # Not only when the first samples are asked for: fails for impossible steps.
   sampler.respace(task.process)
   return sampler
+
+
+def _check_guidance(settings: ConfigDict) -> None:
+  interval = settings.get("cfg_interval")
+  if interval is None:
+    return
+  guidance.check_interval(interval, "config.sample.cfg_interval")
+  if settings.get("cfg_scale") is None:
+    raise ValueError(
+      f"config.sample.cfg_interval={tuple(interval)} has no effect without "
+      "config.sample.cfg_scale."
+    )
 
 
 def inherit_sampler(
@@ -64,7 +78,9 @@ def denoiser(
   params = sharding.gathered(mesh, params)
   if settings.cfg_scale is None:
     return task.denoise_fn(params, inputs)
-  return task.guided_denoise_fn(params, inputs or {}, settings.cfg_scale)
+  return task.guided_denoise_fn(
+    params, inputs or {}, settings.cfg_scale, settings.get("cfg_interval")
+  )
 
 
 def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
@@ -77,7 +93,8 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
   Args:
     task: what is sampled.
     settings: a section like `config.sample`: the sampler, its options, and
-      `cfg_scale`, which guides by `inputs` where it is set.
+      `cfg_scale`, which guides by `inputs` where it is set (`cfg_interval`
+      says at which noise levels).
     mesh: devices that share a batch.
 
   Returns:

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _WITHOUT_EFFECT = (
   "batch_size",
   "cfg_scale",
+  "cfg_interval",
   "condition_method",
   "guidance_scale",
   "resample_repeats",

@@ -40,9 +40,8 @@ def make_preview(
   settings = config.sample.copy_and_resolve_references()
   with settings.unlocked():
     settings.update(dict.fromkeys(samplers.OPTIONS))
-    settings.update(
-      sampler="ddim", steps=config.train.preview_steps, eta=0.0, cfg_scale=None
-    )
+    settings.update(sampler="ddim", steps=config.train.preview_steps, eta=0.0)
+    settings.update(dict.fromkeys(("cfg_scale", "cfg_interval")))
   views = {"clips": _make_clip_preview, "images": make_image_preview}
   return views[task.network.view](task, settings, config, mesh, directory)
 

@@ -1,6 +1,7 @@
 """Sources of clips by name, for training, evaluation and conditioning alike."""
 
 from mmdiff_jax.data.sources.base import SPLITS, Clip, ClipList, Source
+from mmdiff_jax.data.sources.described import DescriptionOptions
 from mmdiff_jax.data.sources.kinds import (
   Name,
   SourceOptions,
