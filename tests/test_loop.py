@@ -57,6 +57,29 @@ def uninterrupted(tmp_path_factory):
   return loop.train(make_toy_config(), workdir), workdir
 
 
+def test_a_run_that_does_everything_moves_nothing_unasked(tmp_path):
+  """The loop is under a transfer guard, which raises."""
+  config = make_toy_config()
+  config.data.holdout_fraction = 0.5
+  config.train.update(
+    warmup_steps=2,
+    anneal="cosine",
+    gradient_clip=1.0,
+    on_nonfinite="skip",
+    log_every=1,
+    eval_every=2,
+    preview_every=2,
+    preview_samples=1,
+    preview_steps=2,
+  )
+  loop.train(config, tmp_path)
+  rates = [r["learning_rate"] for r in log_of(tmp_path) if "loss" in r]
+  peak = config.train.learning_rate
+  np.testing.assert_allclose(rates, [peak / 2, peak, peak, peak / 2], rtol=1e-6)
+  assert any("heldout_loss" in record for record in log_of(tmp_path))
+  assert (tmp_path / "previews/00000004/sample_00.mp4").is_file()
+
+
 def test_two_restored_and_two_more_steps_are_four(
   uninterrupted, toy_config, tmp_path
 ):

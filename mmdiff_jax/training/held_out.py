@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -70,7 +71,7 @@ def make_held_out_loss(
   def held_out_loss(params: Any) -> Mapping[str, float]:
     total = None
     for number, batch in enumerate(kept):
-      averages = one_batch(params, batch, jnp.int32(number))
+      averages = one_batch(params, batch, jax.device_put(np.int32(number)))
       total = (
         averages if total is None else metrics.merge_averages(total, averages)
       )

@@ -265,8 +265,11 @@ def _run(
   no_metrics = _no_metrics(program)
   skipping = train_config.on_nonfinite == "skip"
   skipped = divergence.Skipped(train_config.max_skipped)
-  with _stop_on_signals() as stop_requested:
-    for step in range(int(state.step) + 1, train_config.num_steps + 1):
+  first = int(state.step) + 1
+  # What goes to the devices and back does so by intent: a transfer that nobody
+  # wrote down would stop the devices at every step.
+  with _stop_on_signals() as stop_requested, jax.transfer_guard("disallow"):
+    for step in range(first, train_config.num_steps + 1):
       tracing.before(step)
       with report.waiting():
         local = next(loader)
@@ -292,13 +295,15 @@ def _run(
         _check(gathered, checkpoints, lock)
         divergence.check_state(state, step, checkpoints)
         report.flush()
-        checkpoints.save(
-          step,
-          state,
-          gathered,
-          config=config,
-          loader_state=loader.get_state(),
-        )
+        # Orbax copies to the host in a way that counts as unintended.
+        with jax.transfer_guard("allow"):
+          checkpoints.save(
+            step,
+            state,
+            gathered,
+            config=config,
+            loader_state=loader.get_state(),
+          )
       if stopping and not last:
         _log.warning(
           "Stopped by a signal after step %d; the checkpoint is saved and "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from mmdiff_jax.configuration import flatten
@@ -39,7 +40,7 @@ class Report:
     """
     self._batch_size = config.train.batch_size
     self._executed, self._needed = executed_flops, model_flops
-    self._learning_rate = learning_rate_schedule(config.train)
+    self._learning_rate = jax.jit(learning_rate_schedule(config.train))
     main = jax.process_index() == 0
     self._writer = (
       metrics.MetricWriter(workdir, first_step=first_step) if main else None
@@ -82,8 +83,9 @@ class Report:
     seconds = max(now - self._started, 1e-9)
     rate, waited = (step - self._step) / seconds, self._waited / seconds
     self._step, self._started, self._waited = step, now, 0.0
+    rate_of_step = self._learning_rate(jax.device_put(np.int32(step - 1)))
     scalars |= {
-      "learning_rate": float(self._learning_rate(step - 1)),
+      "learning_rate": float(jax.device_get(rate_of_step)),
       "steps_per_second": rate,
       "clips_per_second": rate * self._batch_size,
       "model_tflops_per_second": rate * self._needed / 1e12,
