@@ -40,6 +40,7 @@ class NoisyNetwork(models.Network):
 
   module_cls = Noisy
   null = {"mood": 0.0}
+  levels = "frame"
 
   def declare(self, config):
     del config
@@ -62,15 +63,20 @@ models.register("noisy", NoisyNetwork)
 
 
 @pytest.mark.parametrize(
-  ("microbatches", "timesteps"), [(1, "uniform"), (2, "loss_second_moment")]
+  ("microbatches", "timesteps", "levels"),
+  [(1, "loss_second_moment", "shared"), (2, "uniform", "mixed")],
 )
-def test_no_key_of_a_training_step_is_used_twice(microbatches, timesteps):
+def test_no_key_of_a_training_step_is_used_twice(
+  microbatches, timesteps, levels
+):
   config = make_tiny_config()
   config.model = ConfigDict({"name": "noisy"})
-  config.train.update(cond_dropout=0.5, microbatches=microbatches)
+  config.train.update(
+    cond_dropout=0.5, microbatches=microbatches, levels=levels
+  )
   task, mesh = make_task(config), make_mesh()
   optimizer = create_optimizer(config.train)
-  sampler = create_timestep_sampler(timesteps, task.schedule)
+  sampler = create_timestep_sampler(timesteps, task.process)
   init = state_initializer(task.init, optimizer, sampler.init)
   step = make_train_step(
     task, config, optimizer, sampler, mesh, jax.random.key(1)
