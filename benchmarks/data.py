@@ -12,6 +12,8 @@ import contextlib
 import io
 import pathlib
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +22,6 @@ from configs import default
 from data_prep import tfds_builder
 from data_prep.make_synthetic import write_folder
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.cli import main as run_command
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.pipeline import create_loader
 
@@ -44,10 +45,12 @@ def measure(work: Callable[[], int]) -> tuple[int, float, float]:
 
 def prepare(videos: str, output: pathlib.Path, size: int, workers: int) -> int:
   flags = ["--input", videos, "--output", str(output), "--size", str(size)]
-  with contextlib.redirect_stdout(io.StringIO()) as text:
-    status = run_command(["prepare", *flags, "--workers", str(workers)])
-  if status:
-    raise SystemExit(text.getvalue())
+  command = [sys.executable, "-m", "data_prep.videos_to_tfrecord", *flags]
+  result = subprocess.run(
+    [*command, "--workers", str(workers)], capture_output=True, text=True
+  )
+  if result.returncode:
+    raise SystemExit(result.stderr)
   return len(Manifest.load(output).videos)
 
 

@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.diffusion import make_schedule
 from mmdiff_jax.samplers import (
   condition_on_audio,
   initial_noise,
   make_sampler,
   sampler_options,
 )
+from mmdiff_jax.task import Task, make_task
 
 Tree = Any
 
@@ -88,14 +88,9 @@ def make_stand_in(width: int, layers: int) -> Callable[..., Tree]:
   return denoise_fn
 
 
-def make_network(name: str) -> tuple[Callable[..., Tree], AVSpec]:
-  """The network of `configs/<name>.py` with initial parameters."""
-  from mmdiff_jax.task import make_task
-
-  config = importlib.import_module(f"configs.{name}").get_config()
-  task = make_task(config)
-  params = jax.jit(task.init)(jax.random.key(0))
-  return task.denoise_fn(params), task.spec
+def make_network(task: Task) -> Callable[..., Tree]:
+  """The network of a configuration with initial parameters."""
+  return task.denoise_fn(jax.jit(task.init)(jax.random.key(0)))
 
 
 def seconds(run: Callable[[], Any], repeats: int = 1) -> float:
@@ -108,15 +103,16 @@ def seconds(run: Callable[[], Any], repeats: int = 1) -> float:
 def measure(
   sampler: Callable[..., Any],
   denoise_fn: Callable[..., Tree],
+  process: Any,
   x_init: Tree,
   condition: Any,
   rounds: int,
 ) -> tuple[int, float, float]:
   """NFE, seconds of the sampler, and seconds of one forward pass."""
-  schedule, rng = make_schedule(), jax.random.key(1)
+  rng = jax.random.key(1)
   batch = jax.tree.leaves(x_init)[0].shape[0]
   forward = jax.jit(lambda x: denoise_fn(x, jnp.full(batch, 500), rng))
-  run = jax.jit(lambda x, c: sampler(denoise_fn, schedule, x, rng, c))
+  run = jax.jit(lambda x, c: sampler(denoise_fn, process, x, rng, c))
   _, nfe = jax.block_until_ready(run(x_init, condition))
   nfe = int(nfe)
   jax.block_until_ready(forward(x_init))
@@ -145,8 +141,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
   args = parse_args()
+  name = f"configs.{args.config or 'default'}"
+  task = make_task(importlib.import_module(name).get_config())
   if args.config:
-    denoise_fn, spec = make_network(args.config)
+    denoise_fn, spec = make_network(task), task.spec
   else:
     denoise_fn = make_stand_in(args.width, args.layers)
     spec = AVSpec(args.frames, args.size, args.size)
@@ -170,7 +168,12 @@ def main() -> None:
     if "steps" in sampler_options(options["name"], options.get("method")):
       options = options | {"steps": args.steps}
     nfe, ours, forward = measure(
-      make_sampler(**options), denoise_fn, x_init, condition, args.rounds
+      make_sampler(**options),
+      denoise_fn,
+      task.process,
+      x_init,
+      condition,
+      args.rounds,
     )
     print(
       f"{name:40}{nfe:6d}{ours / args.batch:10.3f}{forward:12.4f}"

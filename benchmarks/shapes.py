@@ -1,11 +1,11 @@
-"""How synchronous are a model's sounding shapes, given what, sampled how?
+"""How synchronous are a model's sounding shapes, known what, sampled how?
 
   python -m benchmarks.shapes [--checkpoint=DIR] [--count=64] [--batch=32]
     [--split=eval|tune] [--rows="NAME;..."]
 
 Samples a checkpoint that was trained on the sounding shapes: jointly, audio
-given the video, and video given the audio, with several samplers and guidance
-scales. What is given are clips of the split that training never sees. Prints
+known the video, and video known the audio, with several samplers and guidance
+scales. What is known are clips of the split that training never sees. Prints
 the figures of docs/synthetic.md, between those of truth (1) and of shuffled
 pairs (0).
 """
@@ -20,13 +20,10 @@ import numpy as np
 
 from benchmarks import sync as sync_rows
 from configs import default
-from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec, uint8_to_unit
-from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
 from mmdiff_jax.sampling.known_sources import Job, KnownSource
-from mmdiff_jax.sampling.parameters import load_sampling_params
-from mmdiff_jax.task import make_task
+from mmdiff_jax.sampling.model import Model
 from mmdiff_jax.world import sync
 from mmdiff_jax.world.clips import make_clip, split_seed
 
@@ -38,11 +35,11 @@ class Row:
   """A way to sample.
 
   Attributes:
-    given: "" (joint), "audio" or "video".
+    known: "" (joint), "audio" or "video".
     sample: keys of `config.sample`; the others are unset.
   """
 
-  given: str
+  known: str
   sample: Mapping[str, Any]
 
 
@@ -58,9 +55,13 @@ ROWS = {
   "joint, ddpm 100": Row("", {"sampler": "ddpm", "steps": 100}),
   "joint, dpm_solver++ 20": Row("", _SOLVER),
 }
-for _given, _name in (("video", "video->audio"), ("audio", "audio->video")):
-  ROWS[f"{_name}, dpm_solver++ 20, replacement"] = Row(_given, _SOLVER)
-  ROWS[f"{_name}, ddim 50, replacement"] = Row(_given, _DDIM)
+for _known, _name in (("video", "video->audio"), ("audio", "audio->video")):
+  ROWS[f"{_name}, dpm_solver++ 20, clean"] = Row(_known, _SOLVER)
+  ROWS[f"{_name}, ddim 25, clean"] = Row(_known, _DDIM | {"steps": 25})
+  for _steps, _sampler in ((20, _SOLVER), (50, _DDIM)):
+    _replaced = _sampler | {"condition_method": "replacement"}
+    _how = f"{_sampler['sampler']} {_steps}, replacement"
+    ROWS[f"{_name}, {_how}"] = Row(_known, _replaced)
   for _scale in (2, 20, 200):
     _guided = {
       "sampler": "ddim",
@@ -68,29 +69,29 @@ for _given, _name in (("video", "video->audio"), ("audio", "audio->video")):
       "condition_method": "gradient",
       "guidance_scale": float(_scale),
     }
-    ROWS[f"{_name}, ddim 25, gradient {_scale}"] = Row(_given, _guided)
+    ROWS[f"{_name}, ddim 25, gradient {_scale}"] = Row(_known, _guided)
   _resampled = _DDIM | {
     "condition_method": "resampling",
     "resample_repeats": 5,
     "resample_jump": 10,
   }
-  ROWS[f"{_name}, ddim 50, resampling 5x10"] = Row(_given, _resampled)
+  ROWS[f"{_name}, ddim 50, resampling 5x10"] = Row(_known, _resampled)
 # The settings in which models are compared with each other: quick ones.
 MAIN_ROWS = (
   "joint, dpm_solver++ 20",
-  "video->audio, dpm_solver++ 20, replacement",
+  "video->audio, dpm_solver++ 20, clean",
 )
 
 
-def make_jobs(given: str, count: int, split: str, spec: AVSpec) -> list[Job]:
-  """One sample per clip of the split; `given` is the clip's known stream."""
-  if not given:
+def make_jobs(known: str, count: int, split: str, spec: AVSpec) -> list[Job]:
+  """One sample per clip of the split; `known` is the clip's known stream."""
+  if not known:
     return [Job(f"{i}", i) for i in range(count)]
   jobs = []
   for i in range(count):
     clip = make_clip(split_seed(split, i), spec)
     streams = {"video": uint8_to_unit(clip.video), "audio": clip.audio}
-    source = KnownSource(f"{i}", f"{split}/{i}", {given: streams[given]}, ())
+    source = KnownSource(f"{i}", f"{split}/{i}", {known: streams[known]}, ())
     jobs.append(Job(f"{i}", i, source))
   return jobs
 
@@ -99,28 +100,25 @@ def sample(
   path: str | os.PathLike, row: Row, count: int, split: str, batch: int
 ) -> tuple[list[np.ndarray], list[np.ndarray], AVSpec]:
   """Samples a checkpoint; returns uint8 videos, audios and their geometry."""
-  directory = checkpoint.find_checkpoint(path)
-  config = checkpoint.load_config(directory)
+  model = Model.load(path)
   settings = default.get_config().sample
   settings.update(row.sample)
   settings.batch_size = batch
-  mesh = make_mesh()
-  task = make_task(config, mesh)
   sampler = ClipSampler(
-    task,
+    model.task,
     settings,
-    Lengths(task.spec.frames, None),
-    load_sampling_params(task, directory, mesh),
-    mesh,
+    Lengths(model.spec.frames, None),
+    model.params,
+    model.mesh,
     seed=0,
   )
-  jobs = make_jobs(row.given, count, split, task.spec)
+  jobs = make_jobs(row.known, count, split, model.spec)
   videos, audios = [], []
   for start in range(0, count, batch):
     video, audio = sampler(jobs[start : start + batch])
     videos += list(video)
     audios += list(audio)
-  return videos, audios, task.spec
+  return videos, audios, model.spec
 
 
 def figures(

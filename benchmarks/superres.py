@@ -22,7 +22,6 @@ import numpy as np
 from configs import default
 from mmdiff_jax.data import views
 from mmdiff_jax.data.clips import is_held_out
-from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.media import image_quality, reading, transforms, writing
 from mmdiff_jax.media.files import find_media
 from mmdiff_jax.sampling.upscale import Upscaler
@@ -56,7 +55,7 @@ def make_upscaler(
   settings.sr.sample.update(
     sampler=flags.sampler, order=flags.order, steps=steps
   )
-  return Upscaler(flags.checkpoint, settings, make_mesh(), seed=0)
+  return Upscaler(flags.checkpoint, settings, seed=0)
 
 
 def held_out_clips(

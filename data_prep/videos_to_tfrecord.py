@@ -3,9 +3,9 @@
 python -m data_prep.videos_to_tfrecord --input=VIDEOS --output=DIR
 """
 
+import runpy
 import sys
 
-from mmdiff_jax.cli import main
-
 if __name__ == "__main__":
-  sys.exit(main(["prepare", *sys.argv[1:]]))
+  sys.argv.insert(1, "prepare")
+  runpy.run_module("mmdiff_jax.cli", run_name="__main__")

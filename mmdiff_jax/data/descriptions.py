@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mmdiff_jax.progress import progress_bar
+from mmdiff_jax.disk.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 

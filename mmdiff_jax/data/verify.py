@@ -12,7 +12,7 @@ from mmdiff_jax.data.tfrecord import (
   read_records,
 )
 from mmdiff_jax.disk.files import as_path
-from mmdiff_jax.progress import progress_bar
+from mmdiff_jax.disk.progress import progress_bar
 
 
 def verify_data_set(directory: str | os.PathLike) -> list[str]:

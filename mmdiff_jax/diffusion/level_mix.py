@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdiff_jax.av import frame_of
-
 # What becomes of a sample; the shares say how often.
 KINDS = (
   "joint",
@@ -62,18 +60,6 @@ class Levels:
       name: jnp.where(self.clean[name], 0, t[:, None])
       for name, t in self.t.items()
     }
-
-  def masks(
-    self, shapes: Mapping[str, tuple[int, ...]]
-  ) -> dict[str, jax.Array]:
-    """`clean` laid out along streams of these shapes, to broadcast."""
-    masks = {}
-    for name, shape in shapes.items():
-      clean = self.clean[name]
-      if shape[1] != clean.shape[1]:
-        clean = clean[:, frame_of(shape[1], clean.shape[1])]
-      masks[name] = clean.reshape(*clean.shape, *(1,) * (len(shape) - 2))
-    return masks
 
   def share(self, name: str) -> jax.Array:
     """The share of a stream that is noised, `[B]`."""

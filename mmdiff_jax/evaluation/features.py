@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mmdiff_jax.disk.progress import progress_bar
 from mmdiff_jax.evaluation.cache import ClipCache
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.hosts import anywhere, join_shares, share_of_host
-from mmdiff_jax.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import os
 
 import numpy as np
 
+from mmdiff_jax.disk.progress import progress_bar
 from mmdiff_jax.evaluation.cache import ClipCache
 from mmdiff_jax.evaluation.clip_sets import ClipSet
 from mmdiff_jax.evaluation.hosts import anywhere, share_of_host
 from mmdiff_jax.media.container import MediaError
-from mmdiff_jax.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.disk.checksums import CHECKSUMS
 from mmdiff_jax.disk.files import check_directory, file_size, list_files
 from mmdiff_jax.disk.locks import locked
-from mmdiff_jax.progress import progress_bar
+from mmdiff_jax.disk.progress import progress_bar
 from mmdiff_jax.sampling.clip_sampler import (
   ClipSampler,
   Lengths,

@@ -48,6 +48,11 @@ def _check_guidance(settings: ConfigDict) -> None:
     )
 
 
+def sampler_alone(name: str, **options: Any) -> dict[str, Any]:
+  """Keys of `config.sample` for a sampler; all other options are unset."""
+  return dict.fromkeys(samplers.OPTIONS) | {"sampler": name} | options
+
+
 def inherit_sampler(
   trained: ConfigDict, asked: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -58,8 +58,8 @@ class Upscaler:
     self,
     path: str | os.PathLike,
     settings: ConfigDict,
-    mesh: Mesh,
-    seed: int,
+    mesh: Mesh | None = None,
+    seed: int = 0,
   ):
     """Loads a checkpoint.
 
@@ -68,7 +68,7 @@ class Upscaler:
       settings: the run's configuration: of `sr` the keys `chunk_frames`,
         `share_noise` and `sample` (which overrides the checkpoint's sampler)
         are taken from it.
-      mesh: devices that share the frames.
+      mesh: devices that share the frames; None is all of them.
       seed: of the noise.
 
     Raises:
@@ -76,6 +76,7 @@ class Upscaler:
         option makes no sense.
     """
     config = checkpoint.load_config(path)
+    mesh = make_mesh() if mesh is None else mesh
     task = make_task(config, mesh)
     if task.x.keys() != {"image"} or task.inputs.keys() != {"low_res"}:
       raise ValueError(

@@ -10,11 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import samplers
 from mmdiff_jax.av import unit_to_uint8
 from mmdiff_jax.devices import sharding
 from mmdiff_jax.media import writing
-from mmdiff_jax.sampling.sample_fn import make_sample_fn
+from mmdiff_jax.sampling.sample_fn import make_sample_fn, sampler_alone
 from mmdiff_jax.task import Task
 from mmdiff_jax.training.shown import Shown
 from mmdiff_jax.training.sr_preview import make_image_preview
@@ -39,8 +38,9 @@ def make_preview(
   """
   settings = config.sample.copy_and_resolve_references()
   with settings.unlocked():
-    settings.update(dict.fromkeys(samplers.OPTIONS))
-    settings.update(sampler="ddim", steps=config.train.preview_steps, eta=0.0)
+    settings.update(
+      sampler_alone("ddim", steps=config.train.preview_steps, eta=0.0)
+    )
     settings.update(dict.fromkeys(("cfg_scale", "cfg_interval")))
   views = {"clips": _make_clip_preview, "images": make_image_preview}
   return views[task.network.view](task, settings, config, mesh, directory)

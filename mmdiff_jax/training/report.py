@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mmdiff_jax.configuration import flatten
 from mmdiff_jax.devices.chips import chip_of
-from mmdiff_jax.progress import progress_bar
+from mmdiff_jax.disk.progress import progress_bar
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.optimizer import learning_rate_schedule
 from mmdiff_jax.training.shown import Shown

@@ -9,9 +9,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mmdiff_jax.av import frame_of
 from mmdiff_jax.devices import sharding
 from mmdiff_jax.diffusion import level_mix, training_losses
-from mmdiff_jax.samplers.base import DenoiseFn
 from mmdiff_jax.task import Task
 from mmdiff_jax.training import metrics
 from mmdiff_jax.training.state import TrainState
@@ -37,7 +37,7 @@ def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
     if isinstance(t, level_mix.Levels):
       shapes = {name: leaf.shape for name, leaf in x_start.items()}
       denoise_fn = _told(denoise_fn, t.told(task.levels))
-      t, clean = t.t, t.masks(shapes)
+      t, clean = t.t, _masks(t.clean, shapes)
     terms = training_losses(
       denoise_fn,
       task.process,
@@ -62,7 +62,20 @@ def make_loss_fn(task: Task, loss: str, train: bool = True) -> LossFn:
   return loss_fn
 
 
-def _told(denoise_fn: DenoiseFn, levels: Any) -> DenoiseFn:
+def _masks(
+  clean: Mapping[str, jax.Array], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, jax.Array]:
+  """Clean frames `[B, F]` laid out along streams of these shapes."""
+  masks = {}
+  for name, shape in shapes.items():
+    mask = clean[name]
+    if shape[1] != mask.shape[1]:
+      mask = mask[:, frame_of(shape[1], mask.shape[1])]
+    masks[name] = mask.reshape(*mask.shape, *(1,) * (len(shape) - 2))
+  return masks
+
+
+def _told(denoise_fn: Any, levels: Any) -> Any:
   """A denoiser whose network is told other levels than those of the noise."""
   return lambda x_t, t, rng: denoise_fn(x_t, levels, rng)
 

@@ -19,8 +19,8 @@ from mmdiff_jax.disk.files import (
   write_json,
 )
 from mmdiff_jax.disk.locks import locked
+from mmdiff_jax.disk.progress import progress_bar
 from mmdiff_jax.media.files import find_media
-from mmdiff_jax.progress import progress_bar
 from mmdiff_jax.study import texts
 from mmdiff_jax.study.building import design, encode, traps
 from mmdiff_jax.study.building.design import Stimulus
