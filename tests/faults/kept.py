@@ -4,12 +4,14 @@ A planted loss is another value whose checksums are right. Whoever reads it must
 find it to be another: else the comparison proves nothing.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import pathlib
 import shutil
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +27,13 @@ from mmdiff_jax.disk.safetensors import load_safetensors, save_safetensors
 from mmdiff_jax.evaluation import cache
 from mmdiff_jax.evaluation.evaluate import evaluate
 from mmdiff_jax.sampling.folder import verify_samples
-from mmdiff_jax.study.folder import load_study, load_truth, write_study
+from mmdiff_jax.study.folder import (
+  ANSWERS,
+  load_study,
+  load_truth,
+  write_study,
+)
+from mmdiff_jax.study.store import Store, answered
 
 
 def plain(tree: Any) -> Any:
@@ -107,6 +115,15 @@ def read_study(folder: pathlib.Path) -> Any:
   return values, load_truth(study)
 
 
+def read_answers(folder: pathlib.Path) -> Any:
+  """Who answered a study, and everything that they did."""
+  try:
+    with answered(folder / ANSWERS) as store:
+      return store.raters(), store.events()
+  except sqlite3.Error as error:
+    raise OSError(str(error)) from error  # As the commands do.
+
+
 def plant_in_run(folder: pathlib.Path) -> None:
   """Other parameters, as a run would have saved them."""
   newest = checkpoint.find_checkpoint(folder)
@@ -166,6 +183,12 @@ def plant_in_study(folder: pathlib.Path) -> None:
   write_study(dataclasses.replace(study, seconds=study.seconds + 1))
 
 
+def plant_in_answers(folder: pathlib.Path) -> None:
+  """One more event, with its hash."""
+  with contextlib.closing(Store(folder / ANSWERS)) as store:
+    store.append(dataclasses.replace(store.events()[0], kind="play"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Kept:
   """Files of one kind.
@@ -204,4 +227,7 @@ KEPT = {
     read_evaluation, "cache", plant_in_cache, needs=("real", "fake", "cache")
   ),
   "study": Kept(read_study, "study", plant_in_study, "*.json"),
+  "answers of a study": Kept(
+    read_answers, "study", plant_in_answers, "answers.db"
+  ),
 }
