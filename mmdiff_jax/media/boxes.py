@@ -15,8 +15,9 @@ from typing import BinaryIO
 _TOP_LEVEL = 10_000
 # The largest box that is read at once: a list of 400,000 edits.
 _LARGEST = 2**23
-# Bytes before the boxes of a picture's sample entry, and those that are read.
-_SAMPLE_ENTRY = 78
+# Bytes before the boxes of a picture's sample entry, where in them its columns
+# and rows are, and the boxes that are read.
+_SAMPLE_ENTRY, _COLUMNS = 78, 24
 _ENTRY_KINDS = (b"clap", b"dvcC", b"dvvC", b"dvwC")
 
 # (first byte, byte after the last one) of a box's content.
@@ -39,62 +40,73 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Track:
+class Boxes:
   """What is read of a track.
 
   Attributes:
-    edits: rows of its edit list.
-    entry: its shape and its kind of Dolby Vision: boxes of the first sample
+    edits: rows of its edit list; none in a fragmented file.
+    size: columns and rows of its pictures.
+    entry: their shape and kind of Dolby Vision: boxes of the first sample
       entry by kind.
   """
 
   edits: tuple[Entry, ...] = ()
+  size: tuple[int, int] = (0, 0)
   entry: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
 
 
-def read_tracks(path: str | os.PathLike) -> dict[int, Track]:
+def read_boxes(path: str | os.PathLike) -> dict[int, Boxes]:
   """Reads the tracks of an mp4 or mov file by their numbers.
 
   Returns:
-    An empty dict for a fragmented file, and where the boxes make no sense.
+    An empty dict where the boxes make no sense.
   """
   try:
     with open(path, "rb") as file:
       return _read_movie(file)
-  except (OSError, struct.error, ValueError, OverflowError):
+  except (OSError, struct.error, ValueError, OverflowError, StopIteration):
     return {}
 
 
-def _read_movie(file: BinaryIO) -> dict[int, Track]:
+def _read_movie(file: BinaryIO) -> dict[int, Boxes]:
   size = file.seek(0, os.SEEK_END)
   movie = _find(file, (0, size), b"moov")
-  if movie is None or _find(file, movie, b"mvex"):
+  if movie is None:
     return {}
   scale = _time_scale(file, _find(file, movie, b"mvhd"))
+  fragmented = _find(file, movie, b"mvex") is not None
   tracks = {}
   for kind, span in _boxes(file, movie):
     if kind != b"trak":
       continue
     header = _content(file, _find(file, span, b"tkhd"))
     number = struct.unpack_from(">I", header, 20 if header[0] else 12)[0]
-    tracks[number] = _read_track(file, span, scale)
+    edits = () if fragmented else _read_edits(file, span, scale)
+    tracks[number] = Boxes(edits, *_read_entry(file, span))
   return tracks
 
 
-def _read_track(file: BinaryIO, span: _Span, scale: int) -> Track:
-  media = _time_scale(file, _find(file, span, b"mdia", b"mdhd"))
+def _read_edits(file: BinaryIO, span: _Span, scale: int) -> tuple[Entry, ...]:
   rows = _find(file, span, b"edts", b"elst")
-  edits = () if rows is None else _edits(_content(file, rows), scale, media)
+  if rows is None:
+    return ()
+  media = _time_scale(file, _find(file, span, b"mdia", b"mdhd"))
+  return _edits(_content(file, rows), scale, media)
+
+
+def _read_entry(
+  file: BinaryIO, span: _Span
+) -> tuple[tuple[int, int], dict[bytes, bytes]]:
   entries = _find(file, span, b"mdia", b"minf", b"stbl", b"stsd")
-  entry: dict[bytes, bytes] = {}
-  if entries is not None and _find(file, span, b"mdia", b"minf", b"vmhd"):
-    first = next(_boxes(file, (entries[0] + 8, entries[1])), None)
-    if first is not None:
-      begin, end = first[1]
-      inner = _boxes(file, (begin + _SAMPLE_ENTRY, end))
-      wanted = ((kind, at) for kind, at in inner if kind in _ENTRY_KINDS)
-      entry = {kind: _content(file, at) for kind, at in wanted}
-  return Track(edits, entry)
+  if entries is None or not _find(file, span, b"mdia", b"minf", b"vmhd"):
+    return (0, 0), {}
+  begin, end = next(_boxes(file, (entries[0] + 8, entries[1])))[1]
+  columns, rows = struct.unpack(
+    ">HH", _content(file, (begin + _COLUMNS, begin + _COLUMNS + 4))
+  )
+  inner = _boxes(file, (begin + _SAMPLE_ENTRY, end))
+  wanted = ((kind, at) for kind, at in inner if kind in _ENTRY_KINDS)
+  return (columns, rows), {kind: _content(file, at) for kind, at in wanted}
 
 
 def _edits(content: bytes, scale: int, media: int) -> tuple[Entry, ...]:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from mmdiff_jax.media.container import Deadline, MediaError, ReadOptions
+from mmdiff_jax.media.display import Display
 from mmdiff_jax.media.edits import Edit
 from mmdiff_jax.media.skip import Skipper
 from mmdiff_jax.media.streams import Packets, Streams
@@ -19,6 +20,8 @@ _LONGEST_STILL, _BEYOND_END = 3600.0, 60.0
 _TIMING_PACKETS, _TIMING_FRAMES = 100, 40
 # FFmpeg leaves out a last page of Ogg in which all packets are empty (seconds).
 _LOST_REPEATS = 2.0
+# Decoders of WebM's transparency, which FFmpeg's own ones pass over.
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Packets around a restart of the clocks in which damage may come from it.
 _JOINT = 8
 
@@ -28,7 +31,7 @@ class Decoder:
 
   Attributes:
     rate: nominal frames per second.
-    aspect: width over height of a stored pixel.
+    display: how the frames are displayed.
     skipper: leaves out pictures that nobody sees.
     refused: frames so far that the decoder does not know.
     end: when the last packet's content ends, or None (after iteration).
@@ -57,7 +60,7 @@ class Decoder:
     assert streams.video is not None
     stream = container.streams[streams.video]
     self.rate = stream.average_rate or stream.guessed_rate or Fraction(10)
-    self.aspect = float(stream.sample_aspect_ratio or 1)
+    self.display = Display(stream, streams.track.crop)
     self.refused = 0
     self.end: float | None = None
     self.may_end: float | None = None
@@ -67,9 +70,10 @@ class Decoder:
     self._joined: bool | None = None
     self._has_sound = streams.audio is not None
     self._check_size(stream.width, stream.height)
-    context = stream.codec_context
-    context.thread_type, context.thread_count = "AUTO", options.threads
-    self.skipper = Skipper(context)
+    self._context = _context_of(stream)
+    self._context.thread_type = "AUTO"
+    self._context.thread_count = options.threads
+    self.skipper = Skipper(self._context)
 
   @property
   def restarts(self) -> int:
@@ -103,6 +107,13 @@ class Decoder:
       self._packets.check_nothing(self._path)
       self.end = end
       self.may_end = self._latest_end(end)
+
+  def _open(self, packet) -> list[Any]:
+    """Frames that a packet makes available."""
+    if self._context is self._stream.codec_context:
+      return packet.decode()
+    # The last one has no content, and frames are not held back.
+    return self._context.decode(packet) if packet.size else []
 
   def _is_joined(self) -> bool:
     """Whether what looks damaged are segments that were joined."""
@@ -168,9 +179,9 @@ class Decoder:
         if since > _JOINT:
           break
       try:
-        frames = packet.decode()
+        frames = self._open(packet)
       except av.error.PermissionError:
-        if self._stream.codec_context.name != "theora":
+        if self._context.name != "theora":
           raise
         # FFmpeg's Theora decoder does not know every coding of blocks; it says
         # so by -1, and goes on with the next frame.
@@ -188,6 +199,18 @@ class Decoder:
         yield frame
     if since is not None:
       raise MediaError(self._path, f"damaged after {shown:.2f} s of video")
+
+
+def _context_of(stream):
+  """The decoder of a stream; one that knows transparency where there is any."""
+  import av
+
+  context = stream.codec_context
+  name = _WITH_ALPHA.get(context.name)
+  marked = stream.metadata.get("alpha_mode", "0") != "0"
+  if name is None or not marked or name not in av.codecs_available:
+    return context
+  return av.CodecContext.create(name, "r")
 
 
 def _may_lack_pts(packets: Sequence) -> bool:

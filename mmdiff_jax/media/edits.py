@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from mmdiff_jax.media.boxes import Entry, read_tracks
+from mmdiff_jax.media.boxes import Entry
 from mmdiff_jax.media.container import MediaError
 
 # A decoder starts at least so much before a stretch of sound (seconds): AAC
@@ -68,29 +68,28 @@ class Edit:
 WHOLE = Edit()
 
 
-def read_edits(
-  path: str | os.PathLike, container
-) -> dict[int | None, tuple[Edit, ...]]:
-  """The stretches of each stream, by its index.
+def stretches(
+  path: str | os.PathLike, lists: Sequence[Sequence[Entry] | None]
+) -> list[tuple[Edit, ...]]:
+  """The stretches that are played of each stream that is read.
+
+  Args:
+    path: of the file.
+    lists: the edit list of each, or None where there is no such stream; that of
+      the pictures is the first.
 
   Returns:
-    An empty dict where FFmpeg's own reading is right.
+    `WHOLE` alone for all of them where FFmpeg's own reading is right.
 
   Raises:
-    MediaError: if a stretch is played at another speed.
+    MediaError: if one plays at another speed, or next to nothing.
   """
-  if "mov" not in container.format.name.split(","):
-    return {}
-  tracks = read_tracks(path)
-  if all(_is_plain(track.edits) for track in tracks.values()):
-    return {}
-  edits: dict[int | None, tuple[Edit, ...]] = {}
-  for stream in container.streams:
-    track = tracks.get(stream.id)
-    if track is not None:
-      pictures = stream.type == "video"
-      edits[stream.index] = _stretches(path, track.edits, pictures)
-  return edits
+  if all(_is_plain(rows or ()) for rows in lists):
+    return [(WHOLE,) for _ in lists]
+  return [
+    (WHOLE,) if rows is None else _stretches(path, rows, pictures=not number)
+    for number, rows in enumerate(lists)
+  ]
 
 
 def _is_plain(rows: Sequence[Entry]) -> bool:

@@ -5,10 +5,11 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmdiff_jax.media.container import Deadline, ReadOptions, opened
 from mmdiff_jax.media.decoding import Decoder
+from mmdiff_jax.media.display import Display, Geometry, Orientation
 from mmdiff_jax.media.edits import EQUAL, WHOLE, Edit
 from mmdiff_jax.media.streams import Streams
 
@@ -35,12 +36,30 @@ class Header:
     return None if self.seconds is None else self.begin + self.seconds
 
 
+class Picture(NamedTuple):
+  """A decoded frame.
+
+  Attributes:
+    frame: of PyAV.
+    turn: its orientation.
+    display: what is known of the stream's frames.
+  """
+
+  frame: Any
+  turn: Orientation
+  display: Display
+
+  @property
+  def geometry(self) -> Geometry:
+    """How it is displayed."""
+    return self.display.geometry(self.frame, self.turn)
+
+
 class TimedFrames:
   """Decoded frames of a video stream with strictly increasing times.
 
   Attributes:
     rate: nominal frames per second (from the first frame on).
-    aspect: width over height of a stored pixel (from the first frame on).
     header: of the file (from the first frame on).
     end: when the last frame so far ends (seconds).
     may_end: when it ends if the sound lasts as long (after iteration).
@@ -52,7 +71,7 @@ class TimedFrames:
     self, path: str | os.PathLike, streams: Streams, options: ReadOptions
   ):
     """Reads the video of a file."""
-    self.rate, self.aspect, self.end = Fraction(10), 1.0, -math.inf
+    self.rate, self.end = Fraction(10), -math.inf
     self.may_end = -math.inf
     self.header: Header | None = None
     self.repairs: list[str] = []
@@ -73,8 +92,8 @@ class TimedFrames:
     if self._decoder is not None and self._streams.video_edits == (WHOLE,):
       self._decoder.skipper.grid = grid
 
-  def __iter__(self) -> Iterator[tuple[float, Any]]:
-    """Yields (seconds, frame).
+  def __iter__(self) -> Iterator[tuple[float, Picture]]:
+    """Yields (seconds, picture).
 
     Raises:
       MediaError: if the file is damaged.
@@ -97,8 +116,8 @@ class TimedFrames:
     if self.restarts:
       self.repairs.append(f"clocks restart {self.restarts} times: joined")
 
-  def _stretch(self, edit: Edit) -> Iterator[tuple[float, Any]]:
-    """Yields the frames of a stretch at their places on the time axis."""
+  def _stretch(self, edit: Edit) -> Iterator[tuple[float, Picture]]:
+    """Yields the pictures of a stretch at their places on the time axis."""
     hwaccel = self._options.hwaccel
     with opened(self._path, hwaccel, plays_edits=edit is WHOLE) as container:
       self._decoder = Decoder(
@@ -109,11 +128,11 @@ class TimedFrames:
         edit,
         self._deadline,
       )
-      self.rate, self.aspect = self._decoder.rate, self._decoder.aspect
+      self.rate = self._decoder.rate
       self.header = self.header or _header(container, self._streams)
-      for time, end, frame in self._within(self._decoder, edit):
+      for time, end, picture in self._within(self._decoder, edit):
         self._extend(edit, end)
-        yield edit.place(time), frame
+        yield edit.place(time), picture
       if self._decoder.end is not None:
         self._extend(edit, self._decoder.end)
         latest = self._decoder.may_end or self._decoder.end
@@ -128,14 +147,17 @@ class TimedFrames:
 
   def _within(
     self, decoder: Decoder, edit: Edit
-  ) -> Iterator[tuple[float, float, Any]]:
-    """Yields the frames of a stretch, from when and until when they stand."""
+  ) -> Iterator[tuple[float, float, Picture]]:
+    """Yields the pictures of a stretch, from when and until when they stand."""
     before = None
+    display = decoder.display
     for time, frame in decoder:
       duration = frame.duration * frame.time_base if frame.duration else 0
       end = time + float(duration or 1 / decoder.rate)
+      turn = display.follow(frame, decoder.restarts)
+      picture = Picture(frame, turn, display)
       if edit.is_before(time):
-        before = end, frame
+        before = end, picture
         continue
       if before is not None and time > edit.begin + EQUAL:
         # On display when the stretch begins.
@@ -143,7 +165,7 @@ class TimedFrames:
       before = None
       if edit.is_after(time):
         return
-      yield time, end, frame
+      yield time, end, picture
     if before is not None:
       yield edit.begin, *before
 

@@ -8,18 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mmdiff_jax.media.primaries import BT709, BT2020, between, luminance
+
 # Peak that material is taken to be mastered for, and the level that becomes
 # white (nits; BT.2408).
 _PEAK, _WHITE = 1000.0, 203.0
-# Luminance of linear BT.2020, and its primaries in those of BT.709 (BT.2087).
-_LUMINANCE = np.array([0.2627, 0.6780, 0.0593])
-_TO_BT709 = np.array(
-  [
-    [1.6605, -0.5876, -0.0728],
-    [-0.1246, 1.1329, -0.0083],
-    [-0.0182, -0.1006, 1.1187],
-  ]
-)
+_LUMINANCE = luminance(BT2020)
 # SMPTE ST 2084.
 _M1, _M2 = 2610 / 16384, 2523 / 4096 * 128
 _C1, _C2, _C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
@@ -61,21 +55,24 @@ NAMES = {16: "PQ", 18: "HLG"}
 
 
 def tone_map(
-  image: np.ndarray, transfer: Callable[[np.ndarray], np.ndarray]
+  image: np.ndarray,
+  transfer: Callable[[np.ndarray], np.ndarray],
+  primaries: int = BT2020,
 ) -> np.ndarray:
-  """Maps BT.2020 pictures of high dynamic range to BT.709.
+  """Maps pictures of high dynamic range to BT.709.
 
   Args:
     image: uint16 `[H, W, 3]`, the signal in full range.
     transfer: signal to light, one of `TRANSFERS`.
+    primaries: its number, one of `PRIMARIES`.
 
   Returns:
     uint8 `[H, W, 3]` for a display of gamma 2.4 (BT.1886).
   """
-  light = transfer(image / 65535.0)
-  luminance = np.maximum(light @ _LUMINANCE, 1e-4)
-  gain = pq_to_light(_knee(light_to_pq(luminance))) / luminance
-  linear = (light * gain[..., None]) @ _TO_BT709.T / _WHITE
+  light = transfer(image / 65535.0) @ between(primaries, BT2020).T
+  bright = np.maximum(light @ _LUMINANCE, 1e-4)
+  gain = pq_to_light(_knee(light_to_pq(bright))) / bright
+  linear = (light * gain[..., None]) @ between(BT2020, BT709).T / _WHITE
   shown = np.clip(linear, 0.0, 1.0) ** (1 / 2.4)
   return np.round(255 * shown).astype(np.uint8)
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from mmdiff_jax.media.audio_mixer import CHANNELS
 from mmdiff_jax.media.audio_track import AudioTrack, read_track
+from mmdiff_jax.media.colours import UnknownColours, resolve
 from mmdiff_jax.media.container import MediaError, ReadOptions
-from mmdiff_jax.media.frames import Header, TimedFrames
-from mmdiff_jax.media.hdr import NAMES as HDR_NAMES
-from mmdiff_jax.media.picture import Renderer, geometry
+from mmdiff_jax.media.frames import Header, Picture, TimedFrames
+from mmdiff_jax.media.picture import Renderer
 from mmdiff_jax.media.streams import choose_streams
 from mmdiff_jax.media.writing import (
   AAC_RATES,
@@ -178,10 +178,15 @@ class FrameReader:
     streams = choose_streams(self.path)
     if streams.video is None:
       raise MediaError(self.path, "has no video")
+    profile = streams.track.dolby_vision
+    if profile:
+      words = f"is Dolby Vision of profile {profile}"
+      raise MediaError(self.path, f"{words}: its colours cannot be converted")
     self.repairs += streams.notes
     frames = TimedFrames(self.path, streams, self._options)
-    index, current, start = 0, None, 0.0
-    for time, frame in frames:
+    index, start = 0, 0.0
+    current: Picture | None = None
+    for time, picture in frames:
       if current is None:
         start = time
         self.fps = self.fps or float(frames.rate)
@@ -192,9 +197,9 @@ class FrameReader:
       else:
         # Grid points before this frame's time still show the last one.
         due = max(index, self._grid(time))
-        yield from self._repeat(current, frames.aspect, due - index)
+        yield from self._repeat(current, due - index)
         index = due
-      current = frame
+      current = picture
     if current is None:
       raise MediaError(self.path, "holds no video frame")
     end = self._end(frames)
@@ -208,7 +213,8 @@ class FrameReader:
       raise MediaError(
         self.path, f"lasts {end - self.origin:.3f} s: less than one frame"
       )
-    yield from self._repeat(current, frames.aspect, total - index)
+    yield from self._repeat(current, total - index)
+    self.repairs += self._renderer.notes
 
   def _check_held(self, start: float, end: float) -> None:
     """Refuses a film whose first picture is held for most of it.
@@ -267,26 +273,26 @@ class FrameReader:
         f"video starts {late:.2f} s late: first frame held {held} times"
       )
 
-  def _repeat(self, frame, aspect: float, count: int) -> Iterator[np.ndarray]:
+  def _repeat(self, picture: Picture, count: int) -> Iterator[np.ndarray]:
     if count <= 0:
       return
-    shape = geometry(frame, aspect)
+    shape, display = picture.geometry, picture.display
     self.native_size = shape.size
     self._size = self._size or shape.size
-    self._note_hdr(frame)
-    image = self._renderer.render(frame, shape, *self._size, self._options.fit)
+    options = self._options
+    try:
+      name = resolve(picture.frame, display.tags).hdr
+      if name and options.hdr == "skip":
+        raise MediaError(self.path, f"is of high dynamic range ({name})")
+      image = self._renderer.render(
+        picture.frame, shape, display, *self._size, options.fit
+      )
+    except UnknownColours as error:
+      raise MediaError(
+        self.path, f"its colours ({error}) cannot be converted"
+      ) from error
     for _ in range(count):
       yield image
-
-  def _note_hdr(self, frame) -> None:
-    name = HDR_NAMES.get(frame.color_trc)
-    if name is None:
-      return
-    if self._options.hdr == "skip":
-      raise MediaError(self.path, f"is of high dynamic range ({name})")
-    words = f"high dynamic range ({name}) mapped to BT.709 (BT.2390)"
-    if words not in self.repairs:
-      self.repairs.append(words)
 
 
 def _check_complete(

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmdiff_jax.media.container import MediaError, opened
-from mmdiff_jax.media.edits import WHOLE, Edit, packets_of, read_edits
+from mmdiff_jax.media.edits import WHOLE, Edit, packets_of, stretches
 from mmdiff_jax.media.sounds import choose_sound, is_default
+from mmdiff_jax.media.tracks import Track, read_tracks
 from mmdiff_jax.media.transport import read_programs
 
 # Packets that show which of several video streams are films.
@@ -37,6 +38,7 @@ class Streams:
     right_edits: those of its right channel.
     right: index of the stream with the right channel, where `audio` holds the
       left one alone.
+    track: what the container says of the pictures.
   """
 
   video: int | None
@@ -46,6 +48,7 @@ class Streams:
   audio_edits: tuple[Edit, ...] = (WHOLE,)
   right_edits: tuple[Edit, ...] = (WHOLE,)
   right: int | None = None
+  track: Track = Track()
 
   def sounds(self) -> list["Streams"]:
     """The same with one stream of sound each: its only one, or both sides."""
@@ -88,16 +91,22 @@ def choose_streams(path: str | os.PathLike) -> Streams:
       size = f"{films[0].width}x{films[0].height}"
       notes.append(f"picture: stream {video} ({size}) of {len(films)} taken")
     sound = choose_sound(path, container, sounds)
-    edits = read_edits(path, container)
+    tracks = read_tracks(path, container)
   notes += [sound.note] if sound.note else []
+  chosen = (video, sound.stream, sound.right)
+  seen, heard, right = stretches(
+    path,
+    [None if i is None else tracks.get(i, Track()).edits for i in chosen],
+  )
   return Streams(
     video,
     sound.stream,
     tuple(notes),
-    edits.get(video, (WHOLE,)),
-    edits.get(sound.stream, (WHOLE,)),
-    edits.get(sound.right, (WHOLE,)),
+    seen,
+    heard,
+    right,
     sound.right,
+    tracks.get(video, Track()),
   )
 
 
