@@ -220,6 +220,14 @@ def get_config() -> ConfigDict:
   # Noise levels sigma / alpha that guidance is limited to, such as 0.2,2
   # (unset: all); outside of them a call costs half.
   sample.cfg_interval = placeholder(tuple)
+  # Coupling guidance of a stream by the other one, for networks trained with
+  # mixed levels: 1 is the joint prediction, more follows the other stream more
+  # closely. Each doubles or trebles the cost of a step.
+  sample.coupling_video = placeholder(float)
+  sample.coupling_audio = placeholder(float)
+  # What is generated first: "joint", or "audio_first" or "video_first" (mixed
+  # levels), from which the other stream follows.
+  sample.sequence = "joint"
   # Clips generated at once.
   sample.batch_size = 8
   # Known values (--condition): "clean" at every step, or the paper's

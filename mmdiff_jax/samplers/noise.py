@@ -15,7 +15,7 @@ import jax.numpy as jnp
 Tree = Any
 
 # Independent streams below a sample's key.
-INITIAL, STEP, KNOWN, RESAMPLE = range(4)
+INITIAL, STEP, KNOWN, RESAMPLE, UNCOUPLED = range(5)
 
 
 def make_rng(key: jax.Array, indices: jax.Array) -> dict[str, jax.Array]:

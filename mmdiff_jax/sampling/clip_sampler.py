@@ -18,6 +18,11 @@ from mmdiff_jax.devices.mesh import check_batch_size
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling.extend import extend
 from mmdiff_jax.sampling.known_sources import Job
+from mmdiff_jax.sampling.sequence import (
+  SEQUENCES,
+  check_sequence,
+  in_sequence,
+)
 from mmdiff_jax.sampling.stepwise import WatchedSampler
 from mmdiff_jax.task import Task
 
@@ -142,6 +147,8 @@ class ClipSampler:
     self._spec, self._lengths = task.spec, lengths
     self._batch_size = settings.batch_size
     self._options = condition_options(settings)
+    self._sequence = settings.get("sequence", "joint")
+    check_sequence(self._sequence, task)
     self._split = sharding.batch_sharded(mesh)
     self._sample = WatchedSampler(task, settings, mesh, force)
     self._params = params
@@ -160,7 +167,9 @@ class ClipSampler:
     others = self._sample.count(condition)
     if first is None or others is None:
       return None
-    return first + (self._lengths.pieces(self._spec.frames) - 1) * others
+    pieces = self._lengths.pieces(self._spec.frames)
+    steps = first + (pieces - 1) * others
+    return steps * (2 if SEQUENCES[self._sequence] else 1)
 
   def __call__(
     self,
@@ -191,10 +200,12 @@ class ClipSampler:
       nonlocal evaluations
       rng = jax.random.fold_in(self._rng, number)
       condition = self._condition(known, start, before)
-      x, nfe = self._sample(
-        self._params, rng, indices, condition, self._inputs, watch
-      )
-      evaluations += nfe
+      x: Any = None
+      for run in in_sequence(self._sequence, condition, self._options):
+        x, nfe = self._sample(
+          self._params, rng, indices, run(x), self._inputs, watch
+        )
+        evaluations += nfe
       return jax.device_get(x)
 
     pieces: Iterable[dict[str, np.ndarray]]

@@ -40,6 +40,7 @@ from mmdiff_jax.sampling.sample_fn import (
   inherit_sampler,
   make_configured_sampler,
 )
+from mmdiff_jax.sampling.sequence import check_sequence
 from mmdiff_jax.sampling.upscale import Upscaler
 from mmdiff_jax.task import Task, make_task
 
@@ -128,6 +129,12 @@ def sample(
   if asked is not None:
     settings = _own_sampler(run.sample, settings, asked, nothing_known, inputs)
   _check_effect(settings, nothing_known)
+  check_sequence(settings.sequence, task)
+  if settings.sequence != "joint" and condition in ("audio", "video"):
+    raise ValueError(
+      f"config.sample.sequence={settings.sequence!r} has no effect with "
+      f"--condition={condition}: one stream is known."
+    )
   _check_inputs(task, settings, inputs or {})
   make_configured_sampler(task, settings)  # Fails before the work.
   fit = run.data.get("fit", "pad")

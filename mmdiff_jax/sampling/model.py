@@ -72,6 +72,7 @@ class Model:
     inputs: Mapping[str, Any] | None = None,
     cfg_scale: float | None = None,
     cfg_interval: tuple[float, float] | None = None,
+    coupling: Mapping[str, float] | None = None,
     **options: Any,
   ) -> dict[str, jax.Array]:
     """Samples a batch; sample i does not depend on `count`.
@@ -86,6 +87,8 @@ class Model:
         `{"label": 3}`.
       cfg_scale: scale of classifier-free guidance by `inputs`; None is none.
       cfg_interval: noise levels sigma / alpha that it is limited to.
+      coupling: scales of coupling guidance by stream; see
+        `samplers.coupling`. None is none.
       **options: of the sampler; `samplers.sampler_options` lists them.
 
     Returns:
@@ -106,6 +109,8 @@ class Model:
     settings = dict.fromkeys(samplers.OPTIONS) | options
     settings |= {"sampler": sampler, "cfg_scale": cfg_scale}
     settings["cfg_interval"] = cfg_interval
+    for name, scale in (coupling or {}).items():
+      settings[f"coupling_{name}"] = scale
     key = tuple(settings.items())
     if key not in self._programs:
       self._programs[key] = make_sample_fn(

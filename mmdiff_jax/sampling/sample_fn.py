@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax import samplers
 from mmdiff_jax.devices import sharding
-from mmdiff_jax.samplers import guidance
+from mmdiff_jax.samplers import coupling, guidance
+from mmdiff_jax.samplers import noise as noise_lib
 from mmdiff_jax.samplers.base import DenoiseFn, Sampler
 from mmdiff_jax.task import Task
 
@@ -31,6 +33,7 @@ def make_configured_sampler(task: Task, settings: ConfigDict) -> Sampler:
     **{name: settings[name] for name in samplers.OPTIONS},
   )
   _check_guidance(settings)
+  coupling_scales(task, settings)
   # Not only when the first samples are asked for: fails for impossible steps.
   sampler.respace(task.process)
   return sampler
@@ -77,15 +80,69 @@ def inherit_sampler(
 
 
 def denoiser(
-  task: Task, settings: ConfigDict, mesh: Mesh, params: Any, inputs: Any
+  task: Task,
+  settings: ConfigDict,
+  mesh: Mesh,
+  params: Any,
+  inputs: Any,
+  rngs: Mapping[str, jax.Array],
 ) -> DenoiseFn:
-  """The network as samplers call it, guided where the settings say so."""
+  """The network as samplers call it, guided where the settings say so.
+
+  Args:
+    task: what is sampled.
+    settings: see `make_sample_fn`.
+    mesh: devices that share a batch.
+    params: of the network.
+    inputs: of the network `[B, ...]` by name, or None.
+    rngs: of `samplers.make_rng`.
+  """
   params = sharding.gathered(mesh, params)
+  scales = coupling_scales(task, settings)
+  if scales:
+    count = coupling.num_calls(scales)
+    inputs = jax.tree.map(lambda x: jnp.repeat(x, count, 0), inputs)
   if settings.cfg_scale is None:
-    return task.denoise_fn(params, inputs)
-  return task.guided_denoise_fn(
-    params, inputs or {}, settings.cfg_scale, settings.get("cfg_interval")
+    denoise_fn = task.denoise_fn(params, inputs)
+  else:
+    denoise_fn = task.guided_denoise_fn(
+      params, inputs or {}, settings.cfg_scale, settings.get("cfg_interval")
+    )
+  if not scales:
+    return denoise_fn
+  keys = rngs["noise"]
+  like = {
+    name: jax.ShapeDtypeStruct((keys.shape[0], *leaf.shape), jnp.float32)
+    for name, leaf in task.x.items()
+  }
+  return coupling.coupled(
+    denoise_fn,
+    scales,
+    noise_lib.normal_like(keys, like, noise_lib.UNCOUPLED),
+    task.last_t,
+    learn_sigma=task.network.learn_sigma,
   )
+
+
+def coupling_scales(task: Task, settings: ConfigDict) -> dict[str, float]:
+  """Scales of coupling guidance by stream, of those that have one.
+
+  Raises:
+    ValueError: for a scale that is not finite, and where the network has no
+      noise levels of its own for every stream.
+  """
+  scales = {
+    name: settings.get(f"coupling_{name}")
+    for name in task.x
+    if settings.get(f"coupling_{name}") is not None
+  }
+  coupling.check_scales(scales)
+  if scales and task.levels == "shared":
+    raise ValueError(
+      f"config.sample.coupling_{next(iter(scales))} needs a network that was "
+      "trained with config.train.levels=mixed; this one was not."
+    )
+  return scales
 
 
 def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
@@ -99,7 +156,8 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
     task: what is sampled.
     settings: a section like `config.sample`: the sampler, its options, and
       `cfg_scale`, which guides by `inputs` where it is set (`cfg_interval`
-      says at which noise levels).
+      says at which noise levels), and `coupling_video` and `coupling_audio`,
+      which guide a stream by the other one.
     mesh: devices that share a batch.
 
   Returns:
@@ -120,7 +178,7 @@ def make_sample_fn(task: Task, settings: ConfigDict, mesh: Mesh) -> SampleFn:
     x_init = jax.lax.with_sharding_constraint(
       samplers.initial_noise(rngs, shapes, indices.shape[0]), split
     )
-    denoise_fn = denoiser(task, settings, mesh, params, inputs)
+    denoise_fn = denoiser(task, settings, mesh, params, inputs, rngs)
     if condition is not None:
       condition = condition.at(task.levels, task.last_t)
     return sampler(denoise_fn, task.process, x_init, rngs, condition)

@@ -66,13 +66,14 @@ class WatchedSampler:
       )
 
     def part(params, rng, indices, condition, inputs, state, first, stop):
+      rngs = samplers.make_rng(rng, indices)
       if condition is not None:
         condition = condition.at(task.levels, task.last_t)
       return sampler.part(
-        denoiser(task, settings, mesh, params, inputs),
+        denoiser(task, settings, mesh, params, inputs, rngs),
         task.process,
         state,
-        samplers.make_rng(rng, indices),
+        rngs,
         condition,
         first,
         stop,
