@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import default, shapes
+from configs import default, shapes, shapes_mixed
 from mmdiff_jax import checkpoint
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.sampling.clip_sampler import ClipSampler, Lengths
@@ -20,7 +20,7 @@ PATH = FOLDER / "checkpoint"
 
 
 def test_its_config_is_the_one_of_the_project():
-  stored, config = checkpoint.load_config(PATH), shapes.get_config()
+  stored, config = checkpoint.load_config(PATH), shapes_mixed.get_config()
   for section in ("model", "diffusion", "data"):
     # A key that is newer than the model has its neutral value in it.
     for key, value in stored[section].items():
@@ -34,10 +34,14 @@ def test_it_is_small_and_names_no_place():
   assert not any(home in file.read_bytes() for file in files)
 
 
-def test_its_log_tells_of_a_falling_loss():
+def test_its_logs_tell_of_a_falling_loss():
   log = metrics.read_jsonl(FOLDER / "metrics.jsonl")
   assert log[-1]["step"] == shapes.get_config().train.num_steps
   assert log[-1]["loss"] < 0.3 * log[0]["loss"]
+  log = metrics.read_jsonl(FOLDER / "metrics_mixed.jsonl")
+  assert log[-1]["step"] == shapes_mixed.get_config().train.num_steps
+  losses = [record["loss"] for record in log]
+  assert np.mean(losses[-6:]) < np.mean(losses[:6])
 
 
 @pytest.fixture(scope="module")
