@@ -12,7 +12,7 @@ from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.media import reading
 from mmdiff_jax.study import texts
 from mmdiff_jax.study.building import loudness
-from mmdiff_jax.study.building.build import _choose, _sources
+from mmdiff_jax.study.building.sources import choose, find_sources
 from mmdiff_jax.study.folder import load_study, load_truth
 from mmdiff_jax.study.settings import load_settings
 from tests.media_fixtures import click_track, flash_frames, write
@@ -297,7 +297,7 @@ def test_clips_are_drawn_by_the_seed_and_training_takes_what_is_left(match):
   drawn = []
   for seed in (0, 0, 1):
     rng = np.random.default_rng(seed)
-    training, rated = _choose(files, systems, settings, rng)
+    training, rated = choose(files, systems, settings, rng)
     # Of sources with one version, each system has two in turn.
     if match == "none":
       turns = [name for v in training.values() for name in v]
@@ -315,7 +315,7 @@ def test_training_takes_counted_clips_only_where_there_are_no_others(caplog):
   files = {f"{i:02d}": {"real": "a", "ours": "b"} for i in range(20)}
   settings = small_settings(clips_per_system=20, training=3)
   rng = np.random.default_rng(0)
-  training, rated = _choose(files, ("real", "ours"), settings, rng)
+  training, rated = choose(files, ("real", "ours"), settings, rng)
   assert (len(training), len(rated)) == (3, 17)
   assert "give 23 of each" in caplog.text
 
@@ -357,7 +357,7 @@ def test_clips_are_matched_by_name_if_any_name_occurs_twice(tmp_path):
 
   def found(*systems):
     folders = {system: tmp_path / system for system in systems}
-    return _sources(folders, small_settings())
+    return find_sources(folders, small_settings())
 
   assert {n: set(v) for n, v in found("real", "same").items()} == {
     "a": {"real"}, "b": {"real", "same"}, "c": {"same"},

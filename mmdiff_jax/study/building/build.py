@@ -6,7 +6,6 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +19,10 @@ from mmdiff_jax.disk.files import (
 )
 from mmdiff_jax.disk.locks import locked
 from mmdiff_jax.disk.progress import progress_bar
-from mmdiff_jax.media.files import find_media
 from mmdiff_jax.study import texts
 from mmdiff_jax.study.building import design, encode, traps
 from mmdiff_jax.study.building.design import Stimulus
+from mmdiff_jax.study.building.sources import Files, choose, find_sources
 from mmdiff_jax.study.folder import (
   CLIPS,
   STUDY,
@@ -43,9 +42,6 @@ _TRAPS_PER_KIND = 4
 # Where a study is made, and what moves out of it once all of it is there.
 _BUILDING = ".building"
 _PARTS = (CLIPS, TEXTS, TRUTH, TOKEN, STUDY)
-
-# Path by system, by source.
-Files = dict[str, dict[str, str]]
 
 
 def build(
@@ -75,7 +71,7 @@ def build(
       f"{REAL!r} and without '|'; got {list(fake)}."
     )
   folders = {REAL: real, **fake}
-  files = _sources(folders, settings)
+  files = find_sources(folders, settings)
   with locked(output):
     _clear(output)
     building = output / _BUILDING
@@ -118,7 +114,7 @@ def _build(
 ) -> Study:
   """Makes a study of files, as `build` does, in an empty folder."""
   rng = np.random.default_rng(settings.seed)
-  practice, files = _choose(files, systems, settings, rng)
+  practice, files = choose(files, systems, settings, rng)
   # Everything that can fail on the settings does so before the long part.
   copies = texts.copy_texts(
     pathlib.Path(settings.texts) if settings.texts else texts.INCLUDED,
@@ -156,94 +152,6 @@ def _build(
   )
   write_study(study)
   return study
-
-
-def _sources(
-  folders: Mapping[str, str | os.PathLike], settings: Settings
-) -> Files:
-  """All clips there are."""
-  sources: Files = {}
-  least = settings.clips_per_system or 1
-  media = {system: find_media(folder)[0] for system, folder in folders.items()}
-  match = settings.match
-  if match == "auto":
-    stems = Counter(
-      stem
-      for found in media.values()
-      for stem in {name.rpartition(".")[0] for name, _ in found}
-    )
-    match = "name" if max(stems.values(), default=0) > 1 else "order"
-    _LOGGER.info("clips of different folders are matched by %s", match)
-  for system, folder in folders.items():
-    found = media[system]
-    if len(found) < least:
-      raise ValueError(
-        f"{folder} holds {len(found)} clips of {system!r}, at least {least} "
-        "are needed; add clips or lower clips_per_system."
-      )
-    for index, (name, path) in enumerate(found):
-      stem = name.rpartition(".")[0]
-      source = {
-        "name": stem, "order": f"{index:06d}", "none": f"{system}/{stem}",
-      }[match]  # fmt: skip
-      if system in sources.setdefault(source, {}):
-        raise ValueError(
-          f"{folder}: two clips are called {stem!r}; rename one."
-        )
-      sources[source][system] = path
-  return sources
-
-
-def _choose(
-  files: Files,
-  systems: tuple[str, ...],
-  settings: Settings,
-  rng: np.random.Generator,
-) -> tuple[Files, Files]:
-  """(sources of the training items, those that are rated), drawn by the seed.
-
-  Over the training items, the systems take turns, the first drawn as well.
-  Training takes clips that are not counted while there are some.
-  """
-  names = [sorted(files)[i] for i in rng.permutation(len(files))]
-  # What several systems have comes first: there they are compared alike.
-  names.sort(key=lambda name: -len(files[name]))
-  wanted = settings.clips_per_system
-  counts = Counter(system for name in names for system in files[name])
-  spare = {s: counts[s] - wanted if wanted else 0 for s in systems}
-  if len(names) <= settings.training:
-    raise ValueError(
-      f"{len(names)} sources are too few for {settings.training} training "
-      "items beside them; lower `training` or add clips."
-    )
-  training: Files = {}
-  turns = [systems[i] for i in rng.permutation(len(systems))]
-  for number in range(settings.training):
-    system = turns[number % len(turns)]
-    left = [n for n in names if n not in training]
-    having = [n for n in left if system in files[n]] or left
-    free = [n for n in having if all(spare[s] > 0 for s in files[n])]
-    name = (free or having)[0]
-    for other in files[name]:
-      spare[other] -= 1
-    training[name] = files[name]
-  if wanted and min(spare.values()) < 0:
-    _LOGGER.warning(
-      "%d clips of a system are for training only; give %d of each to have "
-      "%d rated.", -min(spare.values()), wanted + settings.training, wanted,
-    )  # fmt: skip
-  rated: Files = {}
-  taken: Counter[str] = Counter()
-  for name in names:
-    versions = {
-      system: path
-      for system, path in files[name].items()
-      if name not in training and (not wanted or taken[system] < wanted)
-    }
-    taken.update(versions.keys())
-    if versions:
-      rated[name] = versions
-  return training, rated
 
 
 class _Clips:

@@ -9,10 +9,8 @@ it works below any path of a proxy (`root_path`).
 """
 
 import logging
-import pathlib
-import secrets
 import sqlite3
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Form, Header, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,22 +21,21 @@ from fastapi.responses import (
   RedirectResponse,
   Response,
 )
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 from pydantic import BaseModel, StrictBool, StrictInt
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.study import texts
-from mmdiff_jax.study.export import rows_csv, votes_rows
 from mmdiff_jax.study.folder import ANSWERS, TEXTS, TOKEN, Study, load_study
+from mmdiff_jax.study.serving.admin import add_admin
 from mmdiff_jax.study.serving.conduct import Conduct, Refused
 from mmdiff_jax.study.serving.guard import Guard, Limit, refusal
+from mmdiff_jax.study.serving.templates import WEB, page
 from mmdiff_jax.study.serving.tones import tones_wav
 from mmdiff_jax.study.store import Store, open_checked
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = pathlib.Path(__file__).parent / "web"
 _STATIC = {"study.js": "text/javascript", "study.css": "text/css"}
 _HEADERS = {
   "Content-Security-Policy": (
@@ -104,7 +101,7 @@ def create_app(
   _add_api(app, conduct)
   _add_media(app, study, conduct)
   _add_pages(app, study, conduct, Limit(per_client))
-  _add_admin(app, study, store)
+  add_admin(app, study, store)
   return app
 
 
@@ -162,18 +159,6 @@ class _Below:
     await self._app(scope, receive, send)
 
 
-# Compiled once; the pages of 200 raters who come at once cost it 200 times.
-_TEMPLATES = Environment(
-  loader=FileSystemLoader(_PAGES), autoescape=select_autoescape()
-)
-
-
-def _page(request: Request, name: str, **values) -> HTMLResponse:
-  base = request.scope.get("root_path", "") + "/"
-  html = _TEMPLATES.get_template(name).render(base=base, **values)
-  return HTMLResponse(html)
-
-
 def _add_pages(
   app: FastAPI, study: Study, conduct: Conduct, limit: Limit
 ) -> None:
@@ -188,7 +173,7 @@ def _add_pages(
     request: Request, language: str, invitation: str = ""
   ) -> HTMLResponse:
     language = _language(request, language, settings.languages)
-    return _page(
+    return page(
       request,
       "start.html",
       title=settings.title,
@@ -227,7 +212,7 @@ def _add_pages(
       return welcome(request, language, token)
     rater = conduct.rater(token)
     task, language = conduct.slot(rater).task, rater.language
-    return _page(
+    return page(
       request,
       "session.html",
       title=settings.title,
@@ -254,7 +239,7 @@ def _add_media(app: FastAPI, study: Study, conduct: Conduct) -> None:
   def static(name: str) -> FileResponse:
     if name not in _STATIC:
       raise Refused(404, f"There is no {name}.")
-    return FileResponse(_PAGES / name, media_type=_STATIC[name])
+    return FileResponse(WEB / name, media_type=_STATIC[name])
 
   @app.get("/favicon.ico")
   def icon() -> Response:
@@ -296,61 +281,6 @@ def _add_api(app: FastAPI, conduct: Conduct) -> None:
   def vote(token: Token, body: Vote) -> dict:
     conduct.vote(token, body.trial, body.clips, body.answers, body.fault)
     return conduct.state(token)
-
-
-def _add_admin(app: FastAPI, study: Study, store: Store) -> None:
-  secret = (study.path / TOKEN).read_text().strip()
-
-  def check(token: str) -> None:
-    if not secrets.compare_digest(token.encode(), secret.encode()):
-      raise Refused(404, "There is no such page.")
-
-  @app.get("/admin/{token}")
-  def admin(request: Request, token: str) -> HTMLResponse:
-    check(token)
-    votes: dict[str, int] = {}
-    for event in store.events(kind="vote"):
-      votes[event.rater] = votes.get(event.rater, 0) + 1
-    raters: list[dict[str, Any]] = []
-    for rater in store.raters():
-      slot = study.slots[rater.slot]
-      raters.append({
-        "rater": rater.rater,
-        "slot": rater.slot,
-        "task": slot.task,
-        "language": rater.language,
-        "votes": votes.get(rater.rater, 0),
-        "of": len(slot.trials),
-      })  # fmt: skip
-    tasks = {
-      task: _task_counts(study, raters, task) for task in study.settings.tasks
-    }
-    return _page(
-      request, "admin.html", title=study.settings.title, raters=raters,
-      tasks=tasks, token=token,
-    )  # fmt: skip
-
-  @app.get("/admin/{token}/votes.csv")
-  def as_csv(token: str) -> Response:
-    check(token)
-    return Response(rows_csv(votes_rows(store)), media_type="text/csv")
-
-  @app.get("/admin/{token}/votes.json")
-  def as_json(token: str) -> JSONResponse:
-    check(token)
-    return JSONResponse(votes_rows(store))
-
-
-def _task_counts(
-  study: Study, raters: list[dict[str, Any]], task: str
-) -> dict[str, int]:
-  own = [r for r in raters if r["task"] == task]
-  return {
-    "places": sum(slot.task == task for slot in study.slots),
-    "taken": len({r["slot"] for r in own}),
-    "finished": len({r["slot"] for r in own if r["votes"] == r["of"]}),
-    "votes": sum(r["votes"] for r in own),
-  }
 
 
 def serve(
