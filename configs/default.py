@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
   config.seed = 0
 
   # Folder that keeps compiled programs, so that a second start is quick; ""
-  # keeps none. (JAX_COMPILATION_CACHE_DIR goes before it.)
+  # keeps none. (JAX_COMPILATION_CACHE_DIR takes precedence.)
   config.compilation_cache = "~/.cache/mmdiff_jax/xla"
 
   config.data = data = ConfigDict()

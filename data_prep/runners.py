@@ -68,7 +68,7 @@ def _follow_parent() -> None:
   """Makes a worker leave Ctrl-C to its parent, and end when that is killed."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
-  assert parent is not None, "the first process is no worker"
+  assert parent is not None, "the first process is not a worker"
 
   def wait() -> None:
     multiprocessing.connection.wait([parent.sentinel])

@@ -28,7 +28,7 @@ def build(
     The number of examples; what is there already is left as it is.
 
   Raises:
-    ValueError: if the input is no prepared folder, the name is no TFDS name,
+    ValueError: if the input is not a prepared folder, the name not a TFDS name,
       another data set has that name, or TFDS is not installed.
   """
   if not re.fullmatch(r"[a-z][a-z0-9_]*", name):

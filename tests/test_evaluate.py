@@ -280,7 +280,7 @@ def test_bad_requests_are_named(pair, options, message, scene_for_i3d):
 
 def test_an_output_that_cannot_be_is_found_before_the_work(pair, tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(OSError, match="is no folder"):
+  with pytest.raises(OSError, match="is not a folder"):
     # The sides do not exist: the output is looked at first.
     run("nowhere", "nowhere", output=tmp_path / "file" / "report.json")
   (tmp_path / "folder.json").mkdir()

@@ -239,7 +239,9 @@ def test_overlap_counts_only_where_it_is_used(config, run, tmp_path):
 )
 def test_damaged_listing_is_named(config, run, tmp_path, content):
   (tmp_path / "samples.json").write_text(content)
-  with pytest.raises(ValueError, match="samples.json is no listing") as error:
+  with pytest.raises(
+    ValueError, match="samples.json is not a listing"
+  ) as error:
     sample(config, run, tmp_path)
   assert "\n" not in str(error.value)
 
@@ -248,7 +250,7 @@ def test_output_that_is_a_file_is_refused_before_the_work(run, tmp_path):
   (tmp_path / "out").write_text("")
   for output in (tmp_path / "out", tmp_path / "out" / "below"):
     # Without a configuration: nothing else is looked at before.
-    with pytest.raises(NotADirectoryError, match="out is no folder"):
+    with pytest.raises(NotADirectoryError, match="out is not a folder"):
       sample(None, run, output)
 
 

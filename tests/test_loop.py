@@ -308,7 +308,7 @@ def test_senseless_settings_are_one_clear_line(
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [
-    ("source", "tfrecord:nowhere", "nowhere is no prepared data set"),
+    ("source", "tfrecord:nowhere", "nowhere is not a prepared data set"),
     ("sample_rate", 1000, "sample_rate 2000 .config: 1000."),
   ],
 )

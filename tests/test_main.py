@@ -141,7 +141,7 @@ def test_the_choices_of_flags_are_those_of_the_code():
       "--checkpoint=b/x --seeds=0 would be written to x/x-seed0, as would "
       "--checkpoint=a/x",
     ),
-    ("sample --checkpoint=x --output=main.py/x", "main.py is no folder"),
+    ("sample --checkpoint=x --output=main.py/x", "main.py is not a folder"),
     (
       "sample --distributed",
       "--distributed is a flag of train, evaluate, not of sample",

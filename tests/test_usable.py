@@ -69,7 +69,9 @@ def test_a_clip_that_breaks_in_mid_decoding_is_left_out(files, fake):
 )
 def test_a_damaged_listing_of_samples_is_one_error(fake, tmp_path, text):
   (tmp_path / "samples.json").write_text(text)
-  with pytest.raises(ValueError, match="samples.json is no listing") as error:
+  with pytest.raises(
+    ValueError, match="samples.json is not a listing"
+  ) as error:
     run(fake, tmp_path, metrics=["fad_mel"])
   assert "\n" not in str(error.value)
 

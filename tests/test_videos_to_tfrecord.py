@@ -260,7 +260,7 @@ def test_an_output_that_is_a_file_is_refused(videos, tmp_path, capsys):
   for output in (path, path / "below"):
     assert run(videos, output) == 1
     error = capsys.readouterr().err
-    assert f"--output={output}: {path} is no folder" in error
+    assert f"--output={output}: {path} is not a folder" in error
     assert error.count("\n") == 1
 
 

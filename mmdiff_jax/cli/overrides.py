@@ -66,7 +66,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     text: of the type that the key has; `None` unsets an optional key.
 
   Raises:
-    ValueError: for a key that does not exist, or a text that is no value of
+    ValueError: for a key that does not exist, or a text that is not a value of
       its type.
   """
   section, name = find_key(config, key, lambda k: f"--config.{k}={text}")

@@ -54,7 +54,7 @@ class _ArrayUnpickler(pickle.Unpickler):
       return _ALLOWED[module, name]
     except KeyError:
       raise pickle.UnpicklingError(
-        f"{module}.{name} is no part of a numpy array"
+        f"{module}.{name} is not part of a numpy array"
       ) from None
 
 

@@ -63,7 +63,7 @@ def load_torch_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   strangers = [k for k, v in weights.items() if not hasattr(v, "detach")]
   if strangers:
     raise ValueError(
-      f"{path} has entries that are no tensors: {strangers[:5]}; save "
+      f"{path} has entries that are not tensors: {strangers[:5]}; save "
       "model.state_dict() alone."
     )
   size = path.stat().st_size
@@ -95,7 +95,7 @@ def _check_archive(path: pathlib.Path) -> None:
 
 
 def _unusable(tensor: Any, size: int) -> str | None:
-  """Why a tensor of a file of `size` bytes is no plain array, if it is none."""
+  """Why a tensor of a file of `size` bytes is not a plain array, or None."""
   if tensor.is_nested:
     return "is nested"
   if str(tensor.layout) != "torch.strided":

@@ -172,7 +172,7 @@ class Segment:
     """Parses a record; `spec` is the geometry of the data set's clips.
 
     Raises:
-      ValueError: if it is no record of such a data set.
+      ValueError: if it is not a record of such a data set.
     """
     features = decode_example(data)
     try:

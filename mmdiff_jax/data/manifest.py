@@ -261,8 +261,8 @@ class Manifest:
     path = as_path(directory) / MANIFEST
     if not path.is_file():
       raise ValueError(
-        f"{path} does not exist: {directory} is no prepared data set. Make one"
-        f" by the command: prepare --input VIDEOS --output {directory}"
+        f"{path} does not exist: {directory} is not a prepared data set. "
+        f"Make one by the command: prepare --input VIDEOS --output {directory}"
       )
     return cls.from_json(path.read_bytes(), str(path))
 
@@ -279,23 +279,23 @@ def _damaged(where: str, error: Exception) -> ValueError:
 
 def _text(value: object) -> str:
   if not isinstance(value, str):
-    raise TypeError(f"{value!r} is no text")
+    raise TypeError(f"{value!r} is not text")
   return value
 
 
 def _texts(values: object) -> tuple[str, ...]:
   if not isinstance(values, list):
-    raise TypeError(f"{values!r} is no list")
+    raise TypeError(f"{values!r} is not a list")
   return tuple(map(_text, values))
 
 
 def _number(value: object) -> float:
   if isinstance(value, bool) or not isinstance(value, int | float):
-    raise TypeError(f"{value!r} is no number")
+    raise TypeError(f"{value!r} is not a number")
   return value
 
 
 def _count(value: object) -> int:
   if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-    raise TypeError(f"{value!r} is no count")
+    raise TypeError(f"{value!r} is not a count")
   return value

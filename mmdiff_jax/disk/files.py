@@ -307,8 +307,8 @@ def _check_writable(folder: str | os.PathLike, flag: str, where: str) -> None:
   there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
   if not there.is_dir():
     raise NotADirectoryError(
-      f"{where}: {there} is no folder; choose another {flag}, it is made if "
-      "absent."
+      f"{where}: {there} is not a folder; choose another {flag}. "
+      "It is created if absent."
     )
   try:
     # It has no name, and is gone with this process.

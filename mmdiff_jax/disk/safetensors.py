@@ -75,7 +75,7 @@ def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bool]:
   except ValueError as error:
     what = str(error)
   raise ValueError(
-    f"{path} is no whole safetensors file ({what}); download it again."
+    f"{path} is not a complete safetensors file ({what}); download it again."
   )
 
 

@@ -49,7 +49,7 @@ def find_change(
     largest: see `find_changes`.
 
   Raises:
-    KeyError, TypeError, ValueError, ...: if the entry is no such thing.
+    KeyError, TypeError, ValueError, ...: if the entry is not of that form.
   """
   if "sealed" in entry:
     return _seal_change(path, entry["sealed"])

@@ -34,7 +34,7 @@ def resample(wave: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
 def thumbnails(video: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
   """Block means of frames, uint8 `[..., H, W, 3]` -> `[..., side, side, 3]`.
 
-  Values in [0, 1]. Frames whose size is no multiple of `side` are cut into
+  Values in [0, 1]. Frames whose size is not a multiple of `side` are cut into
   blocks that differ by one pixel.
   """
   video = np.asarray(video, np.float32) / 255

@@ -52,7 +52,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
   |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), covariances with n - 1.
   With S = R^T R the trace of the root is the nuclear norm of R_a R_b^T: no
-  matrix root is taken, so that singular covariances (N <= D) are no special
+  matrix root is taken, so that singular covariances (N <= D) are not a special
   case and no precision is lost to the square of the condition number.
 
   Args:

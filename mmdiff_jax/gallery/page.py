@@ -78,7 +78,7 @@ def make_gallery(
   )
   path = target / "index.html"
   with replacing(path) as temporary:
-    # Names may hold bytes that are no text.
+    # Names may hold bytes that are not text.
     pathlib.Path(temporary).write_text(
       page, encoding="utf-8", errors="backslashreplace"
     )

@@ -88,7 +88,7 @@ class Display:
     self._context, self._crop = context, crop
     own = context.sample_aspect_ratio or Fraction(1)
     self._aspect = stream.sample_aspect_ratio or Fraction(1)
-    # What the container says goes before what the stream says.
+    # The container takes precedence over the stream.
     self._constant = self._aspect != own
     self._aspects = [own]
     self._ruler: Any = None

@@ -224,7 +224,7 @@ def read_listing(folder: str | os.PathLike) -> set[str] | None:
 def _files(samples: list[dict]) -> set[str]:
   files = {sample["file"] for sample in samples}
   if not all(isinstance(file, str) for file in files):
-    raise TypeError("a file's name is no text")
+    raise TypeError("a file's name is not text")
   return files
 
 
@@ -267,7 +267,7 @@ def _read(folder: str | os.PathLike, take: Callable[[Any], _T]) -> _T | None:
     RecursionError,
   ) as error:
     raise ValueError(
-      f"{path} is no listing of samples ({type(error).__name__}: {error}); "
+      f"{path} is not a listing of samples ({type(error).__name__}: {error}); "
       "sample again, or remove it to take all videos of the folder."
     ) from error
 

@@ -29,7 +29,7 @@ def write(
   Args:
     draw: of the picture.
     place: of its left upper corner.
-    text: of any characters; bytes that are no text stand as escapes.
+    text: of any characters; bytes that are not text are escaped.
     color: of the letters.
   """
   # Unpaired surrogates (undecodable bytes of file names) have no glyph.

@@ -65,7 +65,7 @@ def choose_streams(path: str | os.PathLike) -> Streams:
 
   Of several films it is the one that is marked as the default, else one whose
   program has sound, else the one with the largest picture; covers and single
-  pictures are no films. Its sound is one of its program, see `choose_sound`.
+  pictures are not films. Its sound is one of its program, see `choose_sound`.
 
   Raises:
     MediaError: if the file is missing or damaged.
@@ -146,7 +146,7 @@ def _without_covers(container) -> list:
 
 
 def _films(path, container) -> list:
-  """Video streams that are no pictures of the cover, the best one first."""
+  """Video streams that are not cover pictures, the best one first."""
   streams = _without_covers(container)
   if len(streams) > 1:
     counts = _packet_counts(path, [stream.index for stream in streams])

@@ -26,7 +26,7 @@ def read_programs(path: str | os.PathLike) -> list[set[int]]:
   """PIDs of the streams of each program, in the order of their numbers.
 
   Returns:
-    An empty list where the file is no transport stream.
+    An empty list where the file is not a transport stream.
   """
   with open(path, "rb") as file:
     data = file.read(_SURVEY_BYTES)

@@ -5,7 +5,7 @@ what `ops.attend` says:
 
 * tiled: scores of a few elements, or of a few queries, at a time; any backend.
 * lanes: tokens in a TPU's lanes, scores of a few elements at a time.
-* elementwise: few tokens, whose products are no matrix products; elements of
+* elementwise: few tokens, whose products are not matrix products; elements of
   the batch in a TPU's lanes.
 * packed: short sequences side by side in one, whose scores are masked.
 * pallas: JAX's flash attention for TPUs.

@@ -260,7 +260,7 @@ class ClipSampler:
 
 def _to_frames(flag: str, seconds: float, fps: float) -> int:
   if not math.isfinite(seconds * fps):
-    raise ValueError(f"--{flag}={seconds} is no length; give seconds.")
+    raise ValueError(f"--{flag}={seconds} is not a length; give seconds.")
   return round(seconds * fps)
 
 

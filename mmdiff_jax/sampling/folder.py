@@ -234,7 +234,7 @@ def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:
       ]
     # A checksum is null where it could not be computed.
     if not all(isinstance(text, str | None) for text in texts):
-      raise TypeError("a name is no text")
+      raise TypeError("a name is not text")
   except (
     AttributeError,
     KeyError,
@@ -243,7 +243,7 @@ def _read_index(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict]]:
     ValueError,
   ) as error:
     raise ValueError(
-      f"{path} is no listing of samples ({type(error).__name__}: {error}); "
+      f"{path} is not a listing of samples ({type(error).__name__}: {error}); "
       "give another --output, or remove the file to make the samples again."
     ) from error
   return settings, records

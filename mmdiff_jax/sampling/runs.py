@@ -11,7 +11,7 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
   """Reads seeds.
 
   Raises:
-    ValueError: for what is no integer from 0 to 2**32 - 1.
+    ValueError: for anything but an integer from 0 to 2**32 - 1.
   """
   return [
     check_seed(int(text) if text.isdecimal() else text, "--seeds")

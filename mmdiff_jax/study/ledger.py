@@ -50,7 +50,7 @@ def connect(
 
   Raises:
     ValueError: if another version of the program made it.
-    sqlite3.Error: if it cannot be written or is no database.
+    sqlite3.Error: if it cannot be written or is not a database.
   """
   connection = sqlite3.connect(
     path, check_same_thread=False, isolation_level=None, timeout=_PATIENCE

@@ -104,7 +104,7 @@ def write_page(path: pathlib.Path, title: str, body: list[str]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes text; bytes of names that are no text stand as escapes."""
+  """Writes text; bytes of names that are not text are escaped."""
   with replacing(path) as temporary:
     pathlib.Path(temporary).write_text(
       text, encoding="utf-8", errors="backslashreplace"
