@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.media import reading
@@ -114,3 +115,44 @@ def test_a_clip_is_always_the_same_file(tmp_path, size):
     written.add((tmp_path / "clip.mp4").read_bytes())
     del kept
   assert len(written) == 1
+
+
+@pytest.mark.parametrize(
+  "fps", [1.5, 7, 10, 12, 15, 24, 25, 24000 / 1001, 29.97, 30, 48, 50]
+)
+def test_a_gif_plays_at_the_rate_of_the_clips(tmp_path, fps):
+  video = smooth_video(45, 16, 16)
+  delays = gif_delays(tmp_path / "a.gif", video, fps)
+  assert len(delays) == 45
+  assert sum(delays) == pytest.approx(1000 * 45 / fps, abs=5)
+  # Hundredths of a second; browsers take less than two for ten.
+  assert max(delays) - min(delays) <= 10
+  assert min(delays) >= 20 and not any(delay % 10 for delay in delays)
+  ends = np.cumsum(delays)
+  assert np.abs(ends - 1000 * np.arange(1, 46) / fps).max() <= 5
+
+
+@pytest.mark.parametrize("fps, step", [(60, 2), (59.94, 2), (90, 2), (120, 3)])
+def test_a_gif_of_faster_clips_leaves_pictures_out_and_says_so(
+  tmp_path, caplog, fps, step
+):
+  video = smooth_video(60, 16, 16)
+  delays = gif_delays(tmp_path / "a.gif", video, fps)
+  assert len(delays) == 60 // step
+  assert sum(delays) == pytest.approx(1000 * 60 / fps, rel=0.01)
+  assert min(delays) >= 20
+  assert f"of {fps:g}, one in {step} is written" in caplog.text
+  item = reading.read_media(tmp_path / "a.gif", fps=fps / step)
+  error = np.abs(item.video.astype(int) - video[::step]).mean()
+  assert len(item.video) == 60 // step and error < 12
+
+
+def gif_delays(path, video, fps):
+  """Milliseconds of each picture, by Pillow."""
+  reading.write_gif_grid(path, video[None], fps=fps)
+  with Image.open(path) as image:
+    delays = []
+    for index in range(image.n_frames):
+      image.seek(index)
+      delays.append(image.info["duration"])
+  return delays

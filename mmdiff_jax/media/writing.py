@@ -4,6 +4,10 @@ Every file is written beside its place and then renamed, so that an
 interrupted run leaves no half-written file under the final name.
 """
 
+import functools
+import itertools
+import logging
+import math
 import os
 import wave
 from fractions import Fraction
@@ -12,6 +16,10 @@ import numpy as np
 
 from mmdiff_jax.disk.files import as_path, replacing
 
+_log = logging.getLogger(__name__)
+
+# Shorter delays are taken for 1/10 s by browsers (hundredths of a second).
+_GIF_SHORTEST = 2
 # Sampling rates that AAC defines (Hz).
 AAC_RATES = (
   7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000,
@@ -127,7 +135,9 @@ def write_gif_grid(
   Args:
     path: the file to write.
     videos: uint8 `[N, F, H, W, 3]`.
-    fps: frames per second (gif rounds the delay to 1/100 s).
+    fps: frames per second. A gif counts in 1/100 s, so that delays differ by
+      as much; it shows at most 50 pictures per second, so that of faster
+      clips every second one (or third ...) is written, and a warning logged.
     columns: clips per row; by default the grid is nearly square.
 
   Raises:
@@ -140,16 +150,37 @@ def write_gif_grid(
     raise ValueError(f"videos must be [N, F, H, W, 3], got {videos.shape}.")
   for video in videos:
     _check_video(video, fps)
-  frames = [Image.fromarray(frame) for frame in _tile(videos, columns)]
+  step = math.ceil(round(fps * _GIF_SHORTEST / 100, 6))
+  if step > 1:
+    _warn_of_gif(fps, step)
+  tiled = _tile(videos[:, ::step], columns)
+  frames = [Image.fromarray(frame) for frame in tiled]
   with replacing(path) as temporary:
     frames[0].save(
       temporary,
       format="gif",
       save_all=True,
       append_images=frames[1:],
-      duration=round(1000 / fps),
+      duration=_gif_delays(len(frames), fps / step),
       loop=0,
     )
+
+
+def _gif_delays(count: int, rate: float) -> list[int]:
+  """Milliseconds of each picture, in hundredths whose sum is right."""
+  ends = [round(100 * index / rate) for index in range(count + 1)]
+  return [10 * (b - a) for a, b in itertools.pairwise(ends)]
+
+
+@functools.cache
+def _warn_of_gif(fps: float, step: int) -> None:
+  """Says once what a gif cannot do."""
+  _log.warning(
+    "A gif shows at most %d pictures per second: of %g, one in %d is written.",
+    100 // _GIF_SHORTEST,
+    fps,
+    step,
+  )
 
 
 def to_pcm16(audio: np.ndarray) -> np.ndarray:
