@@ -11,6 +11,12 @@ HDR = ("map", "skip")
 # or another shape.
 FITS = ("pad", "crop", "stretch")
 
+ANIMATED_WEBP = "animated WebP cannot be read"
+# How the reason of a file or folder that may not be read begins.
+CLOSED = "cannot be opened"
+# Bytes of a WebP file up to its marks, and the one of animations.
+_WEBP_HEAD, _WEBP_ANIMATED = 21, 0x02
+
 _KINDS = (
   (stat.S_ISDIR, "is a directory"),
   (stat.S_ISFIFO, "is a FIFO, not a regular file"),
@@ -77,6 +83,11 @@ class Deadline:
       )
 
 
+def why_closed(error: OSError) -> str:
+  """Why a file or folder cannot be opened, in words."""
+  return f"{CLOSED}: {(error.strerror or str(error)).lower()}"
+
+
 def irregular(path: str | os.PathLike) -> str | None:
   """Why a path is not to be opened; None for a regular file with content.
 
@@ -84,13 +95,26 @@ def irregular(path: str | os.PathLike) -> str | None:
   """
   try:
     status = os.stat(path)
+  except FileNotFoundError:
+    return "no such file"
   except OSError as error:
-    missing = isinstance(error, FileNotFoundError)
-    return "no such file" if missing else (error.strerror or str(error))
+    return why_closed(error)
   for is_kind, words in _KINDS:
     if is_kind(status.st_mode):
       return words
   return None if status.st_size else "the file is empty"
+
+
+def _check_head(path: str | os.PathLike) -> None:
+  """Raises MediaError for a file that may not be read, or FFmpeg cannot."""
+  try:
+    with open(path, "rb") as file:
+      head = file.read(_WEBP_HEAD)
+  except OSError as error:
+    raise MediaError(path, why_closed(error)) from error
+  webp = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
+  if webp and len(head) == _WEBP_HEAD and head[20] & _WEBP_ANIMATED:
+    raise MediaError(path, ANIMATED_WEBP)
 
 
 def check_hwaccel(name: str) -> None:
@@ -135,6 +159,7 @@ def opened(
   problem = irregular(path)
   if problem is not None:
     raise MediaError(path, problem)
+  _check_head(path)
   # With any level, even PANIC, PyAV hears the errors of decoder threads and
   # waits for the interpreter, which may be waiting for these threads.
   av.logging.set_level(None)

@@ -17,12 +17,15 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.disk.checksums import unseal
 from mmdiff_jax.disk.files import as_path, is_cloud, list_files
 from mmdiff_jax.media.container import (
+  ANIMATED_WEBP,
+  CLOSED,
   MediaError,
   ReadOptions,
   irregular,
   opened,
+  why_closed,
 )
-from mmdiff_jax.media.streams import has_film
+from mmdiff_jax.media.streams import STILL, has_film, is_still
 
 # Files that are taken for media by name, so that one that is damaged is listed
 # as such; all others are looked into.
@@ -41,6 +44,10 @@ _HEAD = 4096
 # Formats of single pictures and of text art, by FFmpeg's names.
 _NO_FILM = ("image2", "ico", "tty", "bin", "xbin", "adf", "idf", "txd")
 
+# What is said of a file without a medium; others are counted.
+_SAID = (CLOSED, STILL, ANIMATED_WEBP)
+_IRREGULAR = "not a regular file"
+
 _T = TypeVar("_T")
 # (name, path), and (name, why it was left out).
 Found = list[tuple[str, str]]
@@ -52,25 +59,35 @@ def is_named_media(name: str, sound_alone: bool = False) -> bool:
   return name.lower().endswith(known)
 
 
-def holds_media(path: str | os.PathLike, sound_alone: bool = False) -> bool:
-  """Whether the content of a file is a film.
+def why_not_media(
+  path: str | os.PathLike, sound_alone: bool = False
+) -> str | None:
+  """Why the content of a file is not taken; None for a film.
 
   Args:
     path: of a regular file.
     sound_alone: sound without pictures counts, too.
+
+  Returns:
+    "" for a file of another kind, else the reason.
   """
   try:
     with open(path, "rb") as file:
-      if _is_text(file.read(_HEAD)):
-        return False
+      head = file.read(_HEAD)
+    if _is_text(head):
+      return ""
     with opened(path) as container:
+      if is_still(container):
+        return STILL
       formats = container.format.name.split(",")
       if any(f in _NO_FILM or f.endswith("_pipe") for f in formats):
-        return False
+        return ""
       sound = sound_alone and bool(container.streams.audio)
-      return sound or has_film(container)
-  except (MediaError, OSError):
-    return False
+      return None if sound or has_film(container) else ""
+  except OSError as error:
+    return why_closed(error)
+  except MediaError as error:
+    return error.reason if error.reason == ANIMATED_WEBP else ""
 
 
 def _is_text(head: bytes) -> bool:
@@ -97,12 +114,13 @@ def find_media(
 
   Returns:
     (name, path) of each file; (name, reason) of each one left out: a further
-    link to another one, a copy of a sample, a FIFO or a device. The name is
-    the path relative to the directory, with slashes. Files that hold no
-    medium are counted by kind: ("*.txt", "3 files without a video").
+    link to another one, a copy of a sample, a FIFO or a device, what may not
+    be read, folders included. The name is the path relative to the directory,
+    with slashes. Files that hold no medium are counted by kind: ("*.txt", "3
+    files without a video").
 
   Raises:
-    ValueError: if there is no such directory.
+    ValueError: if there is no such directory, or it may not be read.
   """
   if is_cloud(directory):
     return _find_in_store(directory, sound_alone)
@@ -112,11 +130,11 @@ def find_media(
   named: Found = []
   left_out: Found = []
   others: collections.Counter[str] = collections.Counter()
-  for folder, files in _walk(root):
+  for folder, files in _walk(root, left_out):
     samples = _samples(folder) if _LISTING in files else None
     for file in files:
       path = os.path.join(folder, file)
-      name = os.path.relpath(path, root).replace(os.sep, "/")
+      name = _name(path, root)
       known = is_named_media(file, sound_alone)
       problem = irregular(path)
       if file.startswith(".") or _is_by_product(
@@ -126,10 +144,13 @@ def find_media(
       if samples is not None and file not in samples:
         if known:
           left_out.append((name, f"{_LISTING} does not list it as a sample"))
-      elif problem is not None and problem.endswith("not a regular file"):
-        left_out.append((name, problem))
-      elif known or (problem is None and holds_media(path, sound_alone)):
+        continue
+      if problem is None and not known:
+        problem = why_not_media(path, sound_alone)
+      if problem is None or (known and not problem.endswith(_IRREGULAR)):
         named.append((name, path))
+      elif problem.startswith(_SAID) or problem.endswith(_IRREGULAR):
+        left_out.append((name, problem))
       else:
         others[os.path.splitext(file)[1].lower()] += 1
   found, links = _without_links(sorted(named))
@@ -198,10 +219,27 @@ def _find_in_store(
   return found, sorted(left_out + _counted(others, sound_alone))
 
 
-def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
-  """Yields folders and their files; every folder once, whatever the links."""
+def _name(path: str, root: str) -> str:
+  return os.path.relpath(path, root).replace(os.sep, "/")
+
+
+def _walk(root: str, closed: Found) -> Iterator[tuple[str, list[str]]]:
+  """Yields folders and their files; every folder once, whatever the links.
+
+  Args:
+    root: where to begin.
+    closed: takes the folders that may not be read.
+  """
   visited = set()
-  for folder, subfolders, files in os.walk(root, followlinks=True):
+
+  def note(error: OSError) -> None:
+    if error.filename == root:
+      raise ValueError(f"{root} {why_closed(error)}.")
+    closed.append((f"{_name(error.filename, root)}/", why_closed(error)))
+
+  for folder, subfolders, files in os.walk(
+    root, onerror=note, followlinks=True
+  ):
     real = os.path.realpath(folder)
     if real in visited:
       # A link back up the tree, or a second way to a folder.

@@ -21,6 +21,8 @@ _FORWARD = 10.0
 # As long nothing new may be seen or heard: so many seconds, with sound and
 # without, or this part of what the file declares.
 _NOTHING, _NOTHING_ALONE, _NOTHING_SHARE = 10.0, 300.0, 0.5
+# Why a photograph takes no part.
+STILL = "a still picture"
 # FFmpeg's AVFMT_TS_DISCONT.
 _CLOCKS_MAY_JUMP = 0x0200
 
@@ -71,6 +73,8 @@ def choose_streams(path: str | os.PathLike) -> Streams:
     MediaError: if the file is missing or damaged.
   """
   with opened(path) as container:
+    if is_still(container):
+      raise MediaError(path, STILL)
     sounds = list(container.streams.audio)
     films = _films(path, container)
     notes = []
@@ -122,6 +126,16 @@ def _of_program(programs: list[set[int]], film, sounds: Sequence) -> list:
   if not own:
     return list(sounds)
   return [s for s in sounds if any(s.id in program for program in own)]
+
+
+def is_still(container) -> bool:
+  """Whether a container holds single pictures alone, as AVIF and HEIC do."""
+  formats, streams = container.format.name.split(","), container.streams
+  return (
+    "mov" in formats
+    and len(streams.video) == len(streams)
+    and all(s.duration is None and s.frames == 1 for s in streams)
+  )
 
 
 def has_film(container) -> bool:
