@@ -55,10 +55,11 @@ def sample(options: argparse.Namespace, config: ConfigDict) -> None:
   planned = runs.plan_runs(options.checkpoint, seeds, options.output)
   # Late: what is above needs no JAX.
   from mmdiff_jax.sampling import generate
+  from mmdiff_jax.sampling.settings import check_same_network
 
   if options.config:
     for checkpoint, _ in planned.values():
-      generate.check_same_network(config, checkpoint, options.config)
+      check_same_network(config, checkpoint, options.config)
   edit, between = _edit_of(options)
   for output, (checkpoint, seed) in planned.items():
     generate.sample(

@@ -18,6 +18,7 @@ from mmdiff_jax.devices.mesh import check_batch_size
 from mmdiff_jax.samplers import Condition
 from mmdiff_jax.sampling.extend import extend
 from mmdiff_jax.sampling.known_sources import Job
+from mmdiff_jax.sampling.known_values import KnownValues, merge, padded
 from mmdiff_jax.sampling.sequence import (
   SEQUENCES,
   check_sequence,
@@ -188,9 +189,9 @@ class ClipSampler:
       known values are in them unchanged.
     """
     # The last batch is filled up, so that one program serves all.
-    padded = list(jobs) + [jobs[-1]] * (self._batch_size - len(jobs))
-    indices = self._put(np.array([job.index for job in padded], np.int32))
-    known = _Known.of(padded)
+    filled = list(jobs) + [jobs[-1]] * (self._batch_size - len(jobs))
+    indices = self._put(np.array([job.index for job in filled], np.int32))
+    known = KnownValues.of(filled)
     total = max(self._lengths.total, jobs[0].frames)
     evaluations = 0
 
@@ -229,7 +230,7 @@ class ClipSampler:
 
   def _condition(
     self,
-    source: "_Known",
+    source: KnownValues,
     start: int,
     before: dict[str, np.ndarray] | None,
   ) -> Condition | None:
@@ -243,10 +244,10 @@ class ClipSampler:
       tail = (before or {}).get(name)
       if part is None and tail is None:
         continue
-      value, where = _merge(part, tail, length)
+      value, where = merge(part, tail, length)
       known[name], mask[name] = self._put(value), jnp.asarray(where)
       if part is not None:
-        origin[name] = self._put(_padded(part[0], length))
+        origin[name] = self._put(padded(part[0], length))
     if not known:
       return None
     options = dict(self._options)
@@ -288,92 +289,3 @@ def condition_options(settings: ConfigDict) -> dict[str, Any]:
       f"config.sample.condition_method={method}: {error}"
     ) from error
   return options
-
-
-@dataclasses.dataclass(frozen=True)
-class _Known:
-  """What a batch of sources holds: values, and where they are kept.
-
-  Attributes:
-    values: by stream `[B, n, ...]`.
-    kept: by stream, bool arrays that broadcast against the values.
-    strength: see `edit.Edit`.
-  """
-
-  values: dict[str, np.ndarray]
-  kept: dict[str, np.ndarray]
-  strength: float | None = None
-
-  @classmethod
-  def of(cls, jobs: Sequence[Job]) -> "_Known":
-    """Stacks the sources of jobs of one kind."""
-    sources = [job.source for job in jobs if job.source is not None]
-    if not sources:
-      return cls({}, {})
-    first = sources[0]
-    values = {
-      name: np.stack([source.known[name] for source in sources])
-      for name in first.known
-    }
-    if first.kept is None:
-      kept = {name: np.ones((1,) * x.ndim, bool) for name, x in values.items()}
-    else:
-      kept = {
-        name: np.stack([(source.kept or {})[name] for source in sources])
-        for name in first.kept
-      }
-    return cls(values, kept, first.strength)
-
-  def cut(
-    self, name: str, first: int, length: int
-  ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Values of a stretch and where they are kept, or None where none are."""
-    if name not in self.values or self.values[name].shape[1] <= first:
-      return None
-    values = self.values[name][:, first : first + length]
-    kept = self.kept[name]
-    if kept.shape[1] > 1:
-      kept = kept[:, first : first + length]
-    return values, np.broadcast_to(
-      kept, (kept.shape[0], values.shape[1], *kept.shape[2:])
-    )
-
-  def restore(self, name: str, made: np.ndarray, values: np.ndarray) -> None:
-    """Puts what is kept into what was made, as it is."""
-    part = made[:, : values.shape[1]]
-    np.copyto(part, values, where=self.kept[name])
-
-
-def _merge(
-  part: tuple[np.ndarray, np.ndarray] | None,
-  tail: np.ndarray | None,
-  length: int,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Known values of a piece, and where they are known.
-
-  Args:
-    part: values of the source and where they are kept.
-    tail: the end of the piece before, which is known where the source is not.
-    length: of the piece.
-  """
-  if part is None:
-    assert tail is not None
-    where = np.arange(length) < tail.shape[1]
-    return _padded(tail, length), where.reshape(
-      1, length, *(1,) * (tail.ndim - 2)
-    )
-  values, kept = part
-  value, where = _padded(values, length), _padded(kept, length)
-  if tail is not None:
-    count = tail.shape[1]
-    value[:, :count] = np.where(where[:, :count], value[:, :count], tail)
-    where[:, :count] = True
-  return value, where
-
-
-def _padded(x: np.ndarray, length: int) -> np.ndarray:
-  """A copy of `x` that is zero beyond its end."""
-  rest = [(0, 0)] * x.ndim
-  rest[1] = (0, length - x.shape[1])
-  padded = np.pad(x, rest)
-  return padded if padded.dtype == bool else padded.astype(np.float32)

@@ -12,8 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmdiff_jax import checkpoint, samplers
-from mmdiff_jax.configuration import flatten
+from mmdiff_jax import checkpoint
 from mmdiff_jax.devices.compilation import announce
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.disk.checksums import CHECKSUMS
@@ -23,24 +22,29 @@ from mmdiff_jax.disk.progress import progress_bar
 from mmdiff_jax.sampling.clip_sampler import (
   ClipSampler,
   Lengths,
-  condition_options,
 )
 from mmdiff_jax.sampling.cost import Clock
-from mmdiff_jax.sampling.edit import Edit, read_mask
-from mmdiff_jax.sampling.edited_sources import EditReader
+from mmdiff_jax.sampling.edit import Edit
 from mmdiff_jax.sampling.folder import SampleFolder, check_formats
 from mmdiff_jax.sampling.known_sources import (
   Job,
-  KnownSource,
-  load_sources,
   make_jobs,
+)
+from mmdiff_jax.sampling.opened_sources import (
+  Asked,
+  json_edit,
+  open_sources,
 )
 from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.sampling.sample_fn import (
-  inherit_sampler,
   make_configured_sampler,
 )
-from mmdiff_jax.sampling.sequence import check_sequence
+from mmdiff_jax.sampling.settings import (
+  check_effect,
+  check_inputs,
+  own_sampler,
+  without_batch_size,
+)
 from mmdiff_jax.sampling.upscale import Upscaler
 from mmdiff_jax.task import Task, make_task
 
@@ -48,15 +52,6 @@ _log = logging.getLogger(__name__)
 
 # Up to this size a checkpoint's files count with their bytes.
 _SMALL_FILE = 2**20
-# Keys of `config.model` that do not change what a network is.
-_FREE_MODEL_KEYS = {"dtype", "remat", "attention", "kernels", "dropout"}
-# What `config.sample` says of known values where there are none.
-_NOTHING_KNOWN = {
-  "condition_method": "clean",
-  "guidance_scale": None,
-  "resample_repeats": None,
-  "resample_jump": None,
-}
 
 
 def sample(
@@ -127,26 +122,14 @@ def sample(
   nothing_known = condition is None and duration is None
   settings = config.sample
   if asked is not None:
-    settings = _own_sampler(run.sample, settings, asked, nothing_known, inputs)
-  _check_effect(settings, nothing_known)
-  check_sequence(settings.sequence, task)
-  if settings.sequence != "joint" and condition in ("audio", "video"):
-    raise ValueError(
-      f"config.sample.sequence={settings.sequence!r} has no effect with "
-      f"--condition={condition}: one stream is known."
-    )
-  _check_inputs(task, settings, inputs or {})
+    settings = own_sampler(run.sample, settings, asked, nothing_known, inputs)
+  check_effect(task, settings, condition, nothing_known)
+  check_inputs(task, settings, inputs or {})
   make_configured_sampler(task, settings)  # Fails before the work.
   fit = run.data.get("fit", "pad")
-  sources: list[KnownSource] | None
-  if condition == "edit":
-    sources = _edited_sources(
-      edit, source, between, task, lengths, config.data, fit
-    )
-  elif edit is not None or between is not None:
-    raise ValueError("An edit needs --condition=edit.")
-  else:
-    sources = _open_sources(condition, source, task, lengths, config.data, fit)
+  sources = open_sources(
+    Asked(condition, source, edit, between), task, lengths, config.data, fit
+  )
   jobs = make_jobs(num_samples, sources)
   upscaler = None
   made_by = {
@@ -155,10 +138,10 @@ def sample(
     "condition": condition,
     "frames": lengths.total,
     "overlap_frames": lengths.overlap,
-    "sample": _without_batch_size(settings),
+    "sample": without_batch_size(settings),
   }
   if edit is not None:
-    made_by["edit"] = _json_edit(edit)
+    made_by["edit"] = json_edit(edit)
   if inputs:
     made_by["inputs"] = {k: np.asarray(v).tolist() for k, v in inputs.items()}
   # The samples do not depend on these.
@@ -231,36 +214,6 @@ def _generate(
   return statistics()
 
 
-def _own_sampler(
-  trained: ConfigDict,
-  settings: ConfigDict,
-  asked: Mapping[str, Any],
-  nothing_known: bool,
-  inputs: Mapping[str, Any] | None,
-) -> ConfigDict:
-  """The section `sample` of a checkpoint under what is asked for.
-
-  What the checkpoint says of conditions and guidance counts where there is
-  something that it applies to.
-  """
-  merged = settings.copy_and_resolve_references()
-  names = ["batch_size"]
-  names += [] if nothing_known else list(_NOTHING_KNOWN)
-  names += ["cfg_scale", "cfg_interval"] if inputs else []
-  with merged.unlocked():
-    merged.update(inherit_sampler(trained, asked))
-    merged.update(
-      {
-        name: trained[name]
-        for name in names
-        # The former default, which nobody chose.
-        if name in trained and trained[name] != "replacement"
-      }
-      | {k: v for k, v in asked.items() if k not in samplers.OPTIONS}
-    )
-  return merged
-
-
 def _describe(
   settings: ConfigDict, clips: ClipSampler, condition: str | None
 ) -> str:
@@ -285,35 +238,6 @@ def _describe(
   )
 
 
-def check_same_network(
-  config: ConfigDict, checkpoint_path: str, name: str
-) -> None:
-  """Raises ValueError where a configuration is of another network.
-
-  Its sampler would run with what a checkpoint of a different size can do.
-
-  Args:
-    config: that says how to sample.
-    checkpoint_path: what is sampled.
-    name: of the configuration, for the error.
-  """
-  run = checkpoint.load_config(checkpoint_path)
-  ours, theirs = flatten(config.model.to_dict()), flatten(run.model.to_dict())
-  other = [
-    key
-    for key in ours.keys() & theirs.keys() - _FREE_MODEL_KEYS
-    if ours[key] != theirs[key]
-  ]
-  if other:
-    key = min(other)
-    raise ValueError(
-      f"--config={name} describes another network than {checkpoint_path}: "
-      f"model.{key} is {ours[key]} there and {theirs[key]} in the checkpoint. "
-      "Leave --config out: the checkpoint knows its sampler, and keys such as "
-      "--config.sample.steps=20 take precedence over it."
-    )
-
-
 def _load_task(directory: pathlib.Path, mesh: Mesh) -> tuple[ConfigDict, Task]:
   """Configuration and task of a checkpoint, if it makes clips."""
   run = checkpoint.load_config(directory)
@@ -325,102 +249,6 @@ def _load_task(directory: pathlib.Path, mesh: Mesh) -> tuple[ConfigDict, Task]:
       "super-resolution as --sr_checkpoint."
     )
   return run, task
-
-
-def _open_sources(
-  condition: str | None,
-  source: str | None,
-  task: Task,
-  lengths: Lengths,
-  data: ConfigDict,
-  fit: str,
-) -> list[KnownSource] | None:
-  """The known values of a condition, read and checked."""
-  if condition is None:
-    if source:
-      raise ValueError("--source has no effect without --condition.")
-    return None
-  if not source:
-    raise ValueError(f"--condition={condition} needs --source.")
-  return load_sources(
-    condition,
-    source,
-    task.spec,
-    lengths.known(condition),
-    tfds_dir=data.tfds_dir,
-    synthetic_clips=data.synthetic_clips,
-    fit=fit,
-  )
-
-
-def _edited_sources(
-  edit: Edit | None,
-  source: str | None,
-  between: tuple[str, str] | None,
-  task: Task,
-  lengths: Lengths,
-  data: ConfigDict,
-  fit: str,
-) -> list[KnownSource]:
-  """What is edited, read and checked."""
-  if edit is None:
-    raise ValueError("--condition=edit needs what to edit, such as --span.")
-  if (source is None) == (between is None):
-    raise ValueError("--condition=edit needs --source, or --between=A,B alone.")
-  if lengths.total > task.spec.frames and edit.extend != "after":
-    raise ValueError(
-      "--duration has an effect with --extend=after alone: other edits are as "
-      "long as their source."
-    )
-  overlap = lengths.overlap or max(2, task.spec.frames // 2)
-  reader = EditReader(
-    task.spec, overlap, data.tfds_dir, data.synthetic_clips, fit
-  )
-  return reader.read(edit, source, between)
-
-
-def _json_edit(edit: Edit) -> dict[str, Any]:
-  """What is set of an edit, as JSON values; a mask by its content."""
-  values = {
-    name: list(value) if isinstance(value, tuple) else value
-    for name, value in dataclasses.asdict(edit).items()
-    if value not in (None, "", False)
-  }
-  if edit.mask:
-    digest = hashlib.sha256(read_mask(edit.mask).tobytes()).hexdigest()
-    values["mask"] = digest[:16]
-  return values
-
-
-def _check_effect(settings: ConfigDict, nothing_known: bool) -> None:
-  """Raises ValueError for options that would change nothing."""
-  condition_options(settings)
-  for name, value in _NOTHING_KNOWN.items():
-    if nothing_known and settings[name] != value:
-      raise ValueError(
-        f"config.sample.{name}={settings[name]} has no effect without "
-        "--condition or --duration."
-      )
-
-
-def _check_inputs(
-  task: Task, settings: ConfigDict, inputs: Mapping[str, Any]
-) -> None:
-  """Raises ValueError for inputs that the network does not take."""
-  task.repeat_inputs(inputs, 1)
-  task.network.check_inputs(inputs)
-  if settings.cfg_scale is not None and not inputs:
-    raise ValueError(
-      f"config.sample.cfg_scale={settings.cfg_scale} has no effect without an "
-      f"input; inputs: {', '.join(sorted(task.inputs)) or 'none'}."
-    )
-
-
-def _without_batch_size(settings: ConfigDict) -> dict[str, Any]:
-  """What of `config.sample` the samples depend on, as JSON values."""
-  values = checkpoint.config_to_json(settings)
-  del values["batch_size"]
-  return values
 
 
 def _fingerprint(directory: pathlib.Path) -> str:
