@@ -206,8 +206,9 @@ def get_config() -> ConfigDict:
   # multistep of order 3: begin with a singlestep of order 2.
   sample.singlestep_start = placeholder(bool)
   # adaptive: absolute and relative tolerance, by how much a step may exceed
-  # the one before, the first step (in lambda), the safety factor of a step's
-  # size, and the distance (in time) from the end that counts as arrived.
+  # the one before, the first step in lambda (unset: found from the
+  # problem), the safety factor of a step's size, and the distance (in time)
+  # from the end that counts as arrived.
   sample.atol = placeholder(float)
   sample.rtol = placeholder(float)
   sample.max_growth = placeholder(float)

@@ -70,14 +70,20 @@ class AdaptiveDPMSolver(DPMOptions):
   The published controller, which any given tolerance selects, lets a step
   grow without bound. Where the two orders agree by chance, it then takes one
   step over most of the trajectory, and a tolerance promises little. So what
-  holds by default is tighter and doubles a step at most. Largest error (and
-  network calls) on Gaussian data of std .5, 64 samples of 8 elements, linear
-  schedule of 1000 steps:
+  holds by default is tighter and doubles a step at most. It also finds its
+  first step from the problem: the first attempt is a probe of .05, whose error
+  says by how much longer, up to ten times, the second may be: 11 % fewer calls
+  on average over the linear and cosine schedules and rectified flow. (The
+  starting step of Hairer, Norsett & Wanner, II.4, saves as many with its own
+  two calls, and led to errors of .04 and .27 on the cosine schedule.) Largest
+  error (and network calls) on Gaussian data of std .5, 64 samples of 8
+  elements, linear schedule of 1000 steps:
 
     atol, rtol, max_growth   dpm_solver 2, 3            dpm_solver++ 2, 3
     .0078  .05    none        .060 (60)  1.593 (36)     .938 (28)  .118 (33)
     .0078  .05    2           .061 (40)   .055 (42)     .109 (36)  .010 (39)
-    .002   .01    2, default  .021 (60)   .013 (51)     .019 (56)  .002 (48)
+    .002   .01    2           .021 (60)   .013 (51)     .019 (56)  .002 (48)
+    default                   .023 (54)   .012 (45)     .020 (50)  .002 (39)
     .0005  .0025  2           .009 (90)   .020 (75)     .005 (88)  .002 (63)
     .0005  .0025  none        .008 (98)   .100 (63)     .010 (86)  .003 (63)
 
@@ -91,7 +97,8 @@ class AdaptiveDPMSolver(DPMOptions):
     rtol: relative tolerance; None is .01, or .05 if atol is given.
     max_growth: how many times longer a step may be than the one before; None
       is 2, or no bound if a tolerance is given.
-    first_step: first step size in lambda.
+    first_step: length of the first step, in lambda; None is .05, which is a
+      probe if neither a tolerance nor `max_growth` is given.
     safety: factor of the step size that the error estimate suggests.
     time_tolerance: distance from time 1/T at which a sample has arrived.
   """
@@ -101,7 +108,7 @@ class AdaptiveDPMSolver(DPMOptions):
   atol: float | None = None
   rtol: float | None = None
   max_growth: float | None = None
-  first_step: float = 0.05
+  first_step: float | None = None
   safety: float = 0.9
   time_tolerance: float = 1e-5
 
@@ -115,16 +122,17 @@ class AdaptiveDPMSolver(DPMOptions):
         f"order={self.order} with method 'adaptive'; allowed are 2 (orders "
         "1 and 2) and 3 (orders 2 and 3)."
       )
-    for name in ("first_step", "time_tolerance"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+    if not self.time_tolerance > 0:
+      raise ValueError(
+        f"time_tolerance must be positive, got {self.time_tolerance}."
+      )
     _ = self.control  # Raises for values that it cannot have.
 
   @property
   def control(self) -> StepControl:
     """The controller of the steps."""
     return StepControl.create(
-      self.atol, self.rtol, self.max_growth, self.safety
+      self.atol, self.rtol, self.max_growth, self.first_step, self.safety
     )
 
   def __call__(
@@ -175,7 +183,7 @@ class AdaptiveDPMSolver(DPMOptions):
       x=x,
       x_prev=x,
       lambda_=full(start),
-      h=full(min(self.first_step, end - start)),
+      h=full(min(self.control.first_step, end - start)),
       stretch_start=full(start),
       stretch_steps=full(0, jnp.int32),
       repeats_left=full(repeats - 1, jnp.int32),
@@ -197,7 +205,7 @@ class AdaptiveDPMSolver(DPMOptions):
   ) -> _Progress:
     active = self._active(process, state)
     # A finished sample idles through the batch's attempts; its step is void.
-    h = jnp.where(active, state.h, self.first_step)
+    h = jnp.where(active, state.h, self.control.first_step)
     end = lambda_span(process)[1]
     rest = end - state.lambda_
     target = jnp.where(h >= rest, end, state.lambda_ + h)
@@ -218,7 +226,7 @@ class AdaptiveDPMSolver(DPMOptions):
     error = self._error(problem, high, low, state.x_prev)
 
     accept = active & (error <= 1)
-    factor = self.control.growth(error, self.order)
+    factor = self.control.growth(error, self.order, state.attempts == 0)
     lambda_ = jnp.where(accept, target, state.lambda_)
     state = state._replace(
       x=_select(accept, x, state.x),
@@ -306,13 +314,13 @@ class AdaptiveDPMSolver(DPMOptions):
       drawn,
     )
     lambda_ = jnp.where(back, state.stretch_start, state.lambda_)
-    end = lambda_span(process)[1]
+    first, end = self.control.first_step, lambda_span(process)[1]
     return state._replace(
       x=_select(back, noised, state.x),
       x_prev=_select(back, noised, state.x_prev),
       lambda_=lambda_,
       # At the end no room was left for a step: begin anew.
-      h=jnp.where(back, jnp.minimum(self.first_step, end - lambda_), state.h),
+      h=jnp.where(back, jnp.minimum(first, end - lambda_), state.h),
       stretch_start=jnp.where(over, lambda_, state.stretch_start),
       stretch_steps=jnp.where(over, 0, steps),
       repeats_left=jnp.where(

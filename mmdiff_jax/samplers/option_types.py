@@ -37,5 +37,5 @@ def _is(value: Any, kind: type) -> bool:
   if kind is int:
     return isinstance(value, int | np.integer)
   if kind is float:
-    return isinstance(value, Real) and math.isfinite(value)
+    return isinstance(value, Real) and not math.isnan(value)
   return kind is str and isinstance(value, str)

@@ -17,12 +17,16 @@ class StepControl:
     atol: absolute tolerance of a step.
     rtol: tolerance relative to the size of x.
     max_growth: how many times longer a step may be than the one before.
+    first_step: length of the first attempt, in lambda.
+    first_growth: how many times longer the second step may be.
     safety: factor of the step size that the error estimate suggests.
   """
 
   atol: float
   rtol: float
   max_growth: float
+  first_step: float
+  first_growth: float
   safety: float
 
   @classmethod
@@ -31,6 +35,7 @@ class StepControl:
     atol: float | None,
     rtol: float | None,
     max_growth: float | None,
+    first_step: float | None,
     safety: float,
   ) -> "StepControl":
     """Completes a controller: the published one if it states a tolerance.
@@ -39,26 +44,33 @@ class StepControl:
       atol: absolute tolerance, or None.
       rtol: relative tolerance, or None.
       max_growth: bound of the growth, or None.
+      first_step: length of the first attempt, or None.
       safety: as it is.
 
     Returns:
-      The given values; for the others .002, .01 and 2 if both tolerances are
-      None, else those of arXiv 2206.00927: .0078, .05 and no bound.
+      What was stated; for the rest .002, .01 and 2 if both tolerances are
+      None, else those of arXiv 2206.00927: .0078, .05 and no bound. The first
+      step is .05; where nothing is stated, it is a probe: by its error, the
+      second is up to ten times as long.
 
     Raises:
       ValueError: for a value that is not positive, or a growth up to 1.
     """
+    stated = any(v is not None for v in (atol, rtol, max_growth, first_step))
     if atol is None and rtol is None:
-      default = cls(0.002, 0.01, 2.0, safety)
+      default = cls(0.002, 0.01, 2.0, 0.05, 10.0, safety)
     else:
-      default = cls(0.0078, 0.05, math.inf, safety)
+      default = cls(0.0078, 0.05, math.inf, 0.05, math.inf, safety)
+    growth = default.max_growth if max_growth is None else max_growth
     control = cls(
       default.atol if atol is None else atol,
       default.rtol if rtol is None else rtol,
-      default.max_growth if max_growth is None else max_growth,
+      growth,
+      default.first_step if first_step is None else first_step,
+      growth if stated else default.first_growth,
       safety,
     )
-    for name in ("atol", "rtol", "safety"):
+    for name in ("atol", "rtol", "first_step", "safety"):
       if not getattr(control, name) > 0:
         raise ValueError(
           f"{name} must be positive, got {getattr(control, name)}."
@@ -95,9 +107,19 @@ class StepControl:
     errors = jax.tree.map(rms, high, low, x_prev, generated)
     return jnp.max(jnp.stack(jax.tree.leaves(errors)), axis=0)
 
-  def growth(self, error: jax.Array, order: int) -> jax.Array:
-    """How many times longer the next step is, [B], by the last one's error."""
+  def growth(self, error: jax.Array, order: int, first: jax.Array) -> jax.Array:
+    """How many times longer the next step is than the last one.
+
+    Args:
+      error: of the last one, [B].
+      order: the higher order of the pair.
+      first: whether it was the first attempt.
+
+    Returns:
+      Factors [B].
+    """
     factor = self.safety * error ** (-1 / order)
-    factor = jnp.minimum(factor, self.max_growth)
+    bound = jnp.where(first, self.first_growth, self.max_growth)
+    factor = jnp.minimum(factor, bound.astype(factor.dtype))
     # An error that is not finite says nothing but "too far".
     return jnp.where(jnp.isnan(error), 0.5, factor)
