@@ -122,11 +122,23 @@ def test_samples_of_a_batch_are_guided_at_their_own_level():
   assert np.abs(guided - alone["x"]).min() > 1e-3
 
 
-def test_the_noisiest_stream_says_whether_a_sample_is_guided():
+def test_a_stream_is_guided_at_the_level_of_its_own_noisiest_frame():
+  x = {"video": jnp.ones((2, 2, 1, 1, 3)), "audio": jnp.ones((2, 4, 1))}
+  t = {"video": jnp.array([999, 0]), "audio": jnp.array([[0, 400], [0, 10]])}
+
+  def twice(x, t, rng):
+    label = jnp.array([2.0, -1.0, 2.0, -1.0])
+    return jax.tree.map(
+      lambda v: v * label.reshape(-1, *(1,) * (v.ndim - 1)), x
+    )
+
   inside = noise_interval(SCHEDULE, INTERVAL)
-  t = {"video": jnp.array([0, 999, 0]), "audio": jnp.array([[0, 400]] * 3)}
-  assert inside(t).tolist() == [True, False, True]
-  assert inside(jnp.array([0, 400])).tolist() == [False, True]
+  alone = lambda x, t, rng: jax.tree.map(lambda v: 2 * v, x)  # noqa: E731
+  out = classifier_free(twice, 4.0, inside=inside, alone=alone)(x, t, KEY)
+  # -1 + 4 (2 + 1) where it is guided, 2 elsewhere.
+  np.testing.assert_allclose(out["video"], 2)
+  np.testing.assert_allclose(out["audio"][0], 11)
+  np.testing.assert_allclose(out["audio"][1], 2)
 
 
 def test_a_call_outside_of_the_interval_costs_half():

@@ -57,7 +57,8 @@ def test_the_readme_lists_every_sampler_and_method():
 
 def test_configuration_has_exactly_the_options_of_samplers():
   config = default.get_config()
-  others = {"sampler", "batch_size", "cfg_scale", "cfg_interval"}
+  others = {"sampler", "batch_size", "cfg_scale", "cfg_interval", "sequence"}
+  others |= {"coupling_audio", "coupling_video"}
   known = {"condition_method", "guidance_scale"} | (
     set(samplers.CONDITION_OPTIONS) - {"method", "scale"}
   )

@@ -1,6 +1,5 @@
 """Transforms of a denoiser: whatever solver calls it is guided by them."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +12,9 @@ from mmdiff_jax.diffusion import gaussian
 from mmdiff_jax.diffusion.process import Process
 from mmdiff_jax.samplers.base import DenoiseFn, Tree
 
-# Which samples of a batch are guided at their noise levels: t -> bool [B].
-Inside = Callable[[Any], jax.Array]
+# Which samples are guided at their noise levels: t [B] -> bool [B], or both by
+# stream.
+Inside = Callable[[Any], Any]
 
 
 def classifier_free(
@@ -60,15 +60,21 @@ def classifier_free(
       denoise_fn(x_twice, t_twice, rng), x_twice, learn_sigma
     )
 
-    def extrapolate(output: jax.Array) -> jax.Array:
+    def extrapolate(
+      output: jax.Array, chosen: jax.Array | None = None
+    ) -> jax.Array:
       pairs = _pairs(output)
       conditioned, unconditioned = pairs[:, 0], pairs[:, 1]
       out = unconditioned + scale * (conditioned - unconditioned)
-      if inside is None:
+      if chosen is None:
         return out
-      return jnp.where(gaussian.expand_to(inside(t), out), out, conditioned)
+      return jnp.where(gaussian.expand_to(chosen, out), out, conditioned)
 
-    prediction = jax.tree.map(extrapolate, output)
+    if inside is None:
+      prediction = jax.tree.map(extrapolate, output)
+    else:
+      chosen = gaussian.by_leaf(inside(t), x_t)
+      prediction = jax.tree.map(extrapolate, output, chosen)
     if not learn_sigma:
       return prediction
     return jax.tree.map(
@@ -88,7 +94,8 @@ def classifier_free(
         x_t,
       )
 
-    return jax.lax.cond(inside(t).any(), guided, conditioned, x_t, t, rng)
+    chosen = jnp.stack(jax.tree.leaves(inside(t)))
+    return jax.lax.cond(chosen.any(), guided, conditioned, x_t, t, rng)
 
   return limited
 
@@ -120,19 +127,19 @@ def noise_interval(process: Process, interval: Sequence[float]) -> Inside:
     interval: low and high: guided are low < sigma / alpha <= high.
 
   Returns:
-    Which samples are guided at step indices t [B], or finer ones by modality,
-    of which the noisiest counts.
+    Which samples are guided at step indices t [B]. Where t is by stream, [B]
+    or [B, F], every stream is guided by its own level, that of its noisiest
+    frame.
   """
   low, high = check_interval(interval, "cfg_interval")
   with np.errstate(divide="ignore"):
     level = process.sigma / process.alpha
   table = jnp.asarray((level > low) & (level <= high))
 
-  def inside(t: Any) -> jax.Array:
-    noisiest = [
-      leaf.reshape(leaf.shape[0], -1).max(axis=1) for leaf in jax.tree.leaves(t)
-    ]
-    return table[functools.reduce(jnp.maximum, noisiest)]
+  def inside(t: Any) -> Any:
+    return jax.tree.map(
+      lambda leaf: table[leaf.reshape(leaf.shape[0], -1).max(axis=1)], t
+    )
 
   return inside
 
