@@ -265,7 +265,7 @@ def test_the_error_of_a_probe_sets_the_first_step(
     prediction="x_start",
     **options,
   )
-  x, _ = sampler(denoise_fn, schedule, np.full((1, 1), 0.7), KEY)
+  x, _ = sampler(denoise_fn, schedule, np.full((1, 1), 0.7, np.float32), KEY)
   jax.block_until_ready(x)
   jax.effects_barrier()
   # A call at the start of a step and one half way.
