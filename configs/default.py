@@ -53,6 +53,10 @@ def get_config() -> ConfigDict:
   data.labels = "none"
   # Folder of the text encoder; "" is all-MiniLM-L6-v2 of the extra `text`.
   data.text_encoder = ""
+  # What training notes down of its data, for sampling: names of the classes,
+  # and the hash of the text encoder that made the vectors of captions.
+  data.classes = ()
+  data.text_encoder_hash = ""
   # Number of distinct clips of the "synthetic" source.
   data.synthetic_clips = 4096
 
@@ -82,8 +86,12 @@ def get_config() -> ConfigDict:
   model.middle_cross_attention = True
   # The time embedding scales and shifts (False: it is added).
   model.use_scale_shift_norm = True
-  # Classes of a label that is given to the network; 0 for none.
+  # What the network is told: one of so many classes, a caption by a vector of
+  # so many numbers (384 by the default text encoder), a vector of your own; 0
+  # is none.
   model.num_classes = 0
+  model.text_dim = 0
+  model.embedding_dim = 0
   # Predict a variance beside eps: twice the output channels.
   model.learn_sigma = False
   # Dropout rate when training.
@@ -158,8 +166,8 @@ def get_config() -> ConfigDict:
   shares.independent = 0.1
   shares.clean_frames = 0.15
   shares.pure_noise = 0.05
-  # Share of training samples whose given inputs (label) are withheld, for
-  # guidance; without such inputs it says nothing.
+  # Share of training samples whose inputs (label, text, embedding) are
+  # withheld, for guidance; without inputs it says nothing.
   train.cond_dropout = 0.1
   # Directory of a checkpoint whose parameters start this run; "" for none.
   train.init_from = ""

@@ -88,6 +88,13 @@ class Task:
     }
     return x_start, {name: batch[name] for name in self.inputs}
 
+  def absent(self) -> dict[str, np.ndarray]:
+    """What one sample's inputs are that are withheld, by name."""
+    return {
+      name: np.full(self.inputs[name].shape, value, self.inputs[name].dtype)
+      for name, value in self.network.null.items()
+    }
+
   def abstract_batch(self, size: int, split: Any = None) -> Leaves:
     """Shapes and types of a training batch, sharded as `split`."""
     return {

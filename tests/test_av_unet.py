@@ -216,7 +216,8 @@ def labelled(flat):
 
   def run(label, variables=variables):
     label = None if label is None else jnp.asarray(label, jnp.int32)
-    return np.asarray(apply(variables, *flat[1:], label=label)[0])
+    inputs = {} if label is None else {"label": label}
+    return np.asarray(apply(variables, *flat[1:], inputs=inputs)[0])
 
   return run, variables
 
@@ -292,7 +293,11 @@ def _equations(jaxpr):
     ({"shifts": [0, 1, 0, 0]}, "Shift 1 of RS-MMA block 1.*0..0"),
     ({"shifts": [3, 0, 0, 0]}, "Shift 3 of RS-MMA block 0.*0..2"),
     ({"t": np.array([1, 2])}, "t has shape"),
-    ({"label": np.array([0])}, "num_classes=0.*takes no label"),
+    ({"inputs": {"label": np.array([0])}}, "takes no label.*num_classes=0"),
+    (
+      {"inputs": {"lable": np.array([0])}},
+      "no input 'lable'; inputs are label",
+    ),
   ],
 )
 def test_calls_that_do_not_fit_are_refused(flat, kwargs, message):
@@ -308,5 +313,5 @@ def test_labels_that_do_not_fit_are_refused(labelled, label):
   _, variables = labelled
   model = models.create_model(LABELLED)
   inputs = np.zeros(VIDEO), np.zeros(AUDIO), np.array([1])
-  with pytest.raises(ValueError, match="expected one integer per sample"):
-    model.apply(variables, *inputs, label=np.asarray(label))
+  with pytest.raises(ValueError, match=r"the network takes int32\[1\]"):
+    model.apply(variables, *inputs, inputs={"label": np.asarray(label)})

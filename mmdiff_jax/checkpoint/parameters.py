@@ -1,9 +1,10 @@
 """Parameters in checkpoints: read alone, written alone."""
 
+import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -29,9 +30,16 @@ from mmdiff_jax.disk.files import (
 )
 from mmdiff_jax.disk.leftovers import temporary_folder
 
+_log = logging.getLogger(__name__)
+
 
 def load_params(
-  path: str | os.PathLike, abstract_params: Any, *, ema: bool = True
+  path: str | os.PathLike,
+  abstract_params: Any,
+  *,
+  ema: bool = True,
+  initial: Mapping[str, Any] | None = None,
+  grown: Collection[str] = (),
 ) -> Any:
   """Reads the (EMA) parameters of a checkpoint and nothing else of it.
 
@@ -39,6 +47,9 @@ def load_params(
     path: see `find_checkpoint`.
     abstract_params: `jax.ShapeDtypeStruct`s with shardings.
     ema: the moving average (True) or the raw parameters.
+    initial: parameters of a network that was just initialised, of which those
+      that the checkpoint may lack are taken.
+    grown: these; see `models.Network.grown`.
 
   Raises:
     ValueError: if the checkpoint is damaged, or belongs to a network of other
@@ -50,8 +61,15 @@ def load_params(
     check_whole(folder, where=directory)
     with reading(directory):
       saved = ocp.checkpointables_metadata(folder).metadata["state"][name]
-    _check_shapes(saved, abstract_params, directory)
-    return _read_params(folder, directory, name, abstract_params)
+    new = {}
+    if initial is not None:
+      new = {k: initial[k] for k in sorted(grown) if k not in saved}
+    known = {k: x for k, x in abstract_params.items() if k not in new}
+    _check_shapes(saved, known, directory)
+    params = _read_params(folder, directory, name, known)
+  if new:
+    _log.info("New in the network: %s.", ", ".join(new))
+  return {**params, **new}
 
 
 def _read_params(

@@ -7,7 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdiff_jax.models import av_blocks, checks, layers, levels, rs_mma
+from mmdiff_jax.models import (
+  av_blocks,
+  checks,
+  embedders,
+  layers,
+  levels,
+  rs_mma,
+)
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, UNetPlan, make_plan
@@ -39,6 +46,8 @@ class AVUNet(nn.Module):
   remat: str = "none"
   attention: str | On = "auto"
   num_classes: int = 0
+  text_dim: int = 0
+  embedding_dim: int = 0
   kernels: str = "auto"
 
   def plan(self) -> UNetPlan:
@@ -98,7 +107,7 @@ class AVUNet(nn.Module):
     t: levels.Levels,
     shifts: Sequence[int | jax.Array] | None = None,
     train: bool = False,
-    label: jax.Array | None = None,
+    inputs: embedders.Inputs | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts the noise (and variance) of a batch of clips.
 
@@ -111,25 +120,25 @@ class AVUNet(nn.Module):
         included; may be traced. None draws them from the RNG stream `window`,
         or takes 0 where that stream is not given.
       train: turns dropout on (RNG stream `dropout`).
-      label: int32 classes `[B]`; `num_classes` says that none is given, which
-        None says of the whole batch.
+      inputs: what else it is told, `[B, ...]` by name (see `models.embedders`);
+        what is missing is withheld from the whole batch.
 
     Returns:
       float32 arrays like `video` and `audio`, with twice the channels where
       `learn_sigma`.
 
     Raises:
-      ValueError: shapes, shifts or labels that do not fit the configuration.
+      ValueError: shapes, shifts or inputs that do not fit the configuration.
     """
     self.check_shapes(video.shape, audio.shape)
     shapes = {"video": video.shape, "audio": audio.shape}
     levels.check_levels(t, "frame", shapes)
-    checks.check_label(self, label, video.shape[0])
+    embedders.check(self, inputs or {}, video.shape[0])
     layout = self.plan()
     frames = video.shape[1]
     channels = video.shape[-1], audio.shape[-1]
     next_shift = iter(self._shifts(shifts, frames))
-    emb = self._embedding(t, label, video.shape[0])
+    emb = self._embedding(t, inputs or {}, video.shape[0])
 
     def run(layer: Layer, h: Streams) -> Streams:
       args: tuple[jax.Array, ...] = h
@@ -180,29 +189,19 @@ class AVUNet(nn.Module):
     return [drawn[i] if limit else 0 for i, limit in enumerate(limits)]
 
   def _embedding(
-    self, t: levels.Levels, label: jax.Array | None, batch: int
+    self, t: levels.Levels, inputs: embedders.Inputs, batch: int
   ) -> Any:
-    """Embeds times and, where there are classes, the label: `[..., E]`."""
+    """Embeds times and adds the embeddings of the inputs: `[..., E]`."""
     width = self.model_channels
     embed_time = layers.TimeEmbedding(
       width, width, self.kernels, name="time_embedding"
     )
     emb = jax.tree.map(embed_time, dict(t) if isinstance(t, Mapping) else t)
-    if not self.num_classes:
-      return emb
-    if label is None:
-      label = jnp.full((batch,), self.num_classes, jnp.int32)
-    table = nn.Embed(
-      self.num_classes + 1,
-      width,
-      # Labels mean nothing until something is learnt of them.
-      embedding_init=nn.initializers.zeros,
-      name="label_embedding",
-    )
-    of_label = table(label)
-    return jax.tree.map(
-      lambda e: e + (of_label if e.ndim == 2 else of_label[:, None]), emb
-    )
+    for one in embedders.embed(self, inputs, batch, width):
+      emb = jax.tree.map(
+        lambda e, one=one: e + (one if e.ndim == 2 else one[:, None]), emb
+      )
+    return emb
 
   def _stem(self, video: jax.Array, audio: jax.Array) -> Streams:
     width, how = self.model_channels, layers.inherited(self)

@@ -5,11 +5,10 @@ from numbers import Real
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.models import attention, ops
+from mmdiff_jax.models import attention, embedders, ops
 from mmdiff_jax.models.group_norm import GROUPS
 
 CHOICES = {
@@ -111,12 +110,7 @@ def check_coupling(model: Any) -> None:
     value = getattr(model, name)
     if not isinstance(value, bool | np.bool_):
       raise ValueError(f"model.{name}={value!r} must be True or False.")
-  count = model.num_classes
-  if count != 0 and not _is_count(count):
-    raise ValueError(
-      f"model.num_classes={count!r} must be a positive integer, or 0 for a "
-      "network without labels."
-    )
+  embedders.check_sizes(model)
   resolutions = model.cross_attention_resolutions
   for kind in ("video", "audio", "cross"):
     check_resolutions(model, f"{kind}_attention_resolutions")
@@ -153,22 +147,6 @@ def check_coupling(model: Any) -> None:
     else:
       _divides("num_heads", model.num_heads, channels, f"at ds={ds}")
     check_kernel(model, width or channels // model.num_heads)
-
-
-def check_label(model: Any, label: jax.Array | None, batch: int) -> None:
-  """Checks the shape and type of class labels, and that there are classes."""
-  if label is None:
-    return
-  if not model.num_classes:
-    raise ValueError(
-      "The network has no classes (model.num_classes=0) and takes no label."
-    )
-  if label.shape != (batch,) or not jnp.issubdtype(label.dtype, jnp.integer):
-    raise ValueError(
-      f"label is {label.dtype}{list(label.shape)}; expected one integer per "
-      f"sample, int32[{batch}]: a class in 0..{model.num_classes - 1}, or "
-      f"{model.num_classes} where none is given."
-    )
 
 
 def check_size(model: Any, height: int, width: int) -> None:

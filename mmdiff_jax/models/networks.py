@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.models import attention, checks
+from mmdiff_jax.models import attention, checks, embedders
 from mmdiff_jax.models.av_unet import AVUNet
 from mmdiff_jax.models.initial import init_in_one_draw
 from mmdiff_jax.models.levels import Levels
@@ -58,6 +58,14 @@ class Network(abc.ABC):
     An input that is not named here is always needed.
     """
     return {}
+
+  @property
+  def grown(self) -> frozenset[str]:
+    """Submodules that change nothing until they are trained.
+
+    Parameters of a network that lacks them can be gone on from.
+    """
+    return frozenset()
 
   @abc.abstractmethod
   def declare(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
@@ -176,16 +184,20 @@ class _UNet(Network):
 
 
 class JointNetwork(_UNet):
-  """The coupled U-Net: video and audio, perhaps with a class label."""
+  """The coupled U-Net: video and audio, and what it is told of them."""
 
   module_cls = AVUNet
   levels = "frame"
 
   @property
   def null(self) -> Mapping[str, Any]:
-    """The label after the last one."""
-    count = self.module.num_classes
-    return {"label": count} if count else {}
+    """See `models.embedders`."""
+    return embedders.null(self.module)
+
+  @property
+  def grown(self) -> frozenset[str]:
+    """See `Network`."""
+    return frozenset(map(embedders.module_name, embedders.sizes(self.module)))
 
   def declare(self, config: ConfigDict) -> tuple[Leaves, Leaves]:
     """Clips of the geometry of `config.data`."""
@@ -201,7 +213,7 @@ class JointNetwork(_UNet):
     self, video: tuple[int, ...], audio: tuple[int, ...]
   ) -> tuple[Leaves, Leaves]:
     x = {"video": Leaf(video, jnp.uint8), "audio": Leaf(audio, jnp.float32)}
-    return x, {name: Leaf((), jnp.int32) for name in self.null}
+    return x, embedders.declare(self.module)
 
   def __call__(
     self,
@@ -212,9 +224,7 @@ class JointNetwork(_UNet):
     train: bool,
   ) -> dict[str, jax.Array]:
     """See `Network`."""
-    video, audio = module(
-      x["video"], x["audio"], t, train=train, label=inputs.get("label")
-    )
+    video, audio = module(x["video"], x["audio"], t, train=train, inputs=inputs)
     return {"video": video, "audio": audio}
 
   def check_shapes(self, x: Leaves) -> None:
@@ -223,12 +233,7 @@ class JointNetwork(_UNet):
 
   def check_inputs(self, inputs: Mapping[str, Any]) -> None:
     """See `Network`."""
-    count, label = self.module.num_classes, inputs.get("label")
-    if label is not None and not 0 <= label < count:
-      raise ValueError(
-        f"label={label} must lie in 0..{count - 1}: the network was trained "
-        f"with {count} classes."
-      )
+    embedders.check_values(self.module, inputs)
 
 
 class SuperResolutionNetwork(_UNet):

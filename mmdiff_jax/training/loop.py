@@ -1,6 +1,7 @@
 """The training loop, the same for every task."""
 
 import contextlib
+import functools
 import logging
 import pathlib
 import signal
@@ -13,6 +14,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
+from mmdiff_jax.checkpoint.text_encoder import open_text_encoder
 from mmdiff_jax.configuration import check_seed
 from mmdiff_jax.devices import sharding
 from mmdiff_jax.devices.compilation import announce, compile_lowered
@@ -89,6 +91,7 @@ def train(
       held_out = stack.enter_context(
         contextlib.closing(_create_loader(task, config, train=False))
       )
+    config = settings.record_inputs(config, task, getattr(loader, "inputs", {}))
     observers = make_observers(task, config, mesh, workdir, held_out)
     # One host writes for all.
     first_host = jax.process_index() == 0
@@ -160,6 +163,10 @@ def _create_loader(task: Task, config: ConfigDict, train: bool = True) -> Any:
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     train=train,
+    absent=task.absent(),
+    open_encoder=functools.partial(
+      open_text_encoder, config.data.get("text_encoder", "")
+    ),
   )
 
 
@@ -184,7 +191,12 @@ def _start_or_resume(
   state = jax.jit(program.init, out_shardings=shardings)(program.init_rng)
   init_from = program.config.train.init_from
   if init_from:
-    params = checkpoint.load_params(init_from, program.abstract_state.params)
+    params = checkpoint.load_params(
+      init_from,
+      program.abstract_state.params,
+      initial=state.params,
+      grown=program.task.network.grown,
+    )
     state = state.replace(
       params=params, ema_params=jax.tree.map(lambda x: x.copy(), params)
     )

@@ -3,12 +3,15 @@
 import logging
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmdiff_jax.configuration import flatten
 from mmdiff_jax.devices.mesh import check_batch_size
+from mmdiff_jax.task import Task
 from mmdiff_jax.training import divergence
 
 _log = logging.getLogger(__name__)
@@ -61,6 +64,39 @@ def check_batch(train: ConfigDict, mesh: Mesh) -> None:
   check_batch_size(mesh, size, "config.train.batch_size", parts)
 
 
+def record_inputs(
+  config: ConfigDict, task: Task, told: Mapping[str, Any]
+) -> ConfigDict:
+  """A configuration with what the data tell of the network's inputs.
+
+  Args:
+    config: of the run.
+    task: what is learnt.
+    told: `data.descriptions.InputInfo`s by name.
+
+  Returns:
+    A copy, in which `data.classes` and `data.text_encoder_hash` are those of
+    the data, where the network is told labels or captions.
+
+  Raises:
+    ValueError: if the data have more classes than the network.
+  """
+  config = config.copy_and_resolve_references()
+  told = {name: info for name, info in told.items() if name in task.inputs}
+  with config.unlocked():
+    if "label" in told and told["label"].classes:
+      classes = told["label"].classes
+      if len(classes) > config.model.num_classes:
+        raise ValueError(
+          f"config.model.num_classes={config.model.num_classes}, but the data "
+          f"have {len(classes)}: {', '.join(classes[:20])}."
+        )
+      config.data.classes = classes
+    if "text" in told and told["text"].encoder:
+      config.data.text_encoder_hash = told["text"].encoder
+  return config
+
+
 # Settings that a run may change on the way: what the network is, was learnt
 # and has seen does not depend on them.
 _FREE_SETTINGS = re.compile(
@@ -77,7 +113,7 @@ _BEFORE = {
 # Those that would make another model of it.
 _FIXED_SETTINGS = re.compile(
   r"diffusion\.(process|schedule|zero_terminal_snr|num_timesteps|prediction)"
-  r"|diffusion\.timestep_sampler"
+  r"|diffusion\.timestep_sampler|data\.(classes|text_encoder_hash)"
   r"|model\.(?!remat|attention$|kernels|dtype|dropout)"
 )
 
