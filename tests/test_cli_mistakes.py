@@ -106,7 +106,7 @@ def test_the_cure_can_be_typed_in(error, words, cure):
     ("train --config.seed=-1", "--config.seed=-1: give a whole number from 0"),
     (
       "train --config.seed=12345678901234567890",
-      "--config.seed=12345678901234567890: give a whole number below 4294967296",
+      "--config.seed=12345678901234567890: give a whole number below 42949",
     ),
     (
       "sample --checkpoint=x --output=y --seeds=3 --config.seed=4",
