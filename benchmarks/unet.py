@@ -1,7 +1,7 @@
 """How fast are the networks, measured against the device's own matmul?
 
   python -m benchmarks.unet [--model=av_unet|sr_unet] [--size=release|small]
-    [--batch=1] [--dtype=float32|bfloat16] [--remat=none|blocks|attention]
+    [--batch=1] [--dtype=float32|bfloat16] [--remat=NAME]
     [--kernels=cpu|plain|auto] [--parts=forward,train,rs_mma]
 
 Prints a table. "share" is the rate of the network's floating-point operations
@@ -29,6 +29,7 @@ import optax
 from mmdiff_jax import models
 from mmdiff_jax.models import layers, ops, rs_mma
 from mmdiff_jax.models.remat import MEMORY_FIRST
+from mmdiff_jax.models.remat import NAMES as REMAT
 from mmdiff_jax.training.flops import count_flops
 
 GIB = 2**30
@@ -274,7 +275,7 @@ def parse_arguments() -> argparse.Namespace:
   parser.add_argument("--size", choices=("release", "small"))
   parser.add_argument("--batch", type=int)
   parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-  parser.add_argument("--remat", choices=("none", "blocks", "attention"))
+  parser.add_argument("--remat", choices=REMAT)
   parser.add_argument("--attention", choices=("auto", "xla", "cudnn"))
   parser.add_argument("--kernels", choices=ops.KERNELS)
   parser.add_argument("--parts")

@@ -99,11 +99,12 @@ def get_config() -> ConfigDict:
   # Compute type, "bfloat16" or "float32"; parameters, norms and softmax stay
   # float32.
   model.dtype = "bfloat16"
-  # Rematerialisation: "none", "blocks" or "attention".
+  # Rematerialisation, from the least memory on: "blocks", "products" (keeps
+  # what products make, computes norms again), "attention" or "none".
   model.remat = "none"
   # Cross- and self-attention: "auto" (by hardware, type and shape), or one of
   # "xla" (as model.kernels), "tiled", "lanes", "elementwise" (few tokens),
-  # "packed" (few tokens), "pallas" (TPU), "cudnn" (GPU).
+  # "packed" (few tokens), "pallas" (kernels of our own, TPU), "cudnn" (GPU).
   model.attention = "auto"
   # Formulations for the hardware: "cpu", "plain" (accelerators) or "auto", by
   # the device that the program is compiled for.

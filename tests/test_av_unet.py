@@ -21,7 +21,7 @@ FLAT = TINY | {
 # Kernels and rematerialisation of the training passes that are compared; in
 # those of a CPU the order of the backward pass is imposed.
 PLAIN = ("plain", "none")
-OTHERS = (("cpu", "blocks"), ("plain", "attention"))
+OTHERS = (("cpu", "blocks"), ("plain", "attention"), ("plain", "products"))
 VIDEO, AUDIO = (1, 4, 4, 4, 3), (1, 64, 1)
 
 

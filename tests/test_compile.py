@@ -161,7 +161,8 @@ def test_changes_begin_with_the_smallest():
   config.train.batch_size = 4
   found = list(ladder.rungs(config, "train", 2))
   remat = {"model.remat": "blocks"}
-  assert found[:3] == [
+  assert found[:4] == [
+    {"model.remat": "products"},
     remat,
     remat | {"train.microbatches": 2},
     remat | {"mesh.fsdp": 2},

@@ -27,8 +27,11 @@ def test_group_norm_matches_its_definition(kernels):
 
 
 @SIDES
+@pytest.mark.parametrize("activate", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_group_norm_has_the_gradients_of_its_definition(batch, kernels):
+def test_group_norm_has_the_gradients_of_its_definition(
+  batch, activate, kernels
+):
   x, scale, weights = (
     normal(*shape, seed=i)
     for i, shape in enumerate([(batch, 30, 64), (batch, 64), (batch, 30, 64)])
@@ -36,7 +39,7 @@ def test_group_norm_has_the_gradients_of_its_definition(batch, kernels):
   params = {"scale": normal(64, seed=3), "bias": normal(64, seed=4)}
 
   def norm(params, x, scale):
-    module = layers.GroupNorm(kernels=kernels)
+    module = layers.GroupNorm(kernels=kernels, activate=activate)
     return module.apply({"params": params}, x, scale)
 
   def definition(params, x, scale):
@@ -44,7 +47,8 @@ def test_group_norm_has_the_gradients_of_its_definition(batch, kernels):
     mean = groups.mean((1, 3), keepdims=True)
     y = (groups - mean) / jnp.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
     y = y.reshape(x.shape) * params["scale"] + params["bias"]
-    return y * (1 + scale[:, None])
+    y = y * (1 + scale[:, None])
+    return y / (1 + jnp.exp(-y)) if activate else y
 
   def gradients(function):
     def loss(*args):
@@ -54,6 +58,65 @@ def test_group_norm_has_the_gradients_of_its_definition(batch, kernels):
 
   for a, b in zip(gradients(norm), gradients(definition), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_group_norm_over_frames_is_that_of_each_pixel():
+  x, weights = normal(2, 6, 5, 64), normal(2, 6, 5, 64, seed=1)
+  params = {"scale": normal(64, seed=3), "bias": normal(64, seed=4)}
+
+  def loss(params, x, apart):
+    module = layers.GroupNorm(kernels="plain", axes=None if apart else (1,))
+    if apart:
+      moved = x.swapaxes(1, 2).reshape(10, 6, 64)
+      y = module.apply({"params": params}, moved)
+      y = y.reshape(2, 5, 6, 64).swapaxes(1, 2)
+    else:
+      y = module.apply({"params": params}, x)
+    return jnp.sum(weights * jnp.sin(y))
+
+  results = (
+    jax.value_and_grad(loss, (0, 1))(params, x, apart)
+    for apart in (True, False)
+  )
+  for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@SIDES
+def test_a_gain_of_each_frame_has_the_gradients_of_its_definition(kernels):
+  x, scale = normal(2, 3, 5, 64), normal(2, 3, 1, 64, seed=1)
+  shift, weights = normal(2, 3, 1, 64, seed=2), normal(2, 3, 5, 64, seed=3)
+  params = {"scale": normal(64, seed=4), "bias": normal(64, seed=5)}
+
+  def norm(params, x, scale, shift):
+    module = layers.GroupNorm(kernels=kernels)
+    return module.apply({"params": params}, x, scale, shift)
+
+  def definition(params, x, scale, shift):
+    groups = x.reshape(2, 15, 32, 2)
+    mean = groups.mean((1, 3), keepdims=True)
+    y = (groups - mean) / jnp.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
+    y = y.reshape(x.shape) * params["scale"] + params["bias"]
+    return y * (1 + scale) + shift
+
+  def gradients(function):
+    def loss(*args):
+      return jnp.sum(weights * jnp.sin(function(*args)))
+
+    grads = jax.grad(loss, (0, 1, 2, 3))(params, x, scale, shift)
+    return jax.tree.leaves(grads)
+
+  for a, b in zip(gradients(norm), gradients(definition), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_the_gradient_of_a_norm_keeps_half_precision_alone():
+  x = jnp.ones((2, 64, 64), jnp.bfloat16)
+  module = layers.GroupNorm(jnp.bfloat16, kernels="plain", activate=True)
+  variables = module.init(jax.random.key(0), x)
+  _, vjp = jax.vjp(lambda x: module.apply(variables, x), x)
+  kept = [leaf for leaf in jax.tree.leaves(vjp) if leaf.size >= x.size]
+  assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
 
 
 @SIDES
@@ -184,8 +247,8 @@ def test_layers_start_uniform_or_at_zero():
 
 
 def test_pixels_first_can_be_undone():
-  x = normal(2, 3, 4, 5, 6)
-  tokens = av_blocks.pixels_first(x)
-  assert tokens.shape == (2 * 4 * 5, 3, 6)
-  np.testing.assert_array_equal(tokens[7], x[0, :, 1, 2])
-  np.testing.assert_array_equal(av_blocks.frames_first(tokens, x.shape), x)
+  x = normal(2, 3, 20, 6)
+  tokens = layers.pixels_first(x)
+  assert tokens.shape == (2 * 20, 3, 6)
+  np.testing.assert_array_equal(tokens[7], x[0, :, 7])
+  np.testing.assert_array_equal(layers.frames_first(tokens, x.shape), x)

@@ -35,7 +35,9 @@ def log_of(workdir):
     {
       k: v
       for k, v in record.items()
-      if "per_second" not in k and k != "input_wait_share"
+      if "per_second" not in k
+      and k != "input_wait_share"
+      and not k.startswith(("time_", "run_seconds"))
     }
     for record in metrics.read_jsonl(workdir / "metrics.jsonl")
   ]
@@ -162,9 +164,11 @@ def test_log_has_what_the_issue_of_a_run_is_found_with(uninterrupted):
     "grad_norm_audio", "grad_norm_shared", "learning_rate",
     "steps_per_second", "clips_per_second", "model_tflops_per_second",
     "executed_tflops_per_second",
-    "input_wait_share",
+    "input_wait_share", "run_seconds", "time_steps", "time_saving",
   } <= record.keys()  # fmt: skip
   assert record["model_tflops_per_second"] > 0
+  shares = [value for key, value in record.items() if key.startswith("time_")]
+  assert sum(shares) == pytest.approx(1.0)
   events = list((uninterrupted[1] / "tensorboard").iterdir())
   assert len(events) == 1 and events[0].stat().st_size > 100
 

@@ -16,17 +16,21 @@ import pytest
 from mmdiff_jax.models import attention as formulations
 from mmdiff_jax.models import ops
 from mmdiff_jax.models.cpu import attention
+from mmdiff_jax.models.normalise import How
 from tests.attention_oracle import normal, softmax_attention
 
 # Every operation, with arguments that its two sides treat differently.
 CASES = {
   "convolve": (ops.convolve, normal(2, 6, 5, 4), normal(3, 3, 4, 3)),
   "linear": (ops.linear, normal(2048, 4), normal(4, 3)),
-  "group_mean": (
-    lambda x, kernels: ops.group_mean(x, 4, kernels),
-    normal(2, 8),
+  "normalise": (
+    functools.partial(
+      ops.normalise, how=How((1,), 2, 1e-5, True, np.dtype("float32"))
+    ),
+    normal(2, 6, 4),
+    normal(4, seed=1),
+    normal(2, 1, 4, seed=2),
   ),
-  "scale": (ops.scale, normal(2, 6, 4), normal(2, 4)),
   "attend": (ops.attend, *(normal(2, t, 2, 8, seed=t) for t in (3, 7, 7))),
 }
 

@@ -256,18 +256,22 @@ def reported_memory(report: str) -> int | None:
   return int(match[1]) if match else None
 
 
+def cycles_of(operation: Operation) -> int | None:
+  """Cycles that XLA:TPU states for an operation; None where it does not."""
+  stated = _CYCLES.search(operation.traits)
+  # Some are so large that they stand for "unknown".
+  return int(stated[1]) if stated and int(stated[1]) < 2**50 else None
+
+
 def estimated_cycles(program: Program) -> tuple[int, int]:
-  """Cycles that XLA:TPU states, and how many operations run without.
+  """Cycles that XLA:TPU states in all, and how many kernels run without.
 
   It states them of what it has generated code for, but never of kernels that
   are not its own; collectives wait for others, which it cannot know.
   """
   total = without = 0
   for _, times, operation in program.running():
-    stated = _CYCLES.search(operation.traits)
-    # Some are so large that they stand for "unknown".
-    if stated and int(stated[1]) < 2**50:
-      total += times * int(stated[1])
-    elif operation.kind == "custom-call" and _KERNEL in operation.traits:
+    total += times * (cycles_of(operation) or 0)
+    if operation.kind == "custom-call" and _KERNEL in operation.traits:
       without += times
   return total, without

@@ -33,7 +33,10 @@ def rungs(config: ConfigDict, what: str, devices: int) -> Iterator[Changes]:
       yield split | ({"sample.batch_size": sizes[-1]} if sizes else {})
     return
   first: Changes = {}
-  if config.model.get("remat", "blocks") == "none":
+  remat = config.model.get("remat", "blocks")
+  if remat in ("none", "attention"):
+    yield {"model.remat": "products"}
+  if remat != "blocks":
     first = {"model.remat": "blocks"}
     yield first
   batch, micro = config.train.batch_size, config.train.microbatches

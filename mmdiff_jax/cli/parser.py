@@ -70,8 +70,7 @@ def number(
       value = kind(text)
     except ValueError:
       value = math.nan
-    # No size, count or seed is as large as 2**32.
-    if not low <= value <= high or not abs(value) < 2**32:
+    if not low <= value <= high or math.isinf(value):
       raise argparse.ArgumentTypeError(f"give {wanted}, not {text!r}")
     return value
 

@@ -35,20 +35,6 @@ class VideoConv(nn.Module):
     return x.reshape(shape)
 
 
-def pixels_first(x: jax.Array) -> jax.Array:
-  """`[B, F, H, W, C]` -> `[B*H*W, F, C]`."""
-  batch, frames, _, _, channels = x.shape
-  x = x.reshape(batch, frames, -1, channels).swapaxes(1, 2)
-  return x.reshape(-1, frames, channels)
-
-
-def frames_first(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Inverse of `pixels_first`; `shape` is that of its input."""
-  batch, frames = shape[:2]
-  x = x.reshape(batch, -1, frames, x.shape[-1]).swapaxes(1, 2)
-  return x.reshape(shape)
-
-
 class VideoHead(nn.Module):
   """Zero-initialised 3x3x3 convolution to few channels.
 
@@ -145,27 +131,34 @@ class MMBlock(nn.Module):
     self, x: jax.Array, emb: jax.Array, name: str, factors: tuple[int, ...]
   ) -> jax.Array:
     how = layers.inherited(self)
-    h = nn.silu(layers.GroupNorm(**how, name=f"{name}_norm_in")(x))
+    norm_in, norm_out = (
+      layers.GroupNorm(activate=True, **how, name=f"{name}_norm_{place}")
+      for place in ("in", "out")
+    )
+    h = norm_in(x)
     if name == "video":
       h = VideoConv(self.features, **how, name="video_conv")(h)
     else:
       h = layers.Conv(
         self.features, (3,), self.dilation, **how, name="audio_conv"
       )(h)
-    if self.resample:
-      change = layers.downsample
-      if self.resample == "up":
-        change = layers.upsample
-      h, x = change(h, factors), change(x, factors)
+    if self.resample == "down":
+      h, x = (layers.downsample(part, factors) for part in (h, x))
 
-    norm_out = layers.GroupNorm(**how, name=f"{name}_norm_out")
+    # Repeated values do not change norm and SiLU; levels of frames would not be
+    # laid out along the audio in the same way.
+    late = self.resample == "up" and emb.ndim == 2
+    if self.resample == "up" and not late:
+      h, x = (layers.upsample(part, factors) for part in (h, x))
     if emb.ndim == 3 or not self.use_scale_shift_norm:
       emb = levels.spread(emb, h.shape)
     if self.use_scale_shift_norm:
       h = norm_out(h, *jnp.split(emb, 2, -1))
     else:
       h = norm_out(h + emb)
-    h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
+    if late:
+      h, x = (layers.upsample(part, factors) for part in (h, x))
+    h = nn.Dropout(self.dropout, deterministic=False)(h)
     h = layers.Dense(self.features, zero_init=True, **how, name=f"{name}_out")(
       h
     )
@@ -184,6 +177,6 @@ class MMBlock(nn.Module):
   def _video_attention(self, x: jax.Array) -> jax.Array:
     shape = x.shape
     x = x.reshape(shape[0] * shape[1], -1, shape[-1])
-    x = self._attention("spatial_attention")(x).reshape(shape)
-    x = self._attention("temporal_attention")(pixels_first(x))
-    return frames_first(x, shape)
+    x = self._attention("spatial_attention")(x)
+    x = x.reshape(*shape[:2], -1, shape[-1])
+    return self._attention("temporal_attention")(x).reshape(shape)

@@ -18,6 +18,7 @@ from mmdiff_jax.models import (
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, UNetPlan, make_plan
+from mmdiff_jax.models.remat import rematerialised
 
 Streams = tuple[jax.Array, jax.Array]
 
@@ -150,7 +151,7 @@ class AVUNet(nn.Module):
       else:
         block = self._block(layer, train)
         args = (*h, emb)
-        remat = self.remat == "blocks"
+        remat = self.remat in ("blocks", "products")
       if train and self.kernels == "cpu":
         return backward.in_turn(block, *args, remat=remat, **options)
       return block(*args, **options)
@@ -210,12 +211,10 @@ class AVUNet(nn.Module):
     return video_stem(video), audio_stem(audio)
 
   def _block(self, layer: Layer, train: bool) -> nn.Module:
-    block: Any = av_blocks.MMBlock
+    block = rematerialised(av_blocks.MMBlock, self.remat)
     attention: Any = layers.SelfAttention
-    if self.remat == "blocks":
-      block = nn.remat(block)
-    elif self.remat == "attention":
-      attention = nn.remat(attention)
+    if self.remat == "attention":
+      attention = rematerialised(attention, self.remat, attention=True)
     middle = layer.name.startswith("middle")
     inner = not layer.resample
     return block(
@@ -236,9 +235,7 @@ class AVUNet(nn.Module):
     )
 
   def _cross(self, layer: Layer, frames: int) -> nn.Module:
-    cross: Any = rs_mma.RSMMA
-    if self.remat != "none":
-      cross = nn.remat(cross)
+    cross = rematerialised(rs_mma.RSMMA, self.remat, attention=True)
     return cross(
       window=self.window(layer, frames),
       head_channels=self.num_head_channels or layer.channels // self.num_heads,
@@ -258,7 +255,9 @@ class AVUNet(nn.Module):
     audio_head = layers.Conv(
       channels[1] * outputs, (3,), zero_init=True, **how, name="audio_head"
     )
-    video = nn.silu(layers.GroupNorm(**how, name="video_norm")(video))
-    audio = nn.silu(layers.GroupNorm(**how, name="audio_norm")(audio))
+    video, audio = (
+      layers.GroupNorm(activate=True, **how, name=f"{name}_norm")(x)
+      for name, x in (("video", video), ("audio", audio))
+    )
     video, audio = video_head(video), audio_head(audio)
     return video.astype(jnp.float32), audio.astype(jnp.float32)

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.models import attention, embedders, ops
+from mmdiff_jax.models import attention, embedders, ops, remat
 from mmdiff_jax.models.group_norm import GROUPS
 
 CHOICES = {
   "dtype": ("bfloat16", "float32"),
-  "remat": ("none", "blocks", "attention"),
+  "remat": remat.NAMES,
   "attention": attention.NAMES,
   "kernels": ops.KERNELS,
 }

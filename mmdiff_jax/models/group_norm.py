@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models import ops
+from mmdiff_jax.models.normalise import How
 
 GROUPS = 32
 
@@ -15,11 +16,20 @@ class GroupNorm(nn.Module):
 
   Statistics come from per-channel sums, so that the input is read once for
   both moments; they and the affine map are float32 whatever the input.
+
+  Attributes:
+    dtype: of the result.
+    epsilon: added to the variance.
+    kernels: see `ops`.
+    activate: whether SiLU follows.
+    axes: that are normalised over in place of every axis but the first.
   """
 
   dtype: DTypeLike = jnp.float32
   epsilon: float = 1e-5
   kernels: str = "auto"
+  activate: bool = False
+  axes: tuple[int, ...] | None = None
 
   @nn.compact
   def __call__(
@@ -39,26 +49,17 @@ class GroupNorm(nn.Module):
       Array like `x`, of type `dtype`.
     """
     channels = x.shape[-1]
-    gamma = self.param("scale", nn.initializers.ones, (channels,))
-    beta = self.param("bias", nn.initializers.zeros, (channels,))
-    x = x.astype(jnp.float32)
-    axes = tuple(range(1, x.ndim - 1))
+    gain = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    between = tuple(range(1, x.ndim - 1))
 
-    moments = jnp.stack([x.mean(axes), (x * x).mean(axes)])
-    mean, square = ops.group_mean(moments, GROUPS, self.kernels)
-    variance = jnp.maximum(square - mean * mean, 0.0)
-    inverse = jax.lax.rsqrt(variance + self.epsilon)
-    a = inverse * gamma
-    b = beta - mean * a
-    varies = scale is not None and scale.ndim == x.ndim
-    if varies:
-      a, b = jnp.expand_dims(a, axes), jnp.expand_dims(b, axes)
+    def spread(v: jax.Array) -> jax.Array:
+      return v if v.ndim == x.ndim else jnp.expand_dims(v, between)
+
     if scale is not None:
-      a, b = a * (1.0 + scale), b * (1.0 + scale)
+      gain, bias = gain * (1.0 + spread(scale)), bias * (1.0 + spread(scale))
     if shift is not None:
-      b = b + shift
-    if varies:
-      y = x * a + b
-    else:
-      y = ops.scale(x, a, self.kernels) + jnp.expand_dims(b, axes)
-    return y.astype(self.dtype)
+      bias = bias + spread(shift)
+    axes = between if self.axes is None else self.axes
+    how = How(axes, GROUPS, self.epsilon, self.activate, jnp.dtype(self.dtype))
+    return ops.normalise(x, gain, bias, how, self.kernels)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mmdiff_jax.models.remat import product
 from mmdiff_jax.models.tiled_attention import TILE, UNIT, divisor, tiled
 
 
@@ -69,7 +70,7 @@ def _in_parts(
 def _in_parts_forward(
   attention: _Part, size: int, q: jax.Array, k: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  out, log_total = _forward(attention, size, q, k, v)
+  out, log_total = map(product, _forward(attention, size, q, k, v))
   return out, (q, k, v, out, log_total)
 
 

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from mmdiff_jax.models import ops
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.group_norm import GroupNorm
+from mmdiff_jax.models.remat import product
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -34,22 +35,63 @@ def inherited(module: Any) -> dict[str, Any]:
   return {"dtype": jnp.dtype(module.dtype), "kernels": module.kernels}
 
 
-class Dense(nn.Module):
-  """Linear map of the last axis: a linear layer or a 1x1 convolution."""
+class _Linear(nn.Module):
+  """What linear maps of the last axis have in common."""
 
   features: int
   zero_init: bool = False
   dtype: DTypeLike = jnp.float32
   kernels: str = "auto"
 
+  def _weights(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel `[C, features]` and bias, in the compute type."""
+    init = nn.initializers.zeros if self.zero_init else _uniform(channels)
+    shape = (channels, self.features)
+    kernel = self.param("kernel", init, shape).astype(self.dtype)
+    return kernel, self.param("bias", init, shape[1:]).astype(self.dtype)
+
+  def _map(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    y = ops.linear(x.astype(self.dtype), kernel, self.kernels)
+    return product(ops.add_bias(y, bias, self.kernels))
+
+
+class Dense(_Linear):
+  """Linear map of the last axis: a linear layer or a 1x1 convolution."""
+
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[..., C]` to `[..., features]`."""
-    shape = (x.shape[-1], self.features)
-    init = nn.initializers.zeros if self.zero_init else _uniform(shape[0])
-    kernel = self.param("kernel", init, shape).astype(self.dtype)
-    bias = self.param("bias", init, shape[1:]).astype(self.dtype)
-    return ops.linear(x.astype(self.dtype), kernel, self.kernels) + bias
+    return self._map(x, *self._weights(x.shape[-1]))
+
+
+class QKV(_Linear):
+  """The joint map to queries, keys and values, each of `features / 3` channels.
+
+  Attributes:
+    apart: computes the three by a product each, so that what needs them apart
+      copies nothing.
+    heads_first: number of heads whose (q, k, v) lie side by side in the
+      parameters; 0 where they are three thirds q|k|v.
+  """
+
+  apart: bool = False
+  heads_first: int = 0
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    """Maps `[..., C]` to `[..., q|k|v]`, or to the three of them."""
+    kernel, bias = self._weights(x.shape[-1])
+    if self.heads_first:
+      kernel, bias = (
+        v.reshape(*v.shape[:-1], self.heads_first, 3, -1)
+        .swapaxes(-3, -2)
+        .reshape(v.shape)
+        for v in (kernel, bias)
+      )
+    if not self.apart:
+      return (self._map(x, kernel, bias),)
+    weights = zip(jnp.split(kernel, 3, 1), jnp.split(bias, 3), strict=True)
+    return tuple(self._map(x, *one) for one in weights)
 
 
 class Conv(nn.Module):
@@ -78,7 +120,7 @@ class Conv(nn.Module):
     bias = self.param("bias", init, shape[-1:]).astype(self.dtype)
     x = x.astype(self.dtype)
     y = ops.convolve(x, kernel, self.dilation, self.kernels)
-    return y + bias
+    return product(ops.add_bias(y, bias, self.kernels))
 
 
 def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
@@ -152,16 +194,47 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Mixes the tokens of `[N, T, C]`; the norm is per element of N."""
-    n, tokens, channels = x.shape
+    """Mixes tokens; the norm is per sequence.
+
+    Args:
+      x: `[N, T, C]`, attention over T, or `[B, F, P, C]`, attention of each
+        pixel over its frames.
+
+    Returns:
+      Array like `x`.
+    """
     how = inherited(self)
-    h = GroupNorm(**how, name="norm")(x)
-    h = Dense(3 * channels, **how, name="qkv")(h)
-    if self.heads_first:
-      h = h.reshape(n, tokens, self.num_heads, 3, -1).swapaxes(2, 3)
+    on = self.attention if isinstance(self.attention, On) else None
+    in_place = on is not None and on.in_place(x.shape, self.num_heads)
+    given, channels = x, x.shape[-1]
+    if x.ndim == 4 and not in_place:
+      x = pixels_first(x)
+    h = GroupNorm(axes=(1,), **how, name="norm")(x)
+    qkv = QKV(
+      3 * channels,
+      apart=on is not None and on.platform == "gpu",
+      heads_first=self.num_heads if self.heads_first else 0,
+      **how,
+      name="qkv",
+    )
+    parts = qkv(h)
+    if on is not None and in_place:
+      h = on.self_attend(parts[0], self.num_heads)
     else:
-      h = h.reshape(n, tokens, 3, self.num_heads, -1)
-    q, k, v = (x.squeeze(2) for x in jnp.split(h, 3, 2))
-    h = ops.attend(q, k, v, self.attention, self.kernels)
-    h = h.reshape(n, tokens, channels)
-    return x + Dense(channels, zero_init=True, **how, name="out")(h)
+      if len(parts) == 1:
+        parts = tuple(jnp.split(parts[0], 3, -1))
+      q, k, v = (p.reshape(*p.shape[:2], self.num_heads, -1) for p in parts)
+      h = ops.attend(q, k, v, self.attention, self.kernels).reshape(x.shape)
+    y = x + Dense(channels, zero_init=True, **how, name="out")(h)
+    return y if x is given else frames_first(y, given.shape)
+
+
+def pixels_first(x: jax.Array) -> jax.Array:
+  """`[B, F, P, C]` -> `[B*P, F, C]`."""
+  return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[-1])
+
+
+def frames_first(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Inverse of `pixels_first`; `shape` is that of its input."""
+  batch, frames, pixels, _ = shape
+  return x.reshape(batch, pixels, frames, -1).swapaxes(1, 2)

@@ -10,17 +10,20 @@ here, by the argument `kernels`:
   drops what differentiation would have kept for the other.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 from jax.typing import DTypeLike
 
 from mmdiff_jax.models import attention as formulations
+from mmdiff_jax.models import normalise as plain_norm
 from mmdiff_jax.models import plain
 from mmdiff_jax.models.cpu import attention as cpu_attention
 from mmdiff_jax.models.cpu import convolution as cpu_convolution
 from mmdiff_jax.models.cpu import group_norm as cpu_group_norm
 from mmdiff_jax.models.cpu import linear as cpu_linear
+from mmdiff_jax.models.normalise import How
 
 KERNELS = ("auto", "plain", "cpu")
 
@@ -59,19 +62,39 @@ def linear(x: jax.Array, kernel: jax.Array, kernels: str = "auto") -> jax.Array:
   return _choose(kernels, plain.linear, cpu_linear.linear, x, kernel)
 
 
-def group_mean(x: jax.Array, groups: int, kernels: str = "auto") -> jax.Array:
-  """Replaces each channel of `[..., C]` by the mean of its group."""
+def add_bias(x: jax.Array, bias: jax.Array, kernels: str = "auto") -> jax.Array:
+  """Adds `[C]` to `[..., C]`."""
+  return x + bias if kernels == "cpu" else plain.add_bias(x, bias)
+
+
+def normalise(
+  x: jax.Array,
+  gain: jax.Array,
+  bias: jax.Array,
+  how: How,
+  kernels: str = "auto",
+) -> jax.Array:
+  """Group normalisation, and SiLU where it says so.
+
+  Args:
+    x: `[N, ..., C]`.
+    gain: float32, of a shape that is broadcast to `x`; for a CPU `[C]` or
+      `[N, 1, ..., C]`.
+    bias: likewise.
+    how: axes, groups, activation and type of the result.
+    kernels: see the module.
+
+  Returns:
+    Array like `x`, of type `how.dtype`.
+  """
   return _choose(
     kernels,
-    lambda x: plain.group_mean(x, groups),
-    lambda x: cpu_group_norm.group_mean(x, groups),
+    functools.partial(plain_norm.normalise, how),
+    functools.partial(cpu_group_norm.normalise, how),
     x,
+    gain,
+    bias,
   )
-
-
-def scale(x: jax.Array, a: jax.Array, kernels: str = "auto") -> jax.Array:
-  """Multiplies `[N, ..., C]` by `[N, C]`."""
-  return _choose(kernels, plain.scale, cpu_group_norm.scale, x, a)
 
 
 def attend(

@@ -29,15 +29,35 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return x @ kernel
 
 
-def group_mean(x: jax.Array, groups: int) -> jax.Array:
-  """See `ops.group_mean`."""
-  means = x.reshape(*x.shape[:-1], groups, -1).mean(-1)
-  return jnp.repeat(means, x.shape[-1] // groups, -1)
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """See `ops.add_bias`."""
+  return x + bias
 
 
-def scale(x: jax.Array, a: jax.Array) -> jax.Array:
-  """See `ops.scale`."""
-  return x * jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
+def _add_bias(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+  return x + bias, None
+
+
+def _bias_gradient(_: None, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+  return grad, jax.lax.platform_dependent(
+    grad, tpu=_row_of_sums, default=_sum_of_rows
+  )
+
+
+def _row_of_sums(x: jax.Array) -> jax.Array:
+  """Sums `[..., C]` to `[C]` on a TPU's matrix unit, in float32."""
+  rows = x.reshape(-1, x.shape[-1])
+  ones = jnp.ones((1, rows.shape[0]), x.dtype)
+  row = jnp.matmul(ones, rows, preferred_element_type=jnp.float32)
+  return row[0].astype(x.dtype)
+
+
+def _sum_of_rows(x: jax.Array) -> jax.Array:
+  return x.sum(tuple(range(x.ndim - 1)))
+
+
+add_bias.defvjp(_add_bias, _bias_gradient)
 
 
 def attend(

@@ -1,7 +1,6 @@
 """The super-resolution U-Net: one image at a time, given its small version."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +11,7 @@ from mmdiff_jax.models import checks, layers, levels
 from mmdiff_jax.models.attention import On
 from mmdiff_jax.models.cpu import backward
 from mmdiff_jax.models.plan import Layer, UNetPlan, make_plan
+from mmdiff_jax.models.remat import rematerialised
 
 _FACTORS = (2, 2)
 
@@ -40,7 +40,7 @@ class ResBlock(nn.Module):
   def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
     """Maps `[N, H, W, C]` and the embedding `[N, E]` to `features` channels."""
     how = layers.inherited(self)
-    h = nn.silu(layers.GroupNorm(**how, name="norm_in")(x))
+    h = layers.GroupNorm(activate=True, **how, name="norm_in")(x)
     if self.resample:
       change = layers.downsample
       if self.resample == "up":
@@ -51,12 +51,12 @@ class ResBlock(nn.Module):
     width = self.features * (2 if self.use_scale_shift_norm else 1)
     dense = layers.Dense(width, kernels=self.kernels, name="embedding")
     emb = dense(nn.silu(emb))
-    norm_out = layers.GroupNorm(**how, name="norm_out")
+    norm_out = layers.GroupNorm(activate=True, **how, name="norm_out")
     if self.use_scale_shift_norm:
       h = norm_out(h, *jnp.split(emb, 2, -1))
     else:
       h = norm_out(h + emb[:, None, None])
-    h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
+    h = nn.Dropout(self.dropout, deterministic=False)(h)
     h = layers.Conv(
       self.features, (3, 3), zero_init=True, **how, name="conv_out"
     )(h)
@@ -166,7 +166,7 @@ class SRUNet(nn.Module):
         remat = self.remat != "none"
       else:
         block, args = self._block(layer, train), (h, emb)
-        remat = self.remat == "blocks"
+        remat = self.remat in ("blocks", "products")
       if train and self.kernels == "cpu":
         h = backward.in_turn(block, *args, remat=remat)
       else:
@@ -185,13 +185,13 @@ class SRUNet(nn.Module):
       for layer in cell:
         h = run(layer, h)
 
-    h = nn.silu(layers.GroupNorm(**how, name="norm")(h))
+    h = layers.GroupNorm(activate=True, **how, name="norm")(h)
     outputs = channels * (2 if self.learn_sigma else 1)
     head = layers.Conv(outputs, (3, 3), zero_init=True, **how, name="head")
     return head(h).astype(jnp.float32)
 
   def _block(self, layer: Layer, train: bool) -> nn.Module:
-    block: Any = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
+    block = rematerialised(ResBlock, self.remat)
     return block(
       features=layer.channels,
       resample=layer.resample,
@@ -202,9 +202,7 @@ class SRUNet(nn.Module):
     )
 
   def _attention(self, layer: Layer) -> nn.Module:
-    attention: Any = layers.SelfAttention
-    if self.remat != "none":
-      attention = nn.remat(attention)
+    attention = rematerialised(layers.SelfAttention, self.remat, attention=True)
     return attention(
       num_heads=self.num_heads,
       heads_first=True,

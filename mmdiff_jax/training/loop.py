@@ -25,6 +25,7 @@ from mmdiff_jax.disk.locks import Lock, locked
 from mmdiff_jax.task import Task, make_task
 from mmdiff_jax.training import divergence, metrics, settings
 from mmdiff_jax.training.flops import count_flops, model_flops
+from mmdiff_jax.training.goodput import Goodput
 from mmdiff_jax.training.observers import Observer, make_observers
 from mmdiff_jax.training.profile import Profile
 from mmdiff_jax.training.program import TrainProgram, build_program
@@ -70,6 +71,7 @@ def train(
     locks.InUseError: if another process trains in `workdir`.
     memory.DoesNotFitError: if the step needs more memory than there is.
   """
+  clock = Goodput()
   workdir = as_path(workdir)
   checkpoint.check_checkpoints_path(workdir)
   if jax.process_index() == 0:
@@ -106,7 +108,8 @@ def train(
       settings.compare(checkpoints.config(latest), config)
     if latest is None or latest < config.train.num_steps:
       announce("the train step")
-    program = build_program(task, config, mesh)
+    with clock.doing("compiling"):
+      program = build_program(task, config, mesh)
     state, gathered = _start_or_resume(program, checkpoints, loader)
     first_step = int(state.step)
     if first_step >= config.train.num_steps:
@@ -116,13 +119,18 @@ def train(
     _write_overview(state.params, workdir)
     tracing.check(first_step)
     stack.callback(tracing.close)
-    train_step, executed, needed = _compile(program)
+    with clock.doing("compiling"):
+      train_step, executed, needed = _compile(program)
     check_memory(
       train_step, "The train step", _cures(config), held=state, force=force
     )
     report = stack.enter_context(
-      contextlib.closing(Report(config, workdir, first_step, executed, needed))
+      contextlib.closing(
+        Report(config, workdir, first_step, executed, needed, clock)
+      )
     )
+    clock.begin_steps()
+    stack.callback(lambda: _log.info("%s", clock.in_words()))
     return _run(
       program,
       train_step,
@@ -254,7 +262,7 @@ def _cures(config: ConfigDict) -> list[str]:
     f"more config.train.microbatches (now {train_config.microbatches})",
     f"a smaller config.train.batch_size (now {train_config.batch_size})",
   ]
-  if config.model.get("remat") in ("none", "attention"):
+  if config.model.get("remat") in ("none", "attention", "products"):
     cures.insert(0, "config.model.remat=blocks")
   return cures
 
@@ -300,7 +308,8 @@ def _run(
         gathered = no_metrics
       for observer in observers:
         if _due(step, observer.every):
-          with report.paused():
+          jax.block_until_ready(state)  # Or its step would count as this.
+          with report.paused(observer.activity):
             shown = observer.observe(state, step)
           report.add(step, shown)
       if last or stopping or _due(step, train_config.checkpoint_every):
@@ -308,7 +317,7 @@ def _run(
         divergence.check_state(state, step, checkpoints)
         report.flush()
         # Orbax copies to the host in a way that counts as unintended.
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard("allow"), report.saving():
           checkpoints.save(
             step,
             state,

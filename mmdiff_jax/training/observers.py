@@ -21,10 +21,12 @@ class Observer:
 
   Attributes:
     every: steps from one look to the next.
+    activity: that its time is booked to (`goodput.ACTIVITIES`).
     observe: `(state, step) ->` what it shows, which is logged.
   """
 
   every: int
+  activity: str
   observe: Callable[[TrainState, int], Shown]
 
 
@@ -48,13 +50,19 @@ def make_observers(
   if train.eval_every > 0 and held_out is not None:
     loss = make_held_out_loss(task, config, mesh, held_out)
     observers.append(
-      Observer(train.eval_every, lambda state, _: Shown(loss(state.params)))
+      Observer(
+        train.eval_every,
+        "evaluation",
+        lambda state, _: Shown(loss(state.params)),
+      )
     )
   if train.preview_every > 0:
     preview = make_preview(task, config, mesh, workdir / "previews")
     observers.append(
       Observer(
-        train.preview_every, lambda state, step: preview(state.ema_params, step)
+        train.preview_every,
+        "previews",
+        lambda state, step: preview(state.ema_params, step),
       )
     )
   return observers

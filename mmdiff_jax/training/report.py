@@ -14,6 +14,7 @@ from mmdiff_jax.configuration import flatten
 from mmdiff_jax.devices.chips import chip_of
 from mmdiff_jax.disk.progress import progress_bar
 from mmdiff_jax.training import metrics
+from mmdiff_jax.training.goodput import Goodput
 from mmdiff_jax.training.optimizer import learning_rate_schedule
 from mmdiff_jax.training.shown import Shown
 
@@ -28,6 +29,7 @@ class Report:
     first_step: int,
     executed_flops: float,
     model_flops: float,
+    clock: Goodput,
   ):
     """Opens the logs of a run.
 
@@ -37,10 +39,14 @@ class Report:
       first_step: number of steps that are finished already.
       executed_flops: floating-point operations of one step's program.
       model_flops: those that the model needs for it.
+      clock: of the run.
     """
     self._batch_size = config.train.batch_size
     self._executed, self._needed = executed_flops, model_flops
     self._learning_rate = jax.jit(learning_rate_schedule(config.train))
+    self._clock = clock
+    # Before the log is cut back to the first step.
+    clock.go_on(metrics.read_jsonl(workdir / metrics.LOG), first_step)
     main = jax.process_index() == 0
     self._writer = (
       metrics.MetricWriter(workdir, first_step=first_step) if main else None
@@ -61,18 +67,28 @@ class Report:
     self._bar.update()
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Keeps the time spent within it out of the rates."""
+  def paused(self, activity: str) -> Iterator[None]:
+    """Keeps the time spent within it out of the rates.
+
+    Args:
+      activity: one of `goodput.ACTIVITIES`.
+    """
     before = time.perf_counter()
-    yield
+    with self._clock.doing(activity):
+      yield
     self._started += time.perf_counter() - before
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
     """Counts the time spent within it as waiting for input."""
     before = time.perf_counter()
-    yield
+    with self._clock.doing("input"):
+      yield
     self._waited += time.perf_counter() - before
+
+  def saving(self) -> contextlib.AbstractContextManager[None]:
+    """Counts the time spent within it as that of a checkpoint."""
+    return self._clock.doing("saving")
 
   def write(
     self, step: int, gathered: Any, counts: Mapping[str, float]
@@ -91,7 +107,7 @@ class Report:
       "model_tflops_per_second": rate * self._needed / 1e12,
       "executed_tflops_per_second": rate * self._executed / 1e12,
       "input_wait_share": waited,
-    }
+    } | self._clock.scalars()
     if self._peak:
       scalars["mfu"] = rate * self._needed / self._peak
       scalars["hfu"] = rate * self._executed / self._peak

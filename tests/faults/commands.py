@@ -141,7 +141,9 @@ def _run_result(out: pathlib.Path) -> Any:
     {
       name: value
       for name, value in record.items()
-      if "per_second" not in name and name != "input_wait_share"
+      if "per_second" not in name
+      and name != "input_wait_share"
+      and not name.startswith(("time_", "run_seconds"))
     }
     for record in metrics.read_jsonl(workdir / "metrics.jsonl")
   ]

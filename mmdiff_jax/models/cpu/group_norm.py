@@ -6,11 +6,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdiff_jax.models import plain
+from mmdiff_jax.models import normalise as plain
+from mmdiff_jax.models.normalise import How
+
+
+def normalise(
+  how: How, x: jax.Array, gain: jax.Array, bias: jax.Array
+) -> jax.Array:
+  """See `ops.normalise`."""
+  varies = gain.ndim == x.ndim and max(gain.shape[1:-1]) > 1
+  if varies or how.axes != tuple(range(1, x.ndim - 1)):
+    return plain.normalise(how, x, gain, bias)
+  wide = x.astype(jnp.float32)
+  moments = jnp.stack([wide.mean(how.axes), (wide * wide).mean(how.axes)])
+  mean, square = group_mean(moments, how.groups)
+  variance = jnp.maximum(square - mean * mean, 0.0)
+  inverse = jax.lax.rsqrt(variance + how.epsilon)
+  gain, bias = (_by_channel(v, x.ndim) for v in (gain, bias))
+  a = inverse * gain
+  b = bias - mean * a
+  y = (scale(wide, a) + jnp.expand_dims(b, how.axes)).astype(how.dtype)
+  return jax.nn.silu(y) if how.activate else y
+
+
+def _by_channel(v: jax.Array, ndim: int) -> jax.Array:
+  """`[C]` as it is, `[N, 1, ..., C]` as `[N, C]`."""
+  return v.reshape(v.shape[0], -1) if v.ndim == ndim else v
 
 
 def group_mean(x: jax.Array, groups: int) -> jax.Array:
-  """See `ops.group_mean`.
+  """Replaces each channel of `[..., C]` by the mean of its group.
 
   XLA:CPU fuses a repeat into all that reads it, which then looks up the group
   of each element and is not vectorised. It never fuses a product.
@@ -23,12 +48,16 @@ def group_mean(x: jax.Array, groups: int) -> jax.Array:
 
 @jax.custom_vjp
 def scale(x: jax.Array, a: jax.Array) -> jax.Array:
-  """See `ops.scale`."""
-  return plain.scale(x, a)
+  """Multiplies `[N, ..., C]` by `[N, C]`."""
+  return x * _spread(a, x.ndim)
+
+
+def _spread(a: jax.Array, ndim: int) -> jax.Array:
+  return jnp.expand_dims(a, tuple(range(1, ndim - 1)))
 
 
 def _forward(x: jax.Array, a: jax.Array) -> tuple[jax.Array, tuple]:
-  return plain.scale(x, a), (x, a)
+  return x * _spread(a, x.ndim), (x, a)
 
 
 def _backward(
@@ -40,7 +69,7 @@ def _backward(
   axis of a single element.
   """
   x, a = residuals
-  return plain.scale(grad, a), jnp.einsum("n...c,n...c->nc", x, grad)
+  return grad * _spread(a, grad.ndim), jnp.einsum("n...c,n...c->nc", x, grad)
 
 
 scale.defvjp(_forward, _backward)
