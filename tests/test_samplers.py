@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmdiff_jax import samplers
-from mmdiff_jax.diffusion import make_schedule
+from mmdiff_jax.diffusion import make_process, make_schedule
 from mmdiff_jax.samplers import (
   Condition,
   condition_on_audio,
@@ -250,21 +250,25 @@ def test_a_trajectory_holds_x_after_every_step(kind):
 
 
 @pytest.mark.parametrize("eta", [None, 0.0, 1.0])
-def test_ancestral_samplers_reproduce_the_variance_of_gaussian_data(eta):
+@pytest.mark.parametrize("name", ["vp", "flow"])
+def test_ancestral_samplers_reproduce_the_variance_of_gaussian_data(name, eta):
   # Linear in every source of noise, so one sample per source gives the
   # variance of the result exactly.
-  schedule = make_schedule("linear", 1000, "200")
-  denoise = gaussian_data.make_denoiser(schedule, mean=0.0)
-  index = {int(t): i for i, t in enumerate(schedule.timestep_map)}
+  process = make_process(name).respace("200")
+  denoise = gaussian_data.make_denoiser(process, mean=0.0, prediction="v")
+  index = {int(t): i for i, t in enumerate(process.timestep_map)}
   lookup = jnp.array([index.get(t, 0) for t in range(1000)])
   options = {} if eta is None else {"eta": eta}
   sampler = make_sampler(
-    "ddpm" if eta is None else "ddim", clip_denoised=False, **options
+    "ddpm" if eta is None else "ddim",
+    clip_denoised=False,
+    prediction="v",
+    **options,
   )
   sources = jnp.eye(201)
   x, _ = sampler(
     lambda x, t, rng: denoise(x, lookup[t], rng),
-    schedule,
+    process,
     {"x": sources[0][:, None]},
     KEY,
     noise_fn=lambda step: {"x": sources[step + 1][:, None]},
