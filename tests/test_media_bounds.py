@@ -6,6 +6,8 @@ import av
 import numpy as np
 import pytest
 
+from mmdiff_jax.av import AVSpec
+from mmdiff_jax.data.sources import media_source
 from mmdiff_jax.media import reading
 from tests.media_fixtures import write
 from tests.mp4_fixtures import set_edits
@@ -129,3 +131,24 @@ def test_a_last_picture_of_a_day_is_left_out(tmp_path):
       packet.duration = 24 * 3600 * 10
       container.mux(packet)
   assert "nothing new is seen or heard for 86400 s" in outcome(path)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mov"])
+@pytest.mark.parametrize(
+  "pictures, sounds, frames",
+  [
+    (span(2, 8), span(0, 8), 80),
+    (span(0.7, 8), span(0.7, 8), 73),
+    (span(0, 8), span(2, 8), 80),
+  ],
+)
+def test_a_folder_counts_the_frames_that_are_read(
+  tmp_path, name, pictures, sounds, frames
+):
+  path = film(tmp_path / name, pictures, sounds)
+  assert outcome(path) == frames
+  spec = AVSpec(8, 8, 8, 10.0, RATE)
+  source = media_source.open_file(path, spec, ("video", "audio"))
+  assert source.videos == {name: frames}
+  clip = source.clip(name, frames - 8)
+  assert clip.video().shape == (8, 8, 8, 3) and clip.audio().shape == (6400, 1)

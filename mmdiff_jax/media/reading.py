@@ -178,10 +178,7 @@ class FrameReader:
     streams = choose_streams(self.path)
     if streams.video is None:
       raise MediaError(self.path, "has no video")
-    profile = streams.track.dolby_vision
-    if profile:
-      words = f"is Dolby Vision of profile {profile}"
-      raise MediaError(self.path, f"{words}: its colours cannot be converted")
+    streams.check_colours(self.path)
     self.repairs += streams.notes
     frames = TimedFrames(self.path, streams, self._options)
     index, start = 0, 0.0
@@ -202,7 +199,7 @@ class FrameReader:
       current = picture
     if current is None:
       raise MediaError(self.path, "holds no video frame")
-    end = self._end(frames)
+    end = self._end(frames, silent=streams.audio is None)
     self._check_held(start, end)
     self._check_overlap(start, end)
     self.repairs += frames.repairs
@@ -251,12 +248,18 @@ class FrameReader:
         f"its sound lasts {heard:.1f} s, its pictures {end - start:.0f} s",
       )
 
-  def _end(self, frames: TimedFrames) -> float:
-    """When the last picture ends."""
-    if frames.may_end <= frames.end:
+  def _end(self, frames: TimedFrames, silent: bool) -> float:
+    """When the last picture ends.
+
+    Args:
+      frames: all of which are read.
+      silent: the file has no sound that tells how long it lasts.
+    """
+    latest = frames.may_end
+    if latest <= frames.end or (self._track is None and not silent):
       return frames.end
-    heard = self._track.end(frames.may_end) if self._track else frames.may_end
-    return max(frames.end, min(heard, frames.may_end))
+    heard = self._track.end(latest) if self._track else latest
+    return max(frames.end, min(heard, latest))
 
   def _grid(self, time: float) -> int:
     """Number of the first grid point that a frame of that time may show."""

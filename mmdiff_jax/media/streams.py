@@ -52,6 +52,13 @@ class Streams:
   right: int | None = None
   track: Track = Track()
 
+  def check_colours(self, path: str | os.PathLike) -> None:
+    """Raises MediaError where no conversion shows the pictures right."""
+    profile = self.track.dolby_vision
+    if profile:
+      words = f"is Dolby Vision of profile {profile}"
+      raise MediaError(path, f"{words}: its colours cannot be converted")
+
   def sounds(self) -> list["Streams"]:
     """The same with one stream of sound each: its only one, or both sides."""
     if self.right is None:

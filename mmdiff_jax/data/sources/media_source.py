@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 _CACHE_BYTES = 2**29
 # What is longer is decoded into a file; several may be decoded at a time.
 _SPOOL_BYTES = 2**26
+# A later beginning changes how many frames there are (seconds).
+_LATE = 0.05
 # Height and width of frames that are only counted.
 _TINY = (1, 1)
 
@@ -340,13 +342,23 @@ def _with_sound(
   return track
 
 
+def _is_late(stream) -> bool:
+  """Whether a stream of pictures or sound does not begin at once."""
+  if stream.type not in ("video", "audio"):
+    return False
+  if stream.start_time is None:
+    return True  # Its first packet lies too far behind.
+  return abs(float(stream.start_time * stream.time_base)) > _LATE
+
+
 def _count_frames(
   path: str | os.PathLike, fps: float, streams: tuple[str, ...]
 ) -> int:
   """Frames at `fps` that a file holds, from its header alone.
 
-  A header without a duration (some webm), or of a format whose clocks may
-  start again (MPEG-TS), means decoding the file.
+  A header without a duration (some webm), with streams that begin apart or
+  late, or of a format whose clocks may start again (MPEG-TS) means decoding the
+  file.
 
   Raises:
     MediaError: if it is damaged, or lacks one of the streams.
@@ -357,13 +369,16 @@ def _count_frames(
   index = chosen.video if "video" in streams else chosen.audio
   if index is None:
     raise MediaError(path, "has no video")
+  if "video" in streams:
+    chosen.check_colours(path)
   with opened(path) as container:
     stream = container.streams[index]
     known = stream.duration and stream.time_base and not may_jump(container)
-    if known:
+    if known and not any(_is_late(s) for s in container.streams):
       return int(float(stream.duration * stream.time_base) * fps + 0.1)
+  track = reading.read_track(path)
   if "video" in streams:
-    return sum(1 for _ in reading.FrameReader(path, fps, _TINY))
-  track = _with_sound(path, reading.read_track(path))
+    return sum(1 for _ in reading.FrameReader(path, fps, _TINY, track))
+  track = _with_sound(path, track)
   count = sum(len(block) for block in track.blocks())
   return int(count / track.sample_rate * fps + 0.1)
