@@ -109,8 +109,14 @@ def test_exported_parameters_are_the_average_in_half_the_bits(run, tmp_path):
   assert (
     checkpoint.load_config(path).to_dict() == default.get_config().to_dict()
   )
-  with pytest.raises(FileExistsError, match="exists"):
-    exporter.export_params(run, path)
+  # As after a kill at its very end.
+  before = sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*"))
+  assert exporter.export_params(run, path) == path
+  assert before == sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*"))
+  older = run / "checkpoints" / "4"
+  for source, target in ((older, path), (run, tmp_path / "checkpoints")):
+    with pytest.raises(FileExistsError, match="exists, and is another"):
+      exporter.export_params(source, target)
   files = [file for file in path.rglob("*") if file.is_file()]
   assert not any(str(tmp_path).encode() in f.read_bytes() for f in files)
 

@@ -154,7 +154,7 @@ def test_a_signal_stops_all_hosts_and_a_lost_one_ends_the_others(two_hosts):
   workdir, (first, second) = two_hosts()
   second.send_signal(signal.SIGTERM)
   told = [process.communicate(timeout=120)[1] for process in (first, second)]
-  assert [first.returncode, second.returncode] == [0, 0]
+  assert [first.returncode, second.returncode] == [143, 143]
   steps = {re.search(r"Stopped .* after step (\d+)", text)[1] for text in told}
   assert steps == {checkpoint.find_checkpoint(workdir).name}
   _, (first, second) = two_hosts()

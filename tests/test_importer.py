@@ -55,16 +55,6 @@ def test_imported_run_has_the_weights_and_the_config_that_fits(
     jax.tree.map(np.testing.assert_array_equal, loaded, expected)
 
 
-def test_a_run_is_not_overwritten(source, config, tmp_path):
-  importer.import_checkpoint(
-    config, source=source, workdir=str(tmp_path / "run")
-  )
-  with pytest.raises(FileExistsError, match="another --workdir"):
-    importer.import_checkpoint(
-      config, source=source, workdir=str(tmp_path / "run")
-    )
-
-
 def test_file_of_the_other_network_names_both_configs(source, tmp_path):
   with pytest.raises(ValueError, match="not a sr_unet.*configs/default.py"):
     importer.import_checkpoint(
@@ -127,8 +117,37 @@ def test_a_model_goes_to_safetensors_and_back_under_its_published_names(
   weights, config, tmp_path
 ):
   exported = check_round_trip(weights, config, tmp_path)
+  content = exported.read_bytes()
+  exporter.export_safetensors(tmp_path / "run", exported)
+  assert exported.read_bytes() == content
+  first = next(iter(weights))
+  save_safetensors(exported, weights | {first: weights[first] + 1})
   with pytest.raises(FileExistsError, match="b.safetensors exists"):
     exporter.export_safetensors(tmp_path / "run", exported)
+
+
+def test_an_import_that_was_killed_at_its_end_is_done(
+  weights, config, tmp_path, caplog
+):
+  source, run = tmp_path / "a.safetensors", tmp_path / "run"
+  save_safetensors(source, weights)
+  path = importer.import_checkpoint(
+    config, source=str(source), workdir=str(run)
+  )
+  (run / ".lock").touch()
+  (run / f".config.json.{'0' * 16}.tmp").touch()
+  mark = (path / "_CHECKPOINT_METADATA").read_bytes()
+  with caplog.at_level("INFO", "mmdiff_jax"):
+    again = importer.import_checkpoint(
+      config, source=str(source), workdir=str(run)
+    )
+  assert again == path and "holds these parameters already" in caplog.text
+  assert (path / "_CHECKPOINT_METADATA").read_bytes() == mark
+  assert {p.name for p in run.iterdir()} == {"checkpoints", "config.json"}
+  first = next(iter(weights))
+  save_safetensors(source, weights | {first: weights[first] + 1})
+  with pytest.raises(FileExistsError, match="holds other checkpoints already"):
+    importer.import_checkpoint(config, source=str(source), workdir=str(run))
 
 
 def test_a_super_resolution_model_goes_to_safetensors_and_back(tmp_path):

@@ -23,6 +23,8 @@ from mmdiff_jax.data.tfrecord import read_records
 from mmdiff_jax.devices import memory
 from mmdiff_jax.disk import locks
 from mmdiff_jax.training import divergence, loop, metrics
+from mmdiff_jax.training.signals import StoppedError
+from tests.command_line import call
 from tests.prepared_fixtures import write_dataset
 from tests.toy import make_toy_config
 
@@ -113,12 +115,53 @@ def test_sigterm_saves_and_the_rerun_continues_between_two_logs(
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Report, "tick", tick)
-    stopped = loop.train(toy_config, tmp_path)
-  assert int(stopped.step) == 3
+    with pytest.raises(StoppedError, match="after step 3; the") as stopped:
+      loop.train(toy_config, tmp_path)
+  assert int(stopped.value.state.step) == 3 and stopped.value.status == 143
   assert checkpoint.find_checkpoint(tmp_path).name == "3"
   state = loop.train(toy_config, tmp_path)
   assert_same_state(state, uninterrupted[0])
   assert log_of(tmp_path) == log_of(uninterrupted[1])
+
+
+@pytest.mark.parametrize(
+  ("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_the_exit_status_tells_that_training_was_stopped(
+  tmp_path, monkeypatch, capsys, signum, status
+):
+  """So that `train && sample` does not go on with an unfinished model."""
+  flags = [
+    "train",
+    f"--config={ROOT / 'tests' / 'faults' / 'toy_config.py'}",
+    f"--workdir={tmp_path}",
+  ]
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      loop.Report, "tick", lambda report: os.kill(os.getpid(), signum)
+    )
+    assert call(*flags) == status
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert last.startswith("Stopped by a signal after step 1; ")
+  assert checkpoint.find_checkpoint(tmp_path).name == "1"
+  assert call(*flags) == 0
+  assert checkpoint.find_checkpoint(tmp_path).name == "4"
+
+
+def test_data_that_cannot_be_made_are_found_before_compiling(
+  tmp_path, capsys, caplog
+):
+  flags = [
+    "train",
+    f"--config={ROOT / 'tests' / 'faults' / 'toy_config.py'}",
+    f"--workdir={tmp_path}",
+    "--config.data.sample_rate=500",
+  ]
+  with caplog.at_level("INFO", "mmdiff_jax"):
+    assert call(*flags) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "sample_rate of at least 2000 Hz, got 500" in line
+  assert "ompil" not in caplog.text and not list(tmp_path.iterdir())
 
 
 def test_kill_9_changes_nothing(uninterrupted, toy_config, tmp_path):

@@ -15,6 +15,7 @@ from configs import default
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import importer
+from mmdiff_jax.devices import memory
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.media import reading, writing
 from mmdiff_jax.sampling import generate
@@ -26,6 +27,7 @@ from mmdiff_jax.sampling.upscale import (
 from mmdiff_jax.task import make_task
 from mmdiff_jax.world.clips import make_clip
 from tests import sr_fixtures, unet_golden
+from tests.command_line import call
 from tests.conftest import make_tiny_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -292,6 +294,24 @@ def test_upscaled_file_keeps_rate_length_and_sound(run, tmp_path):
   assert before.keys() == after.keys() == {"video", "audio"}
   for kind, seconds in before.items():
     assert abs(after[kind] - seconds) < 0.05
+
+
+def test_frames_that_do_not_fit_into_memory_are_refused(
+  run, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(memory, "available_host_bytes", lambda: 1000)
+  source = tmp_path / "mute.mp4"
+  writing.write_mp4(source, np.zeros((5, 4, 4, 3), np.uint8), fps=10)
+  flags = [
+    "upscale", f"--sr_checkpoint={run}", f"--source={source}",
+    f"--output={tmp_path / 'out'}", "--config.sr.chunk_frames=5",
+  ]  # fmt: skip
+  assert call(*flags) == 1
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert line.startswith("error: The sampler needs ")
+  assert "config.sr.chunk_frames (now 5), smaller frames (now 4x4)" in line
+  assert call(*flags, "--force") == 0
+  assert (tmp_path / "out" / "mute_16.mp4").exists()
 
 
 def test_file_without_sound_stays_without(run, tmp_path):

@@ -10,7 +10,6 @@ import pytest
 
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import AVSpec
-from mmdiff_jax.cli import program
 from mmdiff_jax.cli.verify import verify
 from mmdiff_jax.data.manifest import Manifest
 from mmdiff_jax.data.sources import ClipList
@@ -19,6 +18,7 @@ from mmdiff_jax.data.tfrecord import TFRecordWriter, index_path, read_records
 from mmdiff_jax.data.verify import verify_data_set
 from mmdiff_jax.disk.safetensors import save_safetensors
 from mmdiff_jax.sampling import folder as sample_folder
+from tests.command_line import call
 from tests.prepared_fixtures import write_dataset
 from tests.test_checkpoint import flip_bit, run  # noqa: F401
 
@@ -67,7 +67,7 @@ def test_what_is_whole_passes(run, data_set, samples, weights, capsys):  # noqa:
   assert [what.split()[0] for what, *_ in verify(run)] == ["checkpoint"] * 3
   for place in (run, data_set, samples, samples.parent, weights):
     assert problems(place) == []
-    assert program.main(["verify", str(place)]) == 0
+    assert call("verify", str(place)) == 0
     assert "is as it was written." in capsys.readouterr().out
 
 
@@ -201,7 +201,7 @@ def test_a_weight_file_is_verified_and_a_strange_one_said_to_be(
   header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
   strange.write_bytes(len(header).to_bytes(8, "little") + header + b"x")
   assert problems(strange) == ["has no checksum: another program wrote it"]
-  assert program.main(["verify", str(weights)]) == 1
+  assert call("verify", str(weights)) == 1
   output = capsys.readouterr()
   assert f"weight file {weights} is not right:" in output.out
   assert "1 of its files are not right" in output.err
@@ -221,7 +221,7 @@ def test_what_cannot_be_verified_is_said_in_a_line(
 ):
   (tmp_path / "empty").mkdir()
   (tmp_path / "text.txt").write_text("text")
-  assert program.main(["verify", str(tmp_path / name)]) == 1
+  assert call("verify", str(tmp_path / name)) == 1
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("error: ") and words in line
 

@@ -17,6 +17,7 @@ from mmdiff_jax.checkpoint.layout import (
   write_config,
 )
 from mmdiff_jax.checkpoint.parameters import (
+  holds,
   load_params,
   read_average,
   save_params,
@@ -32,6 +33,7 @@ __all__ = [
   "config_to_json",
   "find_checkpoint",
   "find_problems",
+  "holds",
   "list_checkpoints",
   "load_config",
   "load_params",

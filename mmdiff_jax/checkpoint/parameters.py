@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
@@ -15,6 +16,7 @@ from mmdiff_jax.checkpoint.layout import (
   CLOUD_MARK,
   add_checksums,
   check_whole,
+  config_to_json,
   find_checkpoint,
   load_config,
   make_metadata,
@@ -87,8 +89,7 @@ def _check_shapes(saved: Any, wanted: Any, directory: pathlib.Path) -> None:
   """Raises ValueError unless both trees name the same arrays."""
 
   def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(k): tuple(v.shape) for k, v in leaves}
+    return {key: tuple(leaf.shape) for key, leaf in _by_path(tree).items()}
 
   saved_shapes, wanted_shapes = shapes(saved), shapes(wanted)
   differing = sorted(
@@ -199,3 +200,30 @@ def read_average(path: str | os.PathLike) -> tuple[Any, ConfigDict]:
       )
     params = _read_params(folder, directory, "ema_params", abstract)
   return params, load_config(directory)
+
+
+def holds(path: pathlib.Path, params: Any, config: ConfigDict) -> bool:
+  """Whether a checkpoint holds exactly these averaged parameters.
+
+  Args:
+    path: a checkpoint.
+    params: a tree of arrays.
+    config: the configuration that it must hold, too.
+
+  Raises:
+    ValueError: if it is damaged.
+  """
+  average, stored = read_average(path)
+  if config_to_json(stored) != config_to_json(config):
+    return False
+  found, wanted = _by_path(average), _by_path(params)
+  return found.keys() == wanted.keys() and all(
+    found[key].dtype == x.dtype and np.array_equal(found[key], x)
+    for key, x in wanted.items()
+  )
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by their place in it."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

@@ -5,6 +5,7 @@ most commands need no JAX.
 """
 
 import argparse
+import sys
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,16 +28,22 @@ def _asked(
   }
 
 
-def train(options: argparse.Namespace, config: ConfigDict) -> None:
-  """Trains a model."""
+def train(options: argparse.Namespace, config: ConfigDict) -> int:
+  """Trains a model; returns 143 or 130 where a signal stopped it."""
   from mmdiff_jax.training.loop import train
+  from mmdiff_jax.training.signals import StoppedError
 
-  train(
-    config,
-    options.workdir,
-    profile=options.profile,
-    force=options.force,
-  )
+  try:
+    train(
+      config,
+      options.workdir,
+      profile=options.profile,
+      force=options.force,
+    )
+  except StoppedError as stopped:
+    print(stopped, file=sys.stderr)
+    return stopped.status
+  return 0
 
 
 def sample(options: argparse.Namespace, config: ConfigDict) -> None:
@@ -109,6 +116,7 @@ def upscale(options: argparse.Namespace, config: ConfigDict) -> None:
     source=options.source,
     output=options.output,
     seed=config.seed,
+    force=options.force,
   )
 
 

@@ -116,7 +116,7 @@ COMMANDS = {
   "upscale": Command(
     actions.upscale, "enlarge the frames of videos (super-resolution)",
     "--sr_checkpoint=runs/sr --source=clips --output=large",
-    ("sr_checkpoint", "source", "output"),
+    ("sr_checkpoint", "source", "output"), ("force",),
     keys=("sr.chunk_frames", "sr.sample.sampler", "sr.sample.steps"),
     reads=("mesh", *_UPSCALING, *_ALWAYS), otherwise=_TRAINED,
     devices=True),

@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,20 +31,14 @@ def import_checkpoint(
     workdir: receives `checkpoints/0`.
 
   Returns:
-    The path of the checkpoint.
+    The path of the checkpoint, which may be there already.
 
   Raises:
-    FileExistsError: if `workdir` holds a checkpoint already.
+    FileExistsError: if `workdir` holds another checkpoint.
     OSError: if `workdir` cannot be written to.
     ValueError: if the file does not fit the network, key by key.
   """
   folder = as_path(workdir)
-  if checkpoint.list_checkpoints(folder):
-    # Within the lock, which clears what a process killed at its end has left.
-    with locked(folder):
-      raise FileExistsError(
-        f"{workdir} holds checkpoints already; give another --workdir."
-      )
   check_directory(workdir, "--workdir")
   with local_copy(source) as file:
     state_dict = load_weight_file(file)
@@ -51,12 +46,36 @@ def import_checkpoint(
   _adopt(config, state_dict)
   variables = convert_checkpoint(state_dict, config.model.name, config.model)
   with locked(folder):
+    path = _find_imported(folder, variables["params"], config)
+    if path is not None:
+      _log.info("%s holds these parameters already.", path)
+      return path
     # The checkpoint last: where there is one, the import is done.
     checkpoint.write_config(config, folder)
     path = checkpoint.save_params(folder, variables["params"], config)
   count = sum(x.size for x in jax.tree.leaves(variables))
   _log.info("Imported %s parameters into %s.", f"{count:,}", path)
   return path
+
+
+def _find_imported(
+  folder: pathlib.Path, params: Any, config: ConfigDict
+) -> pathlib.Path | None:
+  """What an import that was killed at its end has left, or None.
+
+  Raises:
+    FileExistsError: if there is another checkpoint.
+  """
+  found = checkpoint.list_checkpoints(folder)
+  if not found:
+    return None
+  if [path.name for path in found] != ["0"] or not checkpoint.holds(
+    found[0], params, config
+  ):
+    raise FileExistsError(
+      f"{folder} holds other checkpoints already; give another --workdir."
+    )
+  return found[0]
 
 
 def _adopt(config: ConfigDict, state_dict: dict[str, np.ndarray]) -> None:

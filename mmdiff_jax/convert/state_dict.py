@@ -17,6 +17,9 @@ _AVERAGES = (
   "params_ema",
 )
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "params")
+# Programs wrap a state dict twice or three times; one that holds itself has no
+# end.
+_DEEPEST = 16
 # What wrappers put ahead of a key.
 _AVERAGE_PREFIXES = ("ema_model.", "model_ema.", "ema.")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
@@ -35,8 +38,10 @@ def find_state_dict(content: Any, source: str) -> dict[str, Any]:
   Raises:
     ValueError: if there is no state dict.
   """
-  taken = []
+  taken: list[str] = []
   while isinstance(content, Mapping):
+    if len(taken) > _DEEPEST:
+      raise ValueError(f"{source} holds dictionaries within each other.")
     inner = next(
       (
         key

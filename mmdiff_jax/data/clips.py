@@ -225,10 +225,26 @@ class Segment:
     return len(self._frames)
 
   def frame(self, index: int) -> np.ndarray:
-    """Frame `index` of the segment, uint8 `[H, W, 3]`."""
-    return decode_frame(
-      self._frames[index], self._format, self._spec.height, self._spec.width
-    )
+    """Frame `index` of the segment, uint8 `[H, W, 3]`.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    height, width = self._spec.height, self._spec.width
+    try:
+      image = decode_frame(self._frames[index], self._format, height, width)
+    except Exception as error:
+      # Pillow raises nearly any, and a bomb's is none of the usual ones.
+      raise ValueError(
+        f"frame {self.start + index} of {self.source} cannot be decoded "
+        f"({type(error).__name__}); prepare the videos again."
+      ) from error
+    if image.shape != (height, width, 3):
+      raise ValueError(
+        f"frame {self.start + index} of {self.source} is not of "
+        f"{height}x{width} pixels; prepare the videos again."
+      )
+    return image
 
   def video(self, offset: int) -> np.ndarray:
     """Frames of the clip that starts `offset` frames in, `[F, H, W, 3]`."""

@@ -19,6 +19,7 @@ from mmdiff_jax.data.sources import (
   Clip,
   ClipList,
   DescriptionOptions,
+  Source,
   SourceOptions,
   open_source,
 )
@@ -104,7 +105,7 @@ def create_loader(
 
   Raises:
     ValueError: if the config does not fit the data, the batch the hosts, or
-      the names the source.
+      the names the source, or if the first clip cannot be read.
   """
   if view not in VIEWS:
     raise ValueError(f"Unknown view {view!r}; allowed: {', '.join(VIEWS)}.")
@@ -130,6 +131,8 @@ def create_loader(
       element[name] = _choose(clip, name, told.get(name), absent, shapes, rng)
     return element
 
+  # What is wrong with all of them is known before anything is compiled.
+  to_element(clips[0], np.random.default_rng(seed))
   dataset = (
     grain.MapDataset.source(clips)
     .seed(seed)
@@ -184,6 +187,7 @@ def _open_clips(
     ),
   )
   source = open_source(data.source, options)
+  _check_usable(source)
   split = "all" if fraction == 0 else "train" if train else "heldout"
   clips = ClipList(source, split=split, holdout_fraction=fraction)
   if len(clips) == 0:
@@ -193,6 +197,17 @@ def _open_clips(
       f" data.holdout_fraction={fraction}; change the fraction or add videos."
     )
   return clips
+
+
+def _check_usable(source: Source) -> None:
+  """Raises ValueError for a source that knows of clips it cannot give."""
+  unusable: Mapping[str, str] = getattr(source, "unusable", {})
+  if unusable:
+    video, reason = next(iter(unusable.items()))
+    raise ValueError(
+      f"{source.where(video)}: {reason}; {len(unusable)} of "
+      f"{len(source.videos)} clips are so. Repair them, or leave them out."
+    )
 
 
 def _check_names(

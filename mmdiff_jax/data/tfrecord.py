@@ -114,12 +114,18 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
   Raises:
     CorruptRecordError: if a CRC differs or the file ends within a record.
   """
+  left = file_size(path)
   with as_path(path).open("rb") as file:
     record = 0
     while header := file.read(_HEADER.size):
       if len(header) < _HEADER.size:
         raise CorruptRecordError(path, record, "the file ends in a header")
       length = _checked_length(header, path, record)
+      left -= length + OVERHEAD
+      if left < 0:  # Ahead of asking for so many bytes.
+        raise CorruptRecordError(
+          path, record, "the file ends within the record"
+        )
       rest = file.read(length + _FOOTER.size)
       yield _checked_data(rest, length, path, record)
       record += 1

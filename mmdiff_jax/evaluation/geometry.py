@@ -18,6 +18,7 @@ from mmdiff_jax.data.sources import (
   open_source,
   probe,
 )
+from mmdiff_jax.disk.arrays import npz_headers
 from mmdiff_jax.media import transforms
 from mmdiff_jax.media.files import listed_geometry
 
@@ -121,7 +122,7 @@ def find_geometry(
 def _look_at(side: str, name: Name, tfds_dir: str) -> Side:
   """What a set of clips says of its geometry."""
   if isinstance(name, Mapping):
-    return _arrays(side, name)
+    return _arrays(side, {key: np.shape(x) for key, x in name.items()})
   text = os.fspath(name)
   if is_prepared(text):
     options = SourceOptions(AVSpec(), tfds_dir=tfds_dir)
@@ -132,14 +133,14 @@ def _look_at(side: str, name: Name, tfds_dir: str) -> Side:
   if listed is not None:
     return Side(side, listed, "its samples.json")
   if text.lower().endswith(".npz") and os.path.isfile(text):
-    with np.load(text, allow_pickle=False) as arrays:
-      return _arrays(side, arrays)
+    headers = npz_headers(text)
+    return _arrays(side, {key: h.shape for key, h in headers.items()})
   find_kind(text)  # Fails for what is not there, before the other is read.
   return Side(side)
 
 
-def _arrays(side: str, arrays: Mapping[str, np.ndarray]) -> Side:
-  shape = np.shape(arrays["video"]) if "video" in arrays else ()
+def _arrays(side: str, shapes: Mapping[str, tuple[int, ...]]) -> Side:
+  shape = shapes.get("video", ())
   if len(shape) != 5:
     return Side(side)  # An error where it is opened.
   known = dict(zip(("frames", "height", "width"), shape[1:4], strict=True))

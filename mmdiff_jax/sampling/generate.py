@@ -156,7 +156,7 @@ def sample(
   }
   if sr_checkpoint:
     sr_directory = checkpoint.find_checkpoint(sr_checkpoint)
-    upscaler = Upscaler(sr_directory, config, mesh, seed)
+    upscaler = Upscaler(sr_directory, config, mesh, seed, force)
     upscaler.check_size(task.spec.height, task.spec.width)
     made_by |= {
       "sr_checkpoint_fingerprint": _fingerprint(sr_directory),

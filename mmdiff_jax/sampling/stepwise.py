@@ -1,7 +1,7 @@
 """A run of a sampler in parts, so that it can be watched."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,12 @@ class WatchedSampler:
   """
 
   def __init__(
-    self, task: Task, settings: ConfigDict, mesh: Mesh, force: bool = False
+    self,
+    task: Task,
+    settings: ConfigDict,
+    mesh: Mesh,
+    force: bool = False,
+    cures: Sequence[str] = (),
   ):
     """Prepares the programs, which are compiled when they are first needed.
 
@@ -42,12 +47,13 @@ class WatchedSampler:
       settings: a section like `config.sample`.
       mesh: devices that share a batch.
       force: start programs that seem too large for the memory, too.
+      cures: what makes them smaller; none means the batch size.
 
     Raises:
       ValueError: see `make_configured_sampler`.
     """
     self._task, self._force = task, force
-    self._cures = [
+    self._cures = cures or [
       f"a smaller config.sample.batch_size (now {settings.batch_size})"
     ]
     self._sampler = make_configured_sampler(task, settings)

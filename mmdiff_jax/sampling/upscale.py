@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mmdiff_jax import checkpoint
 from mmdiff_jax.av import uint8_to_unit, unit_to_uint8
 from mmdiff_jax.devices import sharding
+from mmdiff_jax.devices.memory import DoesNotFitError
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.disk.files import as_path, check_directory, local_copy
 from mmdiff_jax.disk.leftovers import remove_leftovers
@@ -20,11 +21,10 @@ from mmdiff_jax.media import reading, writing
 from mmdiff_jax.media.files import find_media
 from mmdiff_jax.sampling.parameters import load_sampling_params
 from mmdiff_jax.sampling.sample_fn import (
-  SampleFn,
   inherit_sampler,
   make_configured_sampler,
-  make_sample_fn,
 )
+from mmdiff_jax.sampling.stepwise import WatchedSampler
 from mmdiff_jax.task import make_task
 
 _log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Upscaler:
     settings: ConfigDict,
     mesh: Mesh | None = None,
     seed: int = 0,
+    force: bool = False,
   ):
     """Loads a checkpoint.
 
@@ -73,6 +74,7 @@ class Upscaler:
         are taken from it.
       mesh: devices that share the frames; None is all of them.
       seed: of the noise.
+      force: start programs that seem too large for the memory, too.
 
     Raises:
       ValueError: if the checkpoint is not one of super-resolution, or an
@@ -99,10 +101,10 @@ class Upscaler:
     self.config = config
     self.factor = config.sr.factor
     self.nfe = 0
-    self._mesh = mesh
+    self._mesh, self._force = mesh, force
     self._params = load_sampling_params(task, path, mesh)
     self._network = task.network
-    self._sample_fns: dict[tuple[int, int], SampleFn] = {}
+    self._samplers: dict[tuple[int, int], WatchedSampler] = {}
     self._rng = jax.random.fold_in(jax.random.key(seed), 2)
 
   def check_size(self, height: int, width: int) -> None:
@@ -132,6 +134,7 @@ class Upscaler:
       uint8 `[F, h * factor, w * factor, 3]`.
 
     Raises:
+      DoesNotFitError: if that needs more memory than there is.
       ValueError: if the network cannot take frames of that size.
     """
     if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
@@ -160,13 +163,12 @@ class Upscaler:
     else:
       seeds = start + np.arange(size, dtype=np.int32)
     split = sharding.batch_sharded(self._mesh)
-    x, nfe = self._sample_fn(*frames.shape[1:3])(
+    x, self.nfe = self._sampler(*frames.shape[1:3])(
       self._params,
       jax.random.fold_in(self._rng, index),
       jax.device_put(jnp.asarray(seeds), split),
       inputs={"low_res": jax.device_put(uint8_to_unit(padded), split)},
     )
-    self.nfe = int(np.max(jax.device_get(nfe)))
     return unit_to_uint8(jax.device_get(x["image"]))[:count]
 
   def _resized(self, height: int, width: int) -> ConfigDict:
@@ -178,16 +180,21 @@ class Upscaler:
     )
     return config
 
-  def _sample_fn(self, height: int, width: int) -> SampleFn:
-    """The jitted sampler of frames of that (low) size."""
-    if (height, width) not in self._sample_fns:
+  def _sampler(self, height: int, width: int) -> WatchedSampler:
+    """The sampler of frames of that (low) size."""
+    if (height, width) not in self._samplers:
       config = self._resized(height, width)
-      self._sample_fns[height, width] = make_sample_fn(
+      self._samplers[height, width] = WatchedSampler(
         make_task(config, self._mesh),
         config.sample,
         self._mesh,
+        self._force,
+        [
+          f"a smaller config.sr.chunk_frames (now {config.sr.chunk_frames})",
+          f"smaller frames (now {height}x{width})",
+        ],
       )
-    return self._sample_fns[height, width]
+    return self._samplers[height, width]
 
 
 def _merge_sampler(trained: ConfigDict, run: ConfigDict) -> ConfigDict:
@@ -209,7 +216,13 @@ def _merge_sampler(trained: ConfigDict, run: ConfigDict) -> ConfigDict:
 
 
 def upscale(
-  config: ConfigDict, *, sr_checkpoint: str, source: str, output: str, seed: int
+  config: ConfigDict,
+  *,
+  sr_checkpoint: str,
+  source: str,
+  output: str,
+  seed: int,
+  force: bool = False,
 ) -> list[pathlib.Path]:
   """Upsamples a video file, or all of a folder, and keeps their sound.
 
@@ -225,11 +238,13 @@ def upscale(
       those of `source`.
     seed: of the noise, which is the same for every file: alone or in a
       folder, a video comes out the same.
+    force: start programs that seem too large for the memory, too.
 
   Returns:
     The paths of the mp4 files.
 
   Raises:
+    DoesNotFitError: if a file's frames need more memory than there is.
     ValueError: if the file cannot be read, or has frames of a size that the
       network cannot take; for a folder, if that is so of all its files, or
       two of them would be written to one place.
@@ -239,7 +254,7 @@ def upscale(
   videos = _find_videos(source)
   remove_leftovers(output)
   mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-  upscaler = Upscaler(sr_checkpoint, config, mesh, seed)
+  upscaler = Upscaler(sr_checkpoint, config, mesh, seed, force)
   if videos is None:
     stem = pathlib.Path(source).stem
     return [_upscale_file(upscaler, source, as_path(output) / stem)]
@@ -248,7 +263,7 @@ def upscale(
     try:
       target = as_path(output) / name.rpartition(".")[0]
       paths.append(_upscale_file(upscaler, path, target))
-    except ValueError as error:
+    except (ValueError, DoesNotFitError) as error:
       _log.warning("Left out: %s", error)
   if not paths:
     raise ValueError(f"--source={source}: none of its videos can be upsampled.")

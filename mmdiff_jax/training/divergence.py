@@ -1,10 +1,13 @@
 """What a run does about losses and parameters that are not finite."""
 
+import contextlib
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmdiff_jax.checkpoint import Checkpoints
 from mmdiff_jax.training import metrics
@@ -12,6 +15,8 @@ from mmdiff_jax.training import metrics
 _log = logging.getLogger(__name__)
 
 ON_NONFINITE = ("stop", "skip")
+# What lies in [-1, 1] may exceed it a little, as resampled sound does.
+_LARGEST = {"audio": 2.0, "low_res": 2.0}
 _CURE = (
   "Lower config.train.learning_rate, set config.train.gradient_clip=1.0 and "
   "config.train.warmup_steps, or use config.model.dtype=float32; then run the "
@@ -59,6 +64,62 @@ def check_state(state: Any, step: int, checkpoints: Checkpoints) -> None:
   ]
   if bad:
     _stop(f"After step {step}: {bad[0]} is not finite. ", checkpoints)
+
+
+def check_batch(batch: Mapping[str, Any], step: int, skipping: bool) -> None:
+  """Looks for numbers of a host's batch that no data should hold.
+
+  They are the data's fault: no checkpoint is removed.
+
+  Args:
+    batch: arrays with a row for each clip.
+    step: that will be taken with it.
+    skipping: whether a step that is not finite is dropped: then a warning
+      names the clip.
+
+  Raises:
+    ValueError: if there are such numbers.
+  """
+  for name, values in batch.items():
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+      continue
+    # NaN is not below anything.
+    good = np.abs(array) <= _LARGEST.get(name, np.finfo(np.float32).max)
+    if good.all():
+      continue
+    row = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
+    worst = array[row][~good[row]].flat[0]
+    what = (
+      f"Step {step}: {name} of clip {row} of the batch holds {worst:g}: the "
+      "data are at fault"
+    )
+    if not skipping:
+      raise ValueError(
+        f"{what}. Repair them or leave that clip out, and run the same command "
+        "again; no checkpoint is removed."
+      )
+    _log.warning("%s.", what)
+
+
+@contextlib.contextmanager
+def explained(step: int, checkpoints: Checkpoints) -> Iterator[None]:
+  """Ends a run whose samples are not finite, though its parameters are.
+
+  Raises:
+    NonFiniteLossError: naming step and cure, for a FloatingPointError.
+  """
+  try:
+    yield
+  except FloatingPointError as error:
+    _stop(f"After step {step}: {error}. ", checkpoints)
+
+
+def check_samples(x: Mapping[str, np.ndarray]) -> None:
+  """Raises FloatingPointError for a preview's values that are not finite."""
+  for name, values in x.items():
+    if not np.isfinite(values).all():
+      raise FloatingPointError(f"the {name} of the preview is not finite")
 
 
 @jax.jit

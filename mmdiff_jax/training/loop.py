@@ -4,13 +4,10 @@ import contextlib
 import functools
 import logging
 import pathlib
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmdiff_jax import checkpoint
@@ -30,6 +27,7 @@ from mmdiff_jax.training.observers import Observer, make_observers
 from mmdiff_jax.training.profile import Profile
 from mmdiff_jax.training.program import TrainProgram, build_program
 from mmdiff_jax.training.report import Report
+from mmdiff_jax.training.signals import StoppedError, stop_on_signals
 from mmdiff_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -68,6 +66,7 @@ def train(
   Raises:
     ValueError: if the configuration makes no sense.
     divergence.NonFiniteLossError: naming step, term and cure.
+    signals.StoppedError: after a signal, once the checkpoint is saved.
     locks.InUseError: if another process trains in `workdir`.
     memory.DoesNotFitError: if the step needs more memory than there is.
   """
@@ -288,11 +287,12 @@ def _run(
   first = int(state.step) + 1
   # What goes to the devices and back does so by intent: a transfer that nobody
   # wrote down would stop the devices at every step.
-  with _stop_on_signals() as stop_requested, jax.transfer_guard("disallow"):
+  with stop_on_signals() as stop_requested, jax.transfer_guard("disallow"):
     for step in range(first, train_config.num_steps + 1):
       tracing.before(step)
       with report.waiting():
         local = next(loader)
+      divergence.check_batch(local, step, skipping)
       batch = sharding.put_batch(program.mesh, local)
       state, step_metrics = train_step(state, batch)
       gathered = metrics.merge(gathered, step_metrics)
@@ -309,7 +309,13 @@ def _run(
       for observer in observers:
         if _due(step, observer.every):
           jax.block_until_ready(state)  # Or its step would count as this.
-          with report.paused(observer.activity):
+          # Nothing is shown of a model that has diverged.
+          _check(gathered, checkpoints, lock)
+          divergence.check_state(state, step, checkpoints)
+          with (
+            report.paused(observer.activity),
+            divergence.explained(step, checkpoints),
+          ):
             shown = observer.observe(state, step)
           report.add(step, shown)
       if last or stopping or _due(step, train_config.checkpoint_every):
@@ -326,12 +332,7 @@ def _run(
             loader_state=loader.get_state(),
           )
       if stopping and not last:
-        _log.warning(
-          "Stopped by a signal after step %d; the checkpoint is saved and "
-          "the same command continues.",
-          step,
-        )
-        break
+        raise StoppedError(step, stopping, state)
   return state
 
 
@@ -346,31 +347,3 @@ def _check(
   divergence.check_metrics(gathered, checkpoints)
   if lock is not None:
     lock.check()
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[Callable[[int], bool]]:
-  """Yields `stop_requested(step)`: is this the step to save and stop at?
-
-  Within it, SIGTERM and SIGINT only raise a flag; a second one acts. Several
-  hosts get a signal (SIGTERM; one of them is enough) at different steps, but
-  save together: JAX's preemption service lets them agree on a step.
-  """
-  if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  received: list[int] = []
-  previous: dict[int, Any] = {}
-
-  def handler(signum: int, frame: FrameType | None) -> None:
-    del frame
-    received.append(signum)
-    signal.signal(signum, previous[signum])
-
-  for signum in (signal.SIGTERM, signal.SIGINT):
-    previous[signum] = signal.signal(signum, handler)
-  try:
-    yield lambda step: bool(received)
-  finally:
-    for number, old in previous.items():
-      signal.signal(number, old)

@@ -15,6 +15,7 @@ from mmdiff_jax.devices import sharding
 from mmdiff_jax.media import writing
 from mmdiff_jax.sampling.sample_fn import make_sample_fn, sampler_alone
 from mmdiff_jax.task import Task
+from mmdiff_jax.training.divergence import check_samples
 from mmdiff_jax.training.shown import Shown
 from mmdiff_jax.training.sr_preview import make_image_preview
 
@@ -64,6 +65,7 @@ def _make_clip_preview(
     indices = jax.device_put(jnp.arange(count), sharding.batch_sharded(mesh))
     x, _ = sample(params, rng, indices)
     x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
+    check_samples(x)
     if jax.process_index() != 0:
       return Shown()
     folder = directory / f"{step:08d}"

@@ -16,6 +16,7 @@ from mmdiff_jax.devices import sharding
 from mmdiff_jax.media import image_quality, transforms, writing
 from mmdiff_jax.sampling.sample_fn import make_sample_fn
 from mmdiff_jax.task import Task
+from mmdiff_jax.training.divergence import check_samples
 from mmdiff_jax.training.shown import Shown
 
 
@@ -61,6 +62,7 @@ def make_image_preview(
       inputs={"low_res": jax.device_put(uint8_to_unit(low), split)},
     )
     x = jax.device_get(jax.device_put(x, sharding.replicated(mesh)))
+    check_samples(x)
     ours = unit_to_uint8(x["image"])
     pictures = {
       f"preview/sample_{i:02d}": side_by_side(

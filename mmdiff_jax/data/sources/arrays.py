@@ -11,6 +11,11 @@ from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data.clips import as_inputs
 from mmdiff_jax.data.descriptions import InputInfo
 from mmdiff_jax.data.sources.base import ArrayClip
+from mmdiff_jax.disk.arrays import read_npz
+from mmdiff_jax.media.container import MediaError
+
+# Beyond this, sound is not of full scale 1 at all; what is between is clipped.
+_LOUDEST = 2.0
 
 
 class ArraySource:
@@ -18,6 +23,9 @@ class ArraySource:
 
   Numbers in further arrays of as many rows are inputs of the videos, and texts
   in `captions`, `[N]` or `[N, K]`, describe them ("" is none).
+
+  Attributes:
+    unusable: reason by name of each video that must not be used.
   """
 
   skipped = ()
@@ -46,6 +54,11 @@ class ArraySource:
         f"{name}: video must be uint8 [N, F, H, W, 3], got {video.dtype} "
         f"{video.shape}; convert with av.unit_to_uint8."
       )
+    if audio.dtype.kind != "f":
+      raise ValueError(
+        f"{name}: audio must be float in [-1, 1], got {audio.dtype}; divide "
+        "16-bit samples by 32768."
+      )
     audio = audio[..., None] if audio.ndim == 2 else audio
     needed = spec.frames_to_samples(video.shape[1])
     if audio.shape != (len(video), needed, 1):
@@ -67,25 +80,47 @@ class ArraySource:
       and np.shape(array)[:1] == video.shape[:1]
       and np.asarray(array).dtype.kind in "iubf"
     }
-
+    self.unusable = {
+      video: reason
+      for number, video in enumerate(self.videos)
+      if (reason := self._why_unusable(number))
+    }
     self.inputs = {
       key: InputInfo(array.shape[1:]) for key, array in self._inputs.items()
     }
     self.captions = _captions(name, arrays.get("captions"), list(self.videos))
+
+  def _why_unusable(self, number: int) -> str:
+    """What is wrong with a video's numbers, or ""."""
+    peak = float(np.abs(self._audio[number]).max(initial=0.0))
+    if not np.isfinite(peak):
+      return "its audio has NaN or infinity"
+    if peak > _LOUDEST:
+      return f"its audio reaches {peak:g}, full scale is 1"
+    for name, values in self._inputs.items():
+      if not np.isfinite(values[number]).all():
+        return f"its {name} has NaN or infinity"
+    return ""
 
   def where(self, video: str) -> str:
     """See `base.Source`."""
     return f"{self.name}#{video}"
 
   def clip(self, video: str, start: int) -> ArrayClip:
-    """See `base.Source`."""
+    """See `base.Source`; raises MediaError for an unusable video."""
+    if video in self.unusable:
+      raise MediaError(self.where(video), self.unusable[video])
     number, begin = int(video), self.spec.frames_to_samples(start)
     sound = self._audio[number, begin : begin + self.spec.audio_length]
+    beyond = int(np.count_nonzero(np.abs(sound) > 1.0))
     return ArrayClip(
       self._video[number, start : start + self.spec.frames],
-      np.asarray(sound, np.float32),
+      np.clip(np.asarray(sound, np.float32), -1.0, 1.0),
       f"{video} @{start}",
       {name: values[number] for name, values in self._inputs.items()},
+      (f"audio exceeds full scale: {beyond} samples clipped",)
+      if beyond
+      else (),
     )
 
   def digest(self, video: str, start: int) -> str:
@@ -122,8 +157,4 @@ def _captions(
 
 def open_npz(path: pathlib.Path, spec: AVSpec) -> ArraySource:
   """Reads an .npz file; see `ArraySource`."""
-  with (
-    path.open("rb") as file,
-    np.load(file, allow_pickle=False) as arrays,
-  ):
-    return ArraySource(str(path), dict(arrays), spec)
+  return ArraySource(str(path), read_npz(path), spec)

@@ -86,10 +86,12 @@ class ArrayClip:
     audio: np.ndarray,
     origin: str,
     inputs: Mapping[str, np.ndarray],
+    repaired: tuple[str, ...] = (),
   ):
     """See `Clip` for the arguments."""
     self._video, self._audio = video, audio
     self._origin, self._inputs = origin, inputs
+    self._repaired = repaired
 
   def video(self) -> np.ndarray:
     """See Clip."""
@@ -117,7 +119,7 @@ class ArrayClip:
 
   def repairs(self) -> tuple[str, ...]:
     """See Clip."""
-    return ()
+    return self._repaired
 
 
 class ClipList:
