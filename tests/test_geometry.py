@@ -115,7 +115,7 @@ def test_a_damaged_listing_is_named(tmp_path):
   fake = sampled(tmp_path / "fake", SPEC)
   broken = {"settings": {"geometry": {"frames": "many"}}, "samples": []}
   (tmp_path / "fake" / "samples.json").write_text(json.dumps(broken))
-  with pytest.raises(ValueError, match="no listing of samples"):
+  with pytest.raises(ValueError, match="not a listing of samples"):
     find_geometry({"real": fake, "fake": fake})
 
 

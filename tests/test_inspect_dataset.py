@@ -48,7 +48,7 @@ def test_a_missing_shard_and_a_missing_data_set_are_found(dataset, capsys):
   assert call("inspect", dataset) == 1
   assert "the shard is missing" in capsys.readouterr().err
   assert call("inspect", dataset / "nowhere") == 1
-  assert "no prepared data set" in capsys.readouterr().err
+  assert "not a prepared data set" in capsys.readouterr().err
 
 
 def test_surplus_records_are_found(dataset, capsys):

@@ -177,7 +177,7 @@ def test_a_config_that_does_not_fit_the_data_is_an_error(data):
     take(data, 1, batch_size=4, process_count=3)
   with pytest.raises(ValueError, match="none of 'tfrecord:DIR'"):
     take(data_config("video:here"), 1, batch_size=1)
-  with pytest.raises(ValueError, match="no prepared data set"):
+  with pytest.raises(ValueError, match="not a prepared data set"):
     take(data_config("tfrecord:/nowhere"), 1, batch_size=1)
   with pytest.raises(ValueError, match="no held-out clip"):
     small = data_config(data.source, holdout_fraction=1e-9)
