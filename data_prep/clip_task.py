@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from data_prep.bars import Bars, CutReader, find_bars, measure
 from data_prep.emptiness import Emptiness, Limits
 from mmdiff_jax.av import AVSpec
 from mmdiff_jax.data import clips
@@ -43,6 +44,7 @@ class ClipOptions:
     missing_audio: "skip" (leave the video out), "silence" or "error".
     reading: bounds of reading a file.
     limits: which clips are left out as empty.
+    crop_bars: whether black bars of the videos are cut off.
   """
 
   spec: AVSpec
@@ -52,6 +54,8 @@ class ClipOptions:
   missing_audio: str
   reading: ReadOptions = ReadOptions()
   limits: Limits = Limits()
+  # Not in `repr`, by which earlier data sets know their options.
+  crop_bars: bool = dataclasses.field(default=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,8 @@ def task_key(
   text = f"{VERSION} {dataclasses.replace(options, reading=reading)}"
   if reading.fit != "pad":
     text += f" fit {reading.fit}"
+  if options.crop_bars:
+    text += " crop bars"
   if reading.hwaccel:
     text += f" hwaccel {reading.hwaccel}"
   if label is not None:
@@ -176,9 +182,19 @@ def _write_part(task: ClipTask) -> dict:
     if options.missing_audio == "skip":
       raise reading.MediaError(task.path, "has no audio")
     repaired.append("has no audio: silence")
-  reader = reading.FrameReader(
-    task.path, spec.fps, (spec.height, spec.width), track, options.reading
-  )
+  size = (spec.height, spec.width)
+  cut = Bars()
+  if options.crop_bars:
+    cut = find_bars(task.path, spec.fps, options.reading)
+  if any(cut):
+    repaired.append(f"black bars cut off: {cut}")
+    reader: reading.FrameReader = CutReader(
+      task.path, spec.fps, size, track, options.reading, cut
+    )
+  else:
+    reader = reading.FrameReader(
+      task.path, spec.fps, size, track, options.reading
+    )
   empty = Emptiness()
   with TFRecordWriter(task.part) as writer:
     total = _write_segments(task, reader, track, writer, empty)
@@ -195,11 +211,17 @@ def _write_part(task: ClipTask) -> dict:
     raise reading.MediaError(
       task.path, "every clip is too quiet, silent or still"
     )
+  # Bars that were cut off are none of the result's.
+  bars = Bars()
+  if not any(cut):
+    fit = options.reading.fit
+    bars = measure(empty.peaks, reader.native_size, size, fit)
   return {
     "frames": total,
     "repaired": list(reader.repairs) + repaired,
     "empty": empty.seconds(spec.fps),
     "left_out": left_out,
+    **({"bars": bars} if any(bars) else {}),
   }
 
 

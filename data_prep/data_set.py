@@ -175,6 +175,7 @@ def make_plan(
         tuple((begin, end) for begin, end in report["left_out"]),
         report["empty"],
         len(task.description.captions),
+        tuple(report.get("bars", ())),
       )
     )
   if not used:
@@ -249,6 +250,7 @@ def save_manifest(
       "hwaccel": options.reading.hwaccel,
       "max_pixels": options.reading.max_pixels,
       "time_limit": options.reading.time_limit,
+      "crop_bars": options.crop_bars,
       **dataclasses.asdict(options.limits),
     },
     classes=tuple(classes),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep.bars import Peaks
+
 # Samples below one step of 16 bits are digital silence.
 _SILENT = 0.5 / 32768
 # A picture stands still where no value moves by more, and is black where none
@@ -29,7 +31,11 @@ class Limits:
 
 
 class Emptiness:
-  """Measures a video frame by frame."""
+  """Measures a video frame by frame.
+
+  Attributes:
+    peaks: of its pictures, which show black bars.
+  """
 
   def __init__(self) -> None:
     """Starts with no frame."""
@@ -38,6 +44,7 @@ class Emptiness:
     self._silent = bytearray()
     self._power = array.array("d")
     self._last: np.ndarray | None = None
+    self.peaks = Peaks()
 
   def add_picture(self, image: np.ndarray) -> None:
     """Takes the next frame, uint8 `[H, W, 3]`."""
@@ -46,6 +53,7 @@ class Emptiness:
     )
     self._still.append(still)
     self._black.append(bool(image.max() <= _BLACK))
+    self.peaks.add(image)
     self._last = image
 
   @property

@@ -88,6 +88,7 @@ def choose(
     flags.missing_audio,
     reading,
     limits,
+    flags.crop_bars,
   )
   return options, note
 

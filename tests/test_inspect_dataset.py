@@ -23,7 +23,8 @@ def test_a_good_data_set_passes_and_is_drawn(dataset, capsys):
 
   assert call("inspect", dataset, "--clips=3") == 0
   output = capsys.readouterr().out
-  assert "3 videos used, 0 skipped; 10 clips of 4 frames" in output
+  assert "Videos: 3 used (1.9 s), 0 skipped." in output
+  assert "Clips: 10 of 4 frames (0.4 s)." in output
   assert "clip: 4 frames of 8x8 at 10 fps, 1600 samples at 4000 Hz" in output
   assert "all CRCs are right" in output
   sheet = np.asarray(Image.open(dataset / inspect_dataset.SHEET))

@@ -128,7 +128,7 @@ def test_the_choices_of_flags_are_those_of_the_code():
     ("sample --output=x", "sample needs --checkpoint"),
     ("sample --num_samples=0", "give a whole number of at least 1, not '0'"),
     ("sample --duration=long", "--duration: give a number, not 'long'."),
-    ("sample --condition=text", "give one of audio, video, continue, not"),
+    ("sample --condition=text", "give one of audio, video, continue, edit"),
     ("sample --checkpoint=nowhere --output=x", "No checkpoint in"),
     ("sample --checkpoint=x --output=x --seeds=0,x", "--seeds=x: give"),
     ("sample --checkpoint=x --output=x --seeds=-1", "--seeds=-1: give"),

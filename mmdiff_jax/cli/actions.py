@@ -5,10 +5,13 @@ most commands need no JAX.
 """
 
 import argparse
+import shlex
 import sys
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from mmdiff_jax.cli.parser import program_name
 
 # Keys of config.data that say how clips are read.
 _GEOMETRY = ("frames", "height", "width", "fps", "sample_rate", "fit")
@@ -30,8 +33,11 @@ def _asked(
 
 def train(options: argparse.Namespace, config: ConfigDict) -> int:
   """Trains a model; returns 143 or 130 where a signal stopped it."""
+  import jax
+
   from mmdiff_jax.training.loop import train
   from mmdiff_jax.training.signals import StoppedError
+  from mmdiff_jax.training.summary import summarise
 
   try:
     train(
@@ -43,6 +49,13 @@ def train(options: argparse.Namespace, config: ConfigDict) -> int:
   except StoppedError as stopped:
     print(stopped, file=sys.stderr)
     return stopped.status
+  if jax.process_index() == 0:  # One host speaks for all.
+    workdir = shlex.quote(options.workdir)
+    following = f"sample --checkpoint={workdir} --output=samples"
+    if config.model.name == "sr_unet":
+      following = f"upscale --sr_checkpoint={workdir} --source=... --output=..."
+    print(summarise(options.workdir))
+    print(f"Next: {program_name()} {following}")
   return 0
 
 
@@ -158,6 +171,7 @@ def evaluate(options: argparse.Namespace, config: ConfigDict) -> None:
       memorisation=options.memorisation,
       **settings,
     )
+    _name_page(output)
     return
   if options.fake or options.memorisation:
     raise ValueError("--compare takes neither --fake nor --memorisation.")
@@ -168,6 +182,15 @@ def evaluate(options: argparse.Namespace, config: ConfigDict) -> None:
     curve=options.curve,
     **settings,
   )
+  _name_page(output)
+
+
+def _name_page(output: str) -> None:
+  """Says where a report can be looked at; one host speaks for all."""
+  import jax
+
+  if jax.process_index() == 0:
+    print(f"To look at: {output.removesuffix('.json')}.html")
 
 
 def import_checkpoint(options: argparse.Namespace, config: ConfigDict) -> None:

@@ -3,9 +3,11 @@
 import argparse
 import functools
 import os
+import shlex
 import sys
 from typing import Any
 
+from mmdiff_jax.cli.parser import program_name
 from mmdiff_jax.configuration import load_config
 from mmdiff_jax.disk.names import one_line
 
@@ -58,6 +60,12 @@ def prepare(options: argparse.Namespace) -> None:
     overwrite=options.overwrite,
   )
   print(summary(manifest))
+  output = shlex.quote(options.output)
+  following = f"--workdir=runs/mine --config.data.source=tfrecord:{output}"
+  if name is not None:
+    following = f"--config={shlex.quote(name)} {following}"
+  print(f"Next: {program_name()} inspect {output}")
+  print(f"Then: {program_name()} train {following}")
 
 
 def _open_encoder(directory: str) -> Any:

@@ -176,6 +176,7 @@ _PREPARATION = {
     "crop",
     "stretch",
   ),
+  "crop_bars": Flag("cut off the black bars that videos have at their edges"),
   "labels": one_of(
     "folders: a video's label is the first folder below --input",
     "none",

@@ -33,6 +33,8 @@ class Video:
     left_out: runs (first, last + 1) of clips that are not used.
     empty: seconds that are "silent", "still" and "black".
     captions: their number.
+    bars: shares of its pictures that are black at the top and the bottom (of
+      the height), at the left and the right (of the width).
   """
 
   source: str
@@ -41,6 +43,7 @@ class Video:
   left_out: tuple[tuple[int, int], ...] = ()
   empty: dict[str, float] = dataclasses.field(default_factory=dict)
   captions: int = 0
+  bars: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Manifest:
   @property
   def num_clips(self) -> int:
     """Clips of `spec.frames` frames at stride 1 that are used."""
-    return sum(self._clips_of(video) for video in self.videos)
+    return sum(self.clips_of(video) for video in self.videos)
 
   @property
   def hours(self) -> float:
@@ -142,12 +145,13 @@ class Manifest:
         {
           "source": video.source,
           "frames": video.frames,
-          "windows": self._clips_of(video),
+          "windows": self.clips_of(video),
           "repaired": list(video.repaired),
           "left_out": [list(run) for run in video.left_out],
           "empty": video.empty,
         }
         | ({"captions": video.captions} if video.captions else {})
+        | ({"bars": list(video.bars)} if any(video.bars) else {})
         for video in self.videos
       ],
       "skipped": [
@@ -161,7 +165,8 @@ class Manifest:
       content["vectors"] = self.vectors
     return json.dumps(seal(content), indent=1) + "\n"
 
-  def _clips_of(self, video: Video) -> int:
+  def clips_of(self, video: Video) -> int:
+    """Clips of a video that are used."""
     left_out = sum(end - begin for begin, end in video.left_out)
     return video.frames - self.spec.frames + 1 - left_out
 
@@ -177,7 +182,7 @@ class Manifest:
           "records": sum(
             len(segments(v.frames, self.spec.frames)) for v in videos
           ),
-          "windows": sum(self._clips_of(v) for v in videos),
+          "windows": sum(self.clips_of(v) for v in videos),
         }
       )
     return table
@@ -229,6 +234,7 @@ class Manifest:
           ),
           dict(v.get("empty", {})),
           _count(v.get("captions", 0)),
+          tuple(map(_number, v.get("bars", ()))),
         )
         for v in content["clips"]
       ),
@@ -262,7 +268,7 @@ class Manifest:
     if not path.is_file():
       raise ValueError(
         f"{path} does not exist: {directory} is not a prepared data set. "
-        f"Make one by the command: prepare --input VIDEOS --output {directory}"
+        f"Make one by the command: prepare --input=VIDEOS --output={directory}"
       )
     return cls.from_json(path.read_bytes(), str(path))
 

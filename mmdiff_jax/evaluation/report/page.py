@@ -40,6 +40,13 @@ def weights_line(kind: str, info: dict[str, Any]) -> str:
   return line
 
 
+def _counts(entry: dict[str, Any]) -> str:
+  """Generated and real clips that a figure rests on."""
+  if "n_fake" not in entry:
+    return "-"
+  return f"{entry['n_fake']}/{entry['n_real']}"
+
+
 def _compared(content: dict[str, Any]) -> str:
   """How many clips of which geometry were compared, and how."""
   spec, real = content["spec"], content["real"]
@@ -56,10 +63,15 @@ def as_text(content: dict[str, Any]) -> str:
   """The figures as lines of plain text."""
   lines = [_compared(content)]
   lines += [weights_line(kind, i) for kind, i in content["weights"].items()]
-  lines.append(f"{'metric':22} {'value':>24} {'real':>12}")
+  lines.append(
+    f"{'metric':22} {'value':>24} {'n':>11} {'among real':>12} {'n':>5}"
+  )
   for name, entry in content["metrics"].items():
     value = format_value(entry["value"], entry["stderr"])
-    lines.append(f"{name:22} {value:>24} {format_value(entry['real']):>12}")
+    lines.append(
+      f"{name:22} {value:>24} {_counts(entry):>11} "
+      f"{format_value(entry['real']):>12} {entry.get('real_n', '-'):>5}"
+    )
   if "memorisation" in content:
     share = content["memorisation"]["share_of_copies"]
     lines.append(f"{'copies of training clips':22} {share:>22.1%}")
@@ -163,8 +175,12 @@ _LEGEND = (
   (
     "Among real clips",
     "one random half of the real clips against the other, or the same figure "
-    "of the real clips: what a perfect model would reach. n clips; a Frechet "
-    "distance of fewer clips is larger.",
+    "of the real clips: what a perfect model would reach.",
+  ),
+  (
+    "n",
+    "the clips that a figure rests on, of a value the generated and the real "
+    "ones. A Frechet distance of fewer clips is larger.",
   ),
   (
     "The line below a metric",
@@ -196,7 +212,8 @@ def _row(name: str, entry: dict[str, Any]) -> str:
   value = format_value(entry["value"], entry["stderr"]).replace("+-", "±")
   return (
     f"<tr><td>{html.escape(name)} {arrow}<p class=small>{html.escape(about)}"
-    f"</p>{line}</td><td class=number>{value}</td>"
+    f"</p>{line}</td><td class=number>{value} "
+    f"<span class=small>n={_counts(entry)}</span></td>"
     f"<td class=number>{format_value(entry['real'])} "
     f"<span class=small>n={entry.get('real_n', 0)}</span></td></tr>"
   )
