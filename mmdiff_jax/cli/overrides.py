@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ _ALIASES = {
   "lr": "train.learning_rate",
   "steps": "train.num_steps",
 }
+# No size, count or seed is as large.
+_BOUND = 2**32
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _WANTED = {
   int: "a whole number",
@@ -86,8 +89,10 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     return
   try:
     section[name] = _parse(text, kind, section[name])
-  except (ValueError, SyntaxError, TypeError):
+  except (ValueError, SyntaxError, TypeError, OverflowError) as error:
     wanted = _WANTED.get(kind, f"a value of type {kind.__name__}")
+    if isinstance(error, OverflowError):
+      wanted += f" below {_BOUND}"
     example = section[name]
     if kind is tuple and example is None:
       wanted = "numbers with commas between them"
@@ -180,8 +185,15 @@ def _parse(text: str, kind: type, example: Any) -> Any:
     if text.lower() not in _BOOLS:
       raise ValueError(text)
     return _BOOLS[text.lower()]
-  if kind in (int, float, str):
-    return kind(text)
+  if kind is int:
+    return _whole(int(text))
+  if kind is float:
+    number = float(text)
+    if not math.isfinite(number):
+      raise ValueError(text)
+    return number
+  if kind is str:
+    return text
   if kind is tuple:
     value = ast.literal_eval(text) if text else ()
     value = tuple(value) if isinstance(value, tuple | list) else (value,)
@@ -190,8 +202,15 @@ def _parse(text: str, kind: type, example: Any) -> Any:
       types |= {float}
     if not {type(element) for element in value} <= types:
       raise TypeError(text)
-    return value
+    return tuple(_whole(v) if isinstance(v, int) else v for v in value)
   raise TypeError(text)
+
+
+def _whole(value: int) -> int:
+  """A whole number, if it is not absurdly large."""
+  if abs(value) >= _BOUND:
+    raise OverflowError(value)
+  return value
 
 
 def _show(value: Any) -> str:

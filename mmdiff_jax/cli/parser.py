@@ -70,7 +70,8 @@ def number(
       value = kind(text)
     except ValueError:
       value = math.nan
-    if not low <= value <= high or math.isinf(value):
+    # No size, count or seed is as large as 2**32.
+    if not low <= value <= high or not abs(value) < 2**32:
       raise argparse.ArgumentTypeError(f"give {wanted}, not {text!r}")
     return value
 

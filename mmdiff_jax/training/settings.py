@@ -18,12 +18,15 @@ _log = logging.getLogger(__name__)
 
 # What a setting of `config.train` must be at least, and what it must be below.
 _RANGES = {
+  "num_steps": (1, math.inf),
   "learning_rate": (0.0, math.inf),
   "weight_decay": (0.0, math.inf),
   "adam_b1": (0.0, 1.0),
   "adam_b2": (0.0, 1.0),
   "ema_decay": (0.0, 1.0),
   "gradient_clip": (0.0, math.inf),
+  "video_loss_weight": (0.0, math.inf),
+  "audio_loss_weight": (0.0, math.inf),
   "warmup_steps": (0, math.inf),
   "log_every": (0, math.inf),
   "checkpoint_every": (0, math.inf),

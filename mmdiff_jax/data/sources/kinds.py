@@ -135,7 +135,7 @@ def find_kind(name: str) -> Kind:
   Raises:
     ValueError: if there is no such source.
   """
-  for kind in KINDS:
+  for kind in KINDS if name else ():
     if kind.takes(name):
       return kind
   forms = ", ".join(kind.form for kind in KINDS)
