@@ -85,7 +85,7 @@ def test_no_truncation_is_read_over(tmp_path):
   content = path.read_bytes()
   for length in range(len(content)):
     path.write_bytes(content[:length])
-    with pytest.raises(ValueError, match="no whole safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
       load_safetensors(path)
 
 

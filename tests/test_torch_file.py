@@ -150,7 +150,7 @@ def test_a_damaged_member_of_an_archive_is_named(tmp_path, fake_torch):
     ),
     ([1, 2], "holds a list"),
     ({}, "holds a dict"),
-    ({"w": Tensor([1.0]), "epoch": 3}, "no tensors: .'epoch'."),
+    ({"w": Tensor([1.0]), "epoch": 3}, "not tensors: .'epoch'."),
   ],
 )
 def test_what_is_no_state_dict_is_refused(

@@ -315,6 +315,8 @@ def _run(
           with (
             report.paused(observer.activity),
             divergence.explained(step, checkpoints),
+            # On several devices, previews spread keys of their own over them.
+            jax.transfer_guard("allow"),
           ):
             shown = observer.observe(state, step)
           report.add(step, shown)
