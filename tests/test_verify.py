@@ -1,5 +1,7 @@
 """`main.py verify`: what was written is told from what is there."""
 
+import contextlib
+import hashlib
 import json
 import pathlib
 import shutil
@@ -18,6 +20,9 @@ from mmdiff_jax.data.tfrecord import TFRecordWriter, index_path, read_records
 from mmdiff_jax.data.verify import verify_data_set
 from mmdiff_jax.disk.safetensors import save_safetensors
 from mmdiff_jax.sampling import folder as sample_folder
+from mmdiff_jax.study.folder import Study, write_study
+from mmdiff_jax.study.settings import load_settings
+from mmdiff_jax.study.store import Store
 from tests.command_line import call
 from tests.prepared_fixtures import write_dataset
 from tests.test_checkpoint import flip_bit, run  # noqa: F401
@@ -339,3 +344,48 @@ def test_wrong_types_in_a_list_of_samples_are_one_line(samples):
         folder.done(name, {"index": 0})
 
   assert_one_line(read, samples / "samples.json")
+
+
+@pytest.fixture
+def study(tmp_path):
+  folder = tmp_path / "study"
+  files = {"clips/a.mp4": b"a", "texts/b.txt": b"b"}
+  files["truth.json"] = b'{"clips": {"a": {"system": "real"}}}'
+  for name, content in files.items():
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+  sha = {name: hashlib.sha256(x).hexdigest() for name, x in files.items()}
+  write_study(
+    Study(
+      folder,
+      load_settings(),
+      seconds=1.6,
+      size=(32, 32),
+      clips={"a": sha["clips/a.mp4"]},
+      texts={"b.txt": sha["texts/b.txt"]},
+      slots=(),
+      truth_sha256=sha["truth.json"],
+    )
+  )
+  with contextlib.closing(Store(folder / "answers.db")) as store:
+    store.add_rater("r", "token", "en", 1.0, [3], 10.0)
+  return folder
+
+
+def test_a_study_and_its_answers_are_verified(study):
+  assert problems(study) == []
+  for path in sorted(p for p in study.rglob("*") if p.is_file()):
+    if path.name == "answers.db":
+      continue
+    content = path.read_bytes()
+    flip_bit(path, 8 * (len(content) // 2))
+    assert_noticed(study, path.name)
+    path.write_bytes(content)
+  (study / "clips" / "a.mp4").unlink()
+  assert problems(study) == [f"{study / 'clips' / 'a.mp4'} is missing"]
+  (study / "clips" / "a.mp4").write_bytes(b"a")
+  path = study / "answers.db"
+  content = path.read_bytes()
+  path.write_bytes(content.replace(b"token", b"tokem"))
+  assert path.read_bytes() != content
+  assert_noticed(study, "answers.db")

@@ -13,6 +13,8 @@ from mmdiff_jax.disk.files import as_path, local_copy
 from mmdiff_jax.disk.safetensors import verify_safetensors
 from mmdiff_jax.disk.verify import find_changes
 from mmdiff_jax.sampling import folder as sample_folder
+from mmdiff_jax.study.folder import STUDY
+from mmdiff_jax.study.verify import verify_study
 
 
 class Verified(NamedTuple):
@@ -35,7 +37,7 @@ def verify(place: str | os.PathLike) -> Iterator[Verified]:
   Args:
     place: a checkpoint or an export, a directory of checkpoints, a run's
       workdir, a `.safetensors` file, a prepared data set, a folder of samples
-      or of such folders, or another one with `checksums.json`.
+      or of such folders, a study, or another one with `checksums.json`.
 
   Raises:
     FileNotFoundError: if nothing lies there.
@@ -53,6 +55,8 @@ def verify(place: str | os.PathLike) -> Iterator[Verified]:
   elif (path / MANIFEST).exists():
     problems = verify_data_set(path)
     yield Verified(f"data set {path}", problems, find_unverified(path))
+  elif (path / STUDY).exists():
+    yield Verified(f"study {path}", verify_study(place))
   elif samples or (samples := _folders_of_samples(path)):
     for folder in samples:
       problems = sample_folder.verify_samples(folder)
@@ -64,7 +68,7 @@ def verify(place: str | os.PathLike) -> Iterator[Verified]:
   else:
     raise ValueError(
       f"{path} is not a checkpoint, a run, a .safetensors file, a prepared "
-      "data set or a folder of samples; give one of them."
+      "data set, a folder of samples or a study; give one of them."
     )
 
 
