@@ -53,6 +53,21 @@ def test_what_is_held_needs_no_more_room(square, monkeypatch):
     check(square, monkeypatch, needed - 2**20 - 1, held={"x": held})
 
 
+def test_what_a_cpu_kernel_holds_of_an_attention_counts(monkeypatch):
+  """XLA says nothing of it: the program would be killed, or fail inside."""
+  tokens = 2**16
+
+  def attend(q, k, v):
+    return jax.nn.softmax(q @ k.T) @ v
+
+  x = jax.ShapeDtypeStruct((tokens, 8), jnp.float32)
+  program = jax.jit(attend).lower(x, x, x).compile()
+  logits = 4 * tokens**2
+  with pytest.raises(memory.DoesNotFitError, match="The step needs"):
+    check(program, monkeypatch, logits)
+  check(program, monkeypatch, 3 * logits * len(jax.local_devices()))
+
+
 def write_group(folder, limit, used, cached):
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "memory.max").write_text(f"{limit}\n")

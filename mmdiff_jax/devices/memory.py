@@ -4,7 +4,9 @@ A host that runs out of memory kills the process without a word; so what a
 program will need is compared with what there is before it is started.
 """
 
+import math
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,11 @@ GIB = 2.0**30
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 _OWN_GROUP = pathlib.Path("/proc/self/cgroup")
+# Of the text of a compiled program: the kernels' bodies, the first lines of
+# all bodies, and matrix products in them that are not what they return.
+_KERNEL = re.compile(r'calls=%?([\w.\-]+).*"kind":"__ynn_fusion"')
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_PRODUCT = re.compile(r"\s+%?\S+ = b?[fsu](\d+)\[([\d,]*)\]\S* dot\(")
 
 
 class DoesNotFitError(RuntimeError):
@@ -49,6 +56,7 @@ def check_memory(
   stats = devices[0].memory_stats() or {}
   room, where = stats.get("bytes_limit"), f"a {devices[0].device_kind}"
   if devices[0].platform == "cpu":
+    needed += _kernel_bytes(compiled.as_text() or "")
     # What is held is no longer available; all devices share the host.
     needed = needed * len(devices) - _held_bytes(held)
     room, where = available_host_bytes(), "this host"
@@ -73,6 +81,25 @@ def program_bytes(compiled: jax.stages.Compiled) -> int | None:
     - analysis.alias_size_in_bytes
     + analysis.temp_size_in_bytes
   )
+
+
+def _kernel_bytes(text: str) -> int:
+  """What a CPU kernel holds at least besides what XLA's analysis counts.
+
+  XLA hands parts of a program to YNNPACK, whose own memory it does not count:
+  the product of queries and keys of an attention, at least.
+  """
+  kernels = set(_KERNEL.findall(text))
+  largest, inside = 0, False
+  for line in text.splitlines():
+    header = _COMPUTATION.match(line)
+    if header:
+      inside = header[1] in kernels
+    elif inside and (product := _PRODUCT.match(line)):
+      bits, shape = product.groups()
+      count = math.prod(int(n) for n in shape.split(",") if n)
+      largest = max(largest, count * int(bits) // 8)
+  return largest
 
 
 def _held_bytes(arrays: Any) -> int:
