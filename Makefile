@@ -8,7 +8,7 @@ DEMO := demo
 MODEL := mmdiff_jax/assets/shapes/checkpoint
 SHAPES := --config=configs/shapes.py
 
-.PHONY: help demo demo-records demo-train demo-samples study-demo test lint format bench clean
+.PHONY: help demo demo-records demo-train demo-samples study-demo test lint format bench mutants clean
 
 help:
 	@echo "make demo   sample, train, evaluate and look at a small model (about 4 minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test   run the test suite"
 	@echo "make lint   check style and types    make format   apply the style"
 	@echo "make bench  print the benchmark tables"
+	@echo "make mutants  change the code at random, and see which tests notice (hours)"
 
 # The stamp is written last: an interrupted install starts anew.
 $(STAMP): pyproject.toml constraints.txt
@@ -102,6 +103,13 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.unet
 	$(BIN)/python -m benchmarks.sampling
+
+# make mutants MODULES="evaluation/entries task" DIGITS=37
+mutants: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e ".[mutants]"
+	nice -n 15 $(BIN)/python -m benchmarks.mutants $(MODULES) \
+	  --workers=$(WORKERS) $(if $(DIGITS),--digits=$(DIGITS))
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -185,10 +185,100 @@ def test_every_stream_may_have_its_own_step():
       np.testing.assert_allclose(both[term][m], shared[term][m], rtol=1e-6)
 
 
-def test_bin_probabilities_sum_to_one():
+def elementwise(x, t, rng):
+  """A denoiser of two outputs whose every element sees its own input only."""
+  del t, rng
+  return {
+    m: jnp.concatenate([0.5 * v - 0.1, jnp.sin(3 * v)], -1)
+    for m, v in x.items()
+  }
+
+
+def test_losses_of_what_is_known_and_of_the_rest_add_up_to_all():
+  t, seen = jnp.array([0, 400]), []
+
+  def losses(clean):
+    def denoise_fn(x, t, rng):
+      seen.append(x)
+      return elementwise(x, t, rng)
+
+    return training_losses(
+      denoise_fn,
+      SCHEDULE,
+      X_START,
+      t,
+      NOISE,
+      loss="mse_vb",
+      learn_sigma=True,
+      clean=clean,
+    )
+
+  # The first half of the first sample, and the second of the second.
+  known = {}
+  for m, x in X_START.items():
+    half = np.arange(x.shape[1]) < x.shape[1] // 2
+    mask = np.stack([half, ~half])
+    known[m] = mask.reshape(*mask.shape, *(1,) * (x.ndim - 2))
+  rest = {m: ~k for m, k in known.items()}
+  everything, *parts = losses(None), losses(known), losses(rest)
+  for name, where in known.items():
+    for term in ("mse", "vb"):
+      first, second = (part[term][name] for part in parts)
+      assert (first > 0).all() and (second > 0).all()
+      np.testing.assert_allclose(
+        first + second, everything[term][name], rtol=1e-5
+      )
+    # What is known enters as it is, the rest as without.
+    np.testing.assert_array_equal(
+      seen[1][name], jnp.where(where, X_START[name], seen[0][name])
+    )
+
+
+def test_the_bound_is_the_same_however_the_answer_is_put():
+  t = jnp.array([0, 400])
+  x_t = gaussian.q_sample(SCHEDULE, X_START, t, NOISE)
+  scale = np.sqrt(SCHEDULE.alphas_cumprod[t])
+  sigma = np.sqrt(1 - SCHEDULE.alphas_cumprod[t])
+
+  def bound(prediction):
+    def denoise_fn(x, t, rng):
+      eps = elementwise(x, t, rng)
+      if prediction == "eps":
+        return eps
+      out = {}
+      for m, value in eps.items():
+        mean, variance = jnp.split(value, 2, -1)
+        a, s = (y.reshape(-1, *(1,) * (mean.ndim - 1)) for y in (scale, sigma))
+        out[m] = jnp.concatenate([(x_t[m] - s * mean) / a, variance], -1)
+      return out
+
+    return training_losses(
+      denoise_fn,
+      SCHEDULE,
+      X_START,
+      t,
+      NOISE,
+      loss="mse_vb",
+      learn_sigma=True,
+      prediction=prediction,
+    )["vb"]
+
+  for m, expected in bound("eps").items():
+    np.testing.assert_allclose(bound("x_start")[m], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mean", [-0.2, 0.2])
+def test_bin_probabilities_sum_to_one(mean):
   values = jnp.arange(256) / 127.5 - 1
-  log_p = discretized_gaussian_log_likelihood(values, 0.2, jnp.log(0.3))
+  log_p = discretized_gaussian_log_likelihood(values, mean, jnp.log(0.3))
   assert float(jnp.sum(jnp.exp(log_p))) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_bin_that_is_all_but_impossible_has_a_floor():
+  log_p = discretized_gaussian_log_likelihood(
+    jnp.array([0.0, 1.0, -1.0]), jnp.array([1.0, -1.0, 1.0]), jnp.log(0.01)
+  )
+  np.testing.assert_allclose(log_p, np.log(1e-12), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +306,7 @@ def test_a_wrong_loss_is_a_clear_error(options, match):
 def test_uniform_sampler_visits_every_step_with_weight_one():
   sampler = create_timestep_sampler("uniform", FIVE_STEPS)
   t, weights = sampler.sample(sampler.init(), jax.random.key(0), 500)
-  assert t.dtype == jnp.int32
+  assert (t.dtype, weights.dtype) == (jnp.int32, jnp.float32)
   assert set(t.tolist()) == set(range(5))
   np.testing.assert_array_equal(weights, 1.0)
 

@@ -34,6 +34,59 @@ def test_onsets_of_clicks_are_found_where_they_are():
   assert len(found[1]) == 0
 
 
+def onsets_by_definition(wave):
+  """Frame by frame: rise of the mel bands, its peaks, and their distance."""
+  bands = mel.log_mel(wave)
+  rise = [np.zeros(mel.BANDS)]
+  rise += [np.maximum(b - a, 0) for a, b in zip(bands, bands[1:], strict=False)]
+  strength = np.mean(rise, axis=1)
+
+  def around(i, radius):
+    places = np.clip(np.arange(i - radius, i + radius + 1), 0, len(rise) - 1)
+    return strength[places]
+
+  found = []
+  for i, value in enumerate(strength):
+    peak = value == around(i, 3).max() and value > around(i, 10).mean() + 0.15
+    if peak and not set(found) & {i - 1, i - 2, i - 3}:
+      found.append(i)
+  return found
+
+
+def test_onsets_are_those_of_the_definition():
+  rng = np.random.default_rng(0)
+  bursts = np.repeat(rng.random((4, 160)) < 0.15, 100, axis=1)
+  waves = bursts * rng.uniform(-0.5, 0.5, bursts.shape)
+  # From the first sample to the last, and one that rises for long.
+  waves[2] = np.linspace(0, 1, waves.shape[1]) ** 4 * rng.normal(size=16000)
+  waves[3, :200] = waves[3, -300:] = 0.5
+  found = pairing.onset_frames(waves)
+  assert found.dtype == bool and found.any(axis=1).all()
+  for row, wave in zip(found, waves, strict=True):
+    assert np.flatnonzero(row).tolist() == onsets_by_definition(wave)
+
+
+def test_flow_solves_lucas_and_kanades_equations_in_every_window():
+  video = np.random.default_rng(0).integers(0, 256, (3, 7, 9, 3), np.uint8)
+  video[:, :, 6:] = 77  # No texture: only the damping keeps it solvable.
+  grey = video.astype(float).mean(axis=-1) / 255
+  lengths = np.zeros((2, 7, 9))
+  for i, y, x in np.ndindex(lengths.shape):
+    dy, dx = np.gradient((grey[i] + grey[i + 1]) / 2)
+    dt = grey[i + 1] - grey[i]
+    rows = np.clip(np.arange(y - 2, y + 3), 0, 6)
+    columns = np.clip(np.arange(x - 2, x + 3), 0, 8)
+    window = np.ix_(rows, columns)
+    a = np.stack([dx[window].ravel(), dy[window].ravel()], 1)
+    flow = np.linalg.solve(
+      a.T @ a + 1e-3 * np.eye(2), -a.T @ dt[window].ravel()
+    )
+    lengths[i, y, x] = np.linalg.norm(flow)
+  np.testing.assert_allclose(
+    pairing.flow_magnitude(video), lengths.mean(axis=(1, 2)), rtol=1e-4
+  )
+
+
 @pytest.mark.parametrize("shift", [(0, 1), (1, 0), (1, 1), (0, 0)])
 def test_flow_is_the_length_of_a_shift(shift):
   y, x = np.mgrid[:48, :48]
@@ -52,6 +105,16 @@ def test_flow_peak_is_the_step_that_moves_most():
   frames = [128 + 60 * np.sin((x - p) / 3) for p in position]
   video = np.repeat(np.stack(frames)[None, ..., None], 3, -1).astype(np.uint8)
   assert np.flatnonzero(pairing.flow_peaks(video)[0]).tolist() == [3]
+
+
+def test_flow_peaks_are_strict_and_never_at_an_end(monkeypatch):
+  motion = iter([[9, 1, 5, 1, 2, 3], [1, 4, 4, 1, 3, 9], [0, 1, 0, 2, 1, 0]])
+  monkeypatch.setattr(
+    pairing, "flow_magnitude", lambda clip: np.array(next(motion), float)
+  )
+  peaks = pairing.flow_peaks(np.zeros((3, 7, 2, 2, 3), np.uint8))
+  assert peaks.dtype == bool
+  assert [np.flatnonzero(row).tolist() for row in peaks] == [[2], [], [1, 3]]
 
 
 def test_align_score_counts_by_hand():
@@ -78,8 +141,28 @@ def test_an_onset_has_a_peak_within_one_frame_on_either_side(offset, common):
 
 def test_shuffles_leave_nobody_with_its_partner():
   rows = pairing.shuffles(7, seed=0)
+  assert rows.shape == (20, 7)
   assert (rows != np.arange(7)).all()
   assert (np.sort(rows, axis=1) == np.arange(7)).all()
+  assert len({tuple(row) for row in rows}) > 15
+  assert (rows != pairing.shuffles(7, seed=1)).any()
+  assert len(pairing.shuffles(7, seed=0, repeats=3)) == 3
+
+
+def test_chance_is_the_mean_score_of_other_clips_sounds():
+  rng = np.random.default_rng(0)
+  onsets, peaks = rng.random((5, 100)) < 0.03, rng.random((5, 9)) < 0.3
+  score, chance = pairing.align_gap(onsets, peaks, 10.0, seed=3)
+  alone = [
+    [pairing.align_score(a[None], b[None], 10.0)[0] for a in onsets]
+    for b in peaks
+  ]
+  np.testing.assert_allclose(score, np.diag(alone))
+  partners = pairing.shuffles(5, seed=3)
+  for i in range(5):
+    assert chance[i] == pytest.approx(
+      np.mean([alone[i][j] for j in partners[:, i]])
+    )
 
 
 def test_cross_correlation_finds_the_lag():
@@ -93,6 +176,87 @@ def test_cross_correlation_finds_the_lag():
   got = got.reshape(2, 2, 3)
   assert got[0, 0, 2] > 0.95
   assert np.abs(np.delete(got.ravel(), 2)).max() < 0.3
+
+
+def correlations_by_definition(motion, sound):
+  """Of two standardised series each, `[T, 2]`: 2 x 2 x 3 lags."""
+  steps, out = len(motion), []
+  for v, a in np.ndindex(2, 2):
+    for lag in (-1, 0, 1):
+      terms = [
+        motion[t, v] * sound[t + lag, a]
+        for t in range(steps)
+        if 0 <= t + lag < steps
+      ]
+      out.append(sum(terms) / steps)
+  return np.array(out)
+
+
+def standardised(x):
+  return np.where(x.std(0) > 1e-6, (x - x.mean(0)) / (x.std(0) + 1e-30), 0)
+
+
+@pytest.fixture(scope="module")
+def noise_series():
+  series = np.random.default_rng(5).normal(3, 2, (7, 6, 4))
+  series[2, :, 1] = series[4, :, 3] = 0.1  # Constant: no correlation.
+  return series
+
+
+def contrasts_by_definition(series, seed):
+  own, chance = np.zeros((2, len(series), 12))
+  partners = pairing.shuffles(len(series), seed)
+  for i, clip in enumerate(series):
+    motion = standardised(clip[:, :2])
+    values = [
+      correlations_by_definition(motion, standardised(other[:, 2:]))
+      for other in series
+    ]
+    own[i] = values[i]
+    chance[i] = np.mean([values[j] for j in partners[:, i]], axis=0)
+  return own - chance
+
+
+def test_cross_correlations_are_those_of_the_definition(noise_series):
+  partner = np.array([3, 2, 1, 0, 6, 4, 5])
+  got = pairing.cross_correlations(noise_series, partner)
+  for i, j in enumerate(partner):
+    expected = correlations_by_definition(
+      standardised(noise_series[i, :, :2]), standardised(noise_series[j, :, 2:])
+    )
+    np.testing.assert_allclose(got[i], expected, atol=1e-9)
+
+
+def test_the_gap_is_the_contrast_along_what_the_reference_teaches(noise_series):
+  def detector(series):
+    mean = contrasts_by_definition(series, 2).mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+  reference = np.random.default_rng(6).normal(size=(4, 6, 4))
+  gap = pairing.synchrony_gap(noise_series, reference, seed=2)
+  contrasts = contrasts_by_definition(noise_series, 2)
+  np.testing.assert_allclose(gap, contrasts @ detector(reference), atol=1e-9)
+
+
+def test_each_half_of_the_real_set_is_scored_by_the_other():
+  """A half without relation in it teaches the other nothing."""
+  rng = np.random.default_rng(8)
+  series = rng.normal(size=(8, 6, 4))
+  gap = pairing.synchrony_gap(series, None, seed=1)
+  order = np.random.default_rng(1).permutation(8)
+  for own, other in ((order[:4], order[4:]), (order[4:], order[:4])):
+    expected = pairing.synchrony_gap(series[own], series[other], seed=1)
+    np.testing.assert_allclose(gap[own], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(3, None), (3, 4), (4, 3)])
+def test_a_gap_of_fewer_than_four_clips_is_an_error(counts):
+  series, reference = (
+    None if n is None else np.random.default_rng(n).normal(size=(n, 6, 4))
+    for n in counts
+  )
+  with pytest.raises(ValueError, match="4 or more clips, got"):
+    pairing.synchrony_gap(series, reference, seed=0)
 
 
 def test_synchrony_gap_tells_real_pairs_from_shuffled_ones(series):
@@ -128,6 +292,35 @@ def test_align_gap_is_positive_for_real_pairs_and_zero_for_shuffled(world):
     np.roll(onsets, 1, axis=0), peaks, SPEC.fps, seed=0
   )
   assert real > 0.05 > abs((score - chance).mean())
+
+
+def test_distance_correlation_is_that_of_the_definition():
+  """Szekely and Rizzo (2013), the sums written out."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(2, [1, 5, 1e-3], (5, 3)), rng.normal(size=(5, 2))
+
+  def centred(z):
+    z = z / z.std(axis=0)
+    n = len(z)
+    a = np.array([[np.linalg.norm(p - q) for q in z] for p in z])
+    out = np.zeros((n, n))
+    for i, j in np.ndindex(n, n):
+      if i != j:
+        out[i, j] = a[i, j] - (a[i].sum() + a[:, j].sum()) / (n - 2)
+        out[i, j] += a.sum() / ((n - 1) * (n - 2))
+    return out
+
+  a, b = centred(x), centred(y)
+  expected = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+  assert pairing.distance_correlation(x, y) == pytest.approx(expected)
+  assert pairing.distance_correlation(x[:4], 0 * y[:4]) == 0.0
+
+
+@pytest.mark.parametrize("rows", [(3, 3), (5, 4)])
+def test_distance_correlation_needs_four_pairs(rows):
+  x, y = (np.random.default_rng(0).normal(size=(n, 2)) for n in rows)
+  with pytest.raises(ValueError, match="4 or more pairs, got"):
+    pairing.distance_correlation(x, y)
 
 
 def test_distance_correlation_is_unbiased_and_notices_any_dependence():

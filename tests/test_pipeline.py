@@ -184,6 +184,49 @@ def test_a_config_that_does_not_fit_the_data_is_an_error(data):
     take(small, 1, batch_size=1, train=False)
 
 
+@pytest.mark.parametrize(
+  ("settings", "options", "message"),
+  [
+    ({"flip_probability": 1.01}, {}, r"flip_probability .*\[0, 1\], got 1.01"),
+    ({"flip_probability": -0.01}, {}, r"flip_probability .*, got -0.01"),
+    ({"num_threads": 0}, {}, "at least 1, got 0 and "),
+    ({"prefetch": 0}, {}, "at least 1, got 2 and 0"),
+    ({}, {"view": "films"}, "Unknown view 'films'; allowed: clips, images"),
+    ({}, {"batch_size": 0}, "multiple of the 1 hosts, got 0"),
+    ({}, {"process_index": 2, "process_count": 2}, r"in \[0, 2\), got 2"),
+    ({}, {"process_index": -1}, r"in \[0, 1\), got -1"),
+    ({}, {"names": ("audio", "smell")}, "has no smell; it has video, audio"),
+    ({}, {"view": "images"}, "view='images' needs sr"),
+  ],
+)
+def test_what_makes_no_sense_is_one_clear_line(
+  data, settings, options, message
+):
+  data.update(settings)
+  with pytest.raises(ValueError, match=message) as error:
+    take(data, 1, **{"batch_size": 2} | options)
+  assert "\n" not in str(error.value)
+
+
+def test_batches_hold_what_is_named_alone(data):
+  whole = take(data, 2, batch_size=3)
+  for name in ("video", "audio"):
+    batches = take(data, 2, batch_size=3, names=(name,))
+    assert [list(batch) for batch in batches] == [[name], [name]]
+    for batch, expected in zip(batches, whole, strict=True):
+      np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_of_a_last_batch_that_is_not_full_no_host_has_a_part(data):
+  """Of 22 clips, batches of 4: each of two hosts has 5 halves."""
+  assert len(PLACES) == 22
+  for host in range(2):
+    batches = take(
+      data, batch_size=4, num_epochs=1, process_index=host, process_count=2
+    )
+    assert [len(batch["audio"]) for batch in batches] == [2] * 5
+
+
 def test_a_corrupt_record_is_named(tmp_path):
   folder = write_dataset(tmp_path / "data", SPEC, LENGTHS)
   shard = next(folder.glob("*.tfrecord"))

@@ -99,15 +99,6 @@ def test_without_clusters_the_error_is_the_means():
   assert np.mean(errors) * 30 == pytest.approx(1, abs=0.06)
 
 
-def test_a_rate_of_nothing_has_an_interval():
-  none = bootstrap.rate_interval(
-    np.zeros(40), np.repeat(np.arange(10), 4), np.arange(40), 100, RNG(0)
-  )
-  # Clopper and Pearson, 0 of 10.
-  assert (none.value, none.low) == (0.0, 0.0)
-  assert none.high == pytest.approx(1 - 0.025**0.1)
-
-
 def test_sensitivity_is_the_textbooks():
   # Macmillan and Creelman's definitions on large counts: 84 % hits, 31 %
   # false alarms.

@@ -1,9 +1,6 @@
 """Optimiser, metrics and train step, on a network of a few parameters."""
 
 import dataclasses
-import io
-import resource
-import wave
 
 import flax.linen as nn
 import jax
@@ -11,13 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from PIL import Image
-from tensorboardX.proto import event_pb2
-from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from configs import default
 from mmdiff_jax import models
-from mmdiff_jax.data.tfrecord import read_records
 from mmdiff_jax.devices.mesh import make_mesh
 from mmdiff_jax.diffusion import create_timestep_sampler
 from mmdiff_jax.task import make_task
@@ -26,9 +19,12 @@ from mmdiff_jax.training.optimizer import (
   create_optimizer,
   learning_rate_schedule,
 )
-from mmdiff_jax.training.shown import Shown
 from mmdiff_jax.training.state import state_initializer
-from mmdiff_jax.training.step import make_train_step
+from mmdiff_jax.training.step import (
+  group_norms,
+  make_loss_fn,
+  make_train_step,
+)
 
 
 class Toy(nn.Module):
@@ -77,13 +73,26 @@ class ToyNetwork(models.Network):
     return {"video": video, "audio": audio}
 
 
-def build(**train):
+class UnsureNetwork(ToyNetwork):
+  """Learns a variance too: what it returns of it is the mean's half."""
+
+  learn_sigma = True
+
+  def __call__(self, module, x, t, inputs, train):
+    out = super().__call__(module, x, t, inputs, train)
+    return {k: jnp.concatenate([v, 0.5 * v], -1) for k, v in out.items()}
+
+
+def toy_task(config, network=ToyNetwork):
+  task = dataclasses.replace(make_task(config), network=network(Toy()))
+  return dataclasses.replace(task, x=task.network.declare(config)[0])
+
+
+def build(timestep_sampler="uniform", **train):
   config = default.get_config()
   config.train.update(learning_rate=0.1, ema_decay=0.75, **train)
-  task = dataclasses.replace(make_task(config), network=ToyNetwork(Toy()))
-  x, _ = task.network.declare(config)
-  task = dataclasses.replace(task, x=x)
-  timesteps = create_timestep_sampler("uniform", task.process)
+  task = toy_task(config)
+  timesteps = create_timestep_sampler(timestep_sampler, task.process)
   optimizer = create_optimizer(config.train)
   init = state_initializer(task.init, optimizer, timesteps.init)
   step = make_train_step(
@@ -146,6 +155,90 @@ def test_modality_losses_and_weights_add_up():
   values = metrics.compute(step(state, batch)[1]["averages"])
   total = 2.0 * values["video_mse"] + 0.5 * values["audio_mse"]
   np.testing.assert_allclose(values["loss"], total, rtol=1e-5)
+
+
+def losses_by_hand(task, params, x, noise, t):
+  """Of the toy: by stream, the squared error of each sample."""
+  out = {}
+  for name, start in x.items():
+    shape = (-1, *(1,) * (start.ndim - 1))
+    ab = np.asarray(task.process.alphas_cumprod)[t].reshape(shape)
+    x_t = np.sqrt(ab) * start + np.sqrt(1 - ab) * noise[name]
+    got = params[f"{name}_scale"] * x_t
+    got += params["shift"] * t.reshape(shape) / 1000
+    target = {"eps": noise[name], "x_start": start}[task.prediction]
+    error = np.asarray((got - target) ** 2)
+    out[name] = error.reshape(len(error), -1).mean(1)
+  return out
+
+
+PARAMS = {
+  "video_scale": np.array([0.7]),
+  "audio_scale": np.array([1.3]),
+  "shift": np.array([0.4]),
+}
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x_start"])
+def test_the_loss_of_a_batch_is_that_of_pencil_and_paper(prediction):
+  config = default.get_config()
+  config.diffusion.prediction = prediction
+  config.train.update(video_loss_weight=2.0, audio_loss_weight=0.5)
+  task, rng = toy_task(config), np.random.default_rng(1)
+  x, _ = task.split(make_batch(3))
+  noise = {k: rng.normal(size=v.shape).astype(np.float32) for k, v in x.items()}
+  t, weights = np.array([3, 400, 990]), np.array([1.0, 2.0, 0.5])
+  loss, terms = make_loss_fn(task, "mse")(
+    PARAMS, x, {}, noise, jnp.array(t), weights, jax.random.key(0)
+  )
+  hand = losses_by_hand(task, PARAMS, x, noise, t)
+  assert terms.keys() == {"loss", "video_mse", "audio_mse"}
+  for name, expected in hand.items():
+    np.testing.assert_allclose(terms[f"{name}_mse"], expected, rtol=1e-4)
+  each = 2.0 * hand["video"] + 0.5 * hand["audio"]
+  np.testing.assert_allclose(terms["loss"], each, rtol=1e-4)
+  np.testing.assert_allclose(loss, (weights * each).mean(), rtol=1e-4)
+
+
+def test_a_learned_variance_adds_its_bound_under_a_name_of_its_own():
+  config = default.get_config()
+  task = toy_task(config, UnsureNetwork)
+  x, _ = task.split(make_batch(2))
+  t, ones = jnp.array([3, 990]), jnp.ones(2)
+  args = (PARAMS, x, {}, jax.tree.map(jnp.ones_like, x), t, ones)
+  _, terms = make_loss_fn(task, "mse_vb")(*args, jax.random.key(0))
+  assert terms.keys() == {
+    "loss", "video_mse", "audio_mse", "video_vb", "audio_vb"
+  }  # fmt: skip
+  total = sum(value for name, value in terms.items() if name != "loss")
+  np.testing.assert_allclose(terms["loss"], total, rtol=1e-5)
+  with pytest.raises(ValueError, match="allowed are mse_vb"):
+    make_loss_fn(task, "mse")(*args, jax.random.key(0))
+
+
+def test_norms_are_of_the_group_that_a_parameters_path_names():
+  grads = {
+    "video_in": {"kernel": jnp.array([[3.0, 0.0], [0.0, 4.0]])},
+    "cross": {"audio_out": jnp.array([5.0]), "bias": jnp.array([6.0, -8.0])},
+    "audio_in": jnp.array(12.0, jnp.bfloat16),
+  }
+  norms = group_norms(grads)
+  assert {k: float(v) for k, v in norms.items()} == {
+    "grad_norm_video": 5.0, "grad_norm_audio": 13.0, "grad_norm_shared": 10.0
+  }  # fmt: skip
+  assert all(v.dtype == jnp.float32 for v in norms.values())
+
+
+def test_importance_sampling_remembers_the_losses_of_its_steps():
+  state, step, batch = build("loss_second_moment")
+  new, out = step(state, batch)
+  kept = new.timestep_state["history"][:, 0]
+  assert new.timestep_state["counts"].sum() == 8
+  assert (kept > 0).sum() == (new.timestep_state["counts"] > 0).sum()
+  loss = metrics.compute(out["averages"])["loss"]
+  np.testing.assert_allclose(
+    new.timestep_state["history"].sum() / 8, loss, rtol=1e-5
+  )
 
 
 def test_quarters_average_the_losses_of_their_steps():
@@ -253,80 +346,3 @@ def test_gradients_are_clipped_to_their_global_norm():
   )
   mu = optax.tree_utils.tree_get(state, "mu")["w"]
   np.testing.assert_allclose(mu, 0.1 * np.array([0.6, 0.8]), rtol=1e-6)
-
-
-def test_log_is_cut_back_to_the_step_that_is_resumed(tmp_path):
-  writer = metrics.MetricWriter(tmp_path, first_step=0)
-  for step in (1, 2, 3):
-    writer.write(step, {"loss": step / 2})
-  writer.close()
-  # An interruption may leave half a line.
-  with (tmp_path / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 4, "lo')
-  writer = metrics.MetricWriter(tmp_path, first_step=2)
-  writer.write(3, {"loss": 9.0})
-  writer.close()
-  records = metrics.read_jsonl(tmp_path / "metrics.jsonl")
-  assert [(r["step"], r["loss"]) for r in records] == [
-    (1, 0.5), (2, 1.0), (3, 9.0)
-  ]  # fmt: skip
-
-
-def events(folder):
-  """All values of TensorBoard's files, `(step, value)` by tag."""
-  found = {}
-  for path in sorted((folder / "tensorboard").iterdir()):
-    for record in read_records(path):
-      event = event_pb2.Event.FromString(record)
-      for value in event.summary.value:
-        found.setdefault(value.tag, []).append((event.step, value))
-  return found
-
-
-def test_tensorboard_has_settings_pictures_and_sounds(tmp_path):
-  picture = np.zeros((6, 9, 3), np.uint8)
-  picture[:, :4] = (250, 10, 90)
-  sound = np.sin(np.arange(800) / 9)[:, None] / 2
-  writer = metrics.MetricWriter(tmp_path, first_step=0)
-  writer.write_settings({"train.steps": 3, "model.mult": (1, 2), "none": None})
-  writer.write(5, {"heldout_loss": 0.25})
-  writer.show(7, Shown({}, {"preview/a": picture}, {"preview/b": sound}, 2000))
-  writer.close()
-  found = events(tmp_path)
-  ((step, value),) = found["preview/a"]
-  image = Image.open(io.BytesIO(value.image.encoded_image_string))
-  np.testing.assert_array_equal(np.asarray(image), picture)
-  assert step == 7
-  ((step, value),) = found["preview/b"]
-  with wave.open(io.BytesIO(value.audio.encoded_audio_string)) as file:
-    heard = np.frombuffer(file.readframes(800), np.int16) / 32768
-    assert file.getframerate() == 2000
-  np.testing.assert_allclose(heard, sound[:, 0], atol=1e-4)
-  assert [s for s, _ in found["heldout_loss"]] == [5]
-  ((_, value),) = found["_hparams_/session_start_info"]
-  content = value.metadata.plugin_data.content
-  told = HParamsPluginData.FromString(content).session_start_info.hparams
-  assert told["train.steps"].number_value == 3
-  assert told["model.mult"].string_value == "(1, 2)"
-  assert set(told) == {"train.steps", "model.mult"}
-
-
-@pytest.mark.parametrize("name", ["tensorboard", metrics.LOG])
-def test_a_log_that_cannot_be_written_is_named(tmp_path, name):
-  writer = metrics.MetricWriter(tmp_path, first_step=0)
-  # What is largest finds no room first.
-  writer.show(1, Shown({}, {"a": np.zeros((9, 9, 3), np.uint8)}, {}, 2000))
-  scalar = "a" * 5000 if name == metrics.LOG else "a"
-  writer.flush()
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  files = [p for p in tmp_path.rglob("*") if p.is_file()]
-  room = max(p.stat().st_size for p in files)
-  try:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    with pytest.raises(OSError, match="File too large") as failed:
-      for step in range(1000):
-        writer.write(step, {scalar: 1.0})
-        writer.flush()
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-  assert failed.value.filename == str(tmp_path / name)
