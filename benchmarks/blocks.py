@@ -145,12 +145,8 @@ def kernel_cases(block: str, ds: int, clips: int) -> dict[str, Any]:
   if block == "mm":
     tokens = (batch * frames, height * width, 3 * channels)
     over_frames = (batch, frames, height * width, 3 * channels)
-    bias = (3 * channels,)
     one = functools.partial(self_attention.self_attend, heads=4)
-    return {
-      "tokens": (one, [tokens, bias]),
-      "frames": (one, [over_frames, bias]),
-    }
+    return {"tokens": (one, [tokens]), "frames": (one, [over_frames])}
   pixels = (batch, frames, height * width, channels)
   samples = (batch, frames, audio[1] // frames, channels)
 

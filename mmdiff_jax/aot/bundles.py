@@ -5,7 +5,6 @@ program that it generates. Counted as often as their loops run they are the
 cycles of a kernel, but for what it waits for: a lower bound.
 """
 
-import math
 import os
 import pathlib
 import re
@@ -56,11 +55,10 @@ def count(name: str, text: str) -> Kernel:
   The outermost loop is the grid's; those within it run to the end that their
   exit test states.
   """
-  # Each copy between memories states it; those outside the grid have one step.
-  steps = max(
-    (math.prod(map(int, one.split(","))) for one in _GRID.findall(text)),
-    default=1,
-  )
+  bounds = _GRID.search(text)
+  steps = 1
+  for bound in bounds[1].split(",") if bounds else ():
+    steps *= int(bound)
   once = each = inner = 0
   trips = 1
   for line in text.splitlines():

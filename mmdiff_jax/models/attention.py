@@ -14,6 +14,7 @@ what `ops.attend` says:
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -145,13 +146,10 @@ class On:
     tile = frames * self_attention.pixels_at_once(frames, pixels)
     return pixels % 16 == 0 and tile <= 512
 
-  def self_attend(self, x: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
+  def self_attend(self, x: jax.Array, heads: int) -> jax.Array:
     """See `tpu.self_attention`; every device for itself."""
-
-    def one(bias: jax.Array, x: jax.Array) -> jax.Array:
-      return self_attention.self_attend(x, bias, heads)
-
-    return self._apart(one, x, whole=(bias,))
+    one = functools.partial(self_attention.self_attend, heads=heads)
+    return self._apart(one, x)
 
   def takes_windows(
     self, queries: Sequence[int], keys: Sequence[int], window: int

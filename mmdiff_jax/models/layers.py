@@ -68,19 +68,18 @@ class QKV(_Linear):
   """The joint map to queries, keys and values, each of `features / 3` channels.
 
   Attributes:
-    returns: the "whole" array; the three "apart", by a product each, so that
-      what needs them apart copies nothing; or the array with its "bias" beside
-      it, for what adds it itself.
+    apart: computes the three by a product each, so that what needs them apart
+      copies nothing.
     heads_first: number of heads whose (q, k, v) lie side by side in the
       parameters; 0 where they are three thirds q|k|v.
   """
 
-  returns: str = "whole"
+  apart: bool = False
   heads_first: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    """Maps `[..., C]` to one or three arrays, or to an array and a bias."""
+    """Maps `[..., C]` to `[..., q|k|v]`, or to the three of them."""
     kernel, bias = self._weights(x.shape[-1])
     if self.heads_first:
       kernel, bias = (
@@ -89,11 +88,8 @@ class QKV(_Linear):
         .reshape(v.shape)
         for v in (kernel, bias)
       )
-    if self.returns == "whole":
+    if not self.apart:
       return (self._map(x, kernel, bias),)
-    if self.returns == "bias":
-      y = ops.linear(x.astype(self.dtype), kernel, self.kernels)
-      return product(y), bias
     weights = zip(jnp.split(kernel, 3, 1), jnp.split(bias, 3), strict=True)
     return tuple(self._map(x, *one) for one in weights)
 
@@ -214,20 +210,16 @@ class SelfAttention(nn.Module):
     if x.ndim == 4 and not in_place:
       x = pixels_first(x)
     h = GroupNorm(axes=(1,), **how, name="norm")(x)
-    returns = "bias" if in_place else "whole"
-    if on is not None and on.platform == "gpu":
-      returns = "apart"
     qkv = QKV(
       3 * channels,
-      returns=returns,
+      apart=on is not None and on.platform == "gpu",
       heads_first=self.num_heads if self.heads_first else 0,
       **how,
       name="qkv",
     )
     parts = qkv(h)
     if on is not None and in_place:
-      projected, bias = parts
-      h = on.self_attend(projected, bias, self.num_heads)
+      h = on.self_attend(parts[0], self.num_heads)
     else:
       if len(parts) == 1:
         parts = tuple(jnp.split(parts[0], 3, -1))

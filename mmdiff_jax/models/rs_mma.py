@@ -229,8 +229,9 @@ class RSMMA(nn.Module):
 
     def project(x: jax.Array, name: str) -> QKV:
       x = layers.GroupNorm(**how, name=f"{name}_norm")(x)
-      returns = "whole" if on is None else "apart"
-      qkv = layers.QKV(3 * channels, returns=returns, **how, name=f"{name}_qkv")
+      qkv = layers.QKV(
+        3 * channels, apart=on is not None, **how, name=f"{name}_qkv"
+      )
       parts = qkv(x.reshape(x.shape[0], -1, channels))
       q, k, v = parts if len(parts) == 3 else jnp.split(parts[0], 3, -1)
       return q, k, v

@@ -45,7 +45,7 @@ def _forward_kernel(
   def part(i: Any) -> None:
     at = pl.ds(i * size, size)
     keys, values = ([ref[0, f] for f in frames] for ref in (k_ref, v_ref))
-    out = tiles.forward(q_ref[0, 0, at], keys, values, width, q_ref.dtype)
+    out = tiles.forward(q_ref[0, 0, at], keys, values, width)
     out_ref[0, 0, at] = out.astype(out_ref.dtype)
 
   tiles.repeat(tokens // size, part)
@@ -87,7 +87,6 @@ def _backward_kernel(
       out_ref[0, 0, at],
       grad_ref[0, 0, at],
       width,
-      q_ref.dtype,
     )
     dq_ref[0, 0, at] = dq.astype(dq_ref.dtype)
     for f, one_k, one_v in zip(frames, dk, dv, strict=True):

@@ -65,9 +65,7 @@ def _moved(lanes: slice, by: int) -> slice:
   return slice(lanes.start + by, lanes.stop + by)
 
 
-def _tokens_forward(
-  x_ref: Any, bias_ref: Any, out_ref: Any, *, width: int
-) -> None:
+def _tokens_forward(x_ref: Any, out_ref: Any, *, width: int) -> None:
   """Attention of whole sequences `[rows, T, 3C]`."""
   rows, tokens, channels = out_ref.shape
   size = tiles.queries_at_once(tokens)
@@ -80,9 +78,7 @@ def _tokens_forward(
         keys, values = (
           x_ref[r, :, _moved(lanes, channels * n)] for n in (1, 2)
         )
-        q = x_ref[r, at, lanes] + bias_ref[0:1, lanes]
-        out = tiles.forward(q, [keys], [values], width, x_ref.dtype)
-        out += bias_ref[0:1, _moved(lanes, 2 * channels)]
+        out = tiles.forward(x_ref[r, at, lanes], [keys], [values], width)
         out_ref[r, at, lanes] = out.astype(out_ref.dtype)
 
       tiles.repeat(tokens // size, part)
@@ -92,11 +88,9 @@ def _tokens_forward(
 
 def _tokens_backward(
   x_ref: Any,
-  bias_ref: Any,
   out_ref: Any,
   grad_ref: Any,
   dx_ref: Any,
-  sums_ref: Any,
   dk_ref: Any,
   dv_ref: Any,
   *,
@@ -104,7 +98,6 @@ def _tokens_backward(
 ) -> None:
   rows, tokens, channels = out_ref.shape
   size = tiles.queries_at_once(tokens)
-  sums_ref[...] = jnp.zeros_like(sums_ref)
 
   def row(r: Any) -> None:
     for lanes in _groups(channels, width):
@@ -119,19 +112,14 @@ def _tokens_backward(
         value_lanes: slice = value_lanes,
       ) -> None:
         at = pl.ds(i * size, size)
-        grad = grad_ref[r, at, lanes]
         dq, dk, dv = tiles.backward(
-          x_ref[r, at, lanes] + bias_ref[0:1, lanes],
+          x_ref[r, at, lanes],
           [x_ref[r, :, key_lanes]],
           [x_ref[r, :, value_lanes]],
-          out_ref[r, at, lanes] - bias_ref[0:1, value_lanes],
-          grad,
+          out_ref[r, at, lanes],
+          grad_ref[r, at, lanes],
           width,
-          x_ref.dtype,
         )
-        sums_ref[0, 0:1, lanes] += dq.sum(0, keepdims=True)
-        total = grad.astype(jnp.float32).sum(0, keepdims=True)
-        sums_ref[0, 0:1, value_lanes] += total
         dx_ref[r, at, lanes] = dq.astype(dx_ref.dtype)
         dk_ref[...] += dk[0]
         dv_ref[...] += dv[0]
@@ -151,9 +139,7 @@ def _same_pixel(frames: int, pixels: int) -> jax.Array:
   return jax.lax.rem(row, pixels) == jax.lax.rem(column, pixels)
 
 
-def _frames_forward(
-  x_ref: Any, bias_ref: Any, out_ref: Any, *, width: int
-) -> None:
+def _frames_forward(x_ref: Any, out_ref: Any, *, width: int) -> None:
   """Attention of each pixel of `[1, F, P, 3C]` over its frames."""
   _, frames, pixels, channels = out_ref.shape
   mask = _same_pixel(frames, pixels)
@@ -162,25 +148,14 @@ def _frames_forward(
       x_ref[0, :, :, _moved(lanes, channels * n)].reshape(frames * pixels, -1)
       for n in range(3)
     )
-    q = q + bias_ref[0:1, lanes]
-    out = tiles.forward(q, [k], [v], width, k.dtype, mask)
-    out += bias_ref[0:1, _moved(lanes, 2 * channels)]
-    out = out.astype(out_ref.dtype)
+    out = tiles.forward(q, [k], [v], width, mask).astype(out_ref.dtype)
     out_ref[0, :, :, lanes] = out.reshape(frames, pixels, -1)
 
 
 def _frames_backward(
-  x_ref: Any,
-  bias_ref: Any,
-  out_ref: Any,
-  grad_ref: Any,
-  dx_ref: Any,
-  sums_ref: Any,
-  *,
-  width: int,
+  x_ref: Any, out_ref: Any, grad_ref: Any, dx_ref: Any, *, width: int
 ) -> None:
   _, frames, pixels, channels = out_ref.shape
-  sums_ref[...] = jnp.zeros_like(sums_ref)
   mask = _same_pixel(frames, pixels)
   for lanes in _groups(channels, width):
     q, k, v = (
@@ -191,115 +166,79 @@ def _frames_backward(
       ref[0, :, :, lanes].reshape(frames * pixels, -1)
       for ref in (out_ref, grad_ref)
     )
-    value_lanes = _moved(lanes, 2 * channels)
-    q = q + bias_ref[0:1, lanes]
-    out = out - bias_ref[0:1, value_lanes]
-    dq, dk, dv = tiles.backward(q, [k], [v], out, grad, width, k.dtype, mask)
-    sums_ref[0, 0:1, lanes] = dq.sum(0, keepdims=True)
-    total = grad.astype(jnp.float32).sum(0, keepdims=True)
-    sums_ref[0, 0:1, value_lanes] = total
+    dq, dk, dv = tiles.backward(q, [k], [v], out, grad, width, mask)
     for n, part in enumerate((dq, dk[0], dv[0])):
       part = part.astype(dx_ref.dtype).reshape(frames, pixels, -1)
       dx_ref[0, :, :, _moved(lanes, channels * n)] = part
 
 
-def _call(
-  x: jax.Array, bias: jax.Array, heads: int, kept: tuple[jax.Array, ...]
-) -> Any:
+def _call(x: jax.Array, heads: int, kept: tuple[jax.Array, ...]) -> jax.Array:
   """Runs a kernel: the backward one where there is something kept."""
-  lanes, channels = x.shape[-1], x.shape[-1] // 3
+  channels = x.shape[-1] // 3
   width, over_frames = channels // heads, x.ndim == 4
   back, scratch = bool(kept), []
   kernel: Any
-  shape: tuple[int, ...]
   if over_frames:
     batch, frames, total, _ = x.shape
     pixels = pixels_at_once(frames, total)
-    inner, shape = total // pixels, (1, frames, pixels)
+    grid: tuple[int, ...] = (batch, total // pixels)
     kernel = _frames_backward if back else _frames_forward
-    pairs, steps = batch * total * frames**2, batch * inner
+    pairs = batch * total * frames**2
 
-    def place(i: Any) -> tuple[Any, ...]:
-      return jax.lax.div(i, inner), 0, jax.lax.rem(i, inner), 0
+    def spec(lanes: int) -> pl.BlockSpec:
+      return pl.BlockSpec((1, frames, pixels, lanes), lambda b, p: (b, 0, p, 0))
 
   else:
     count, tokens, _ = x.shape
     rows = math.gcd(count, max(1, _TOKENS // tokens))
+    grid, pairs = (count // rows,), count * tokens**2
     kernel = _tokens_backward if back else _tokens_forward
-    pairs, steps, shape = count * tokens**2, count // rows, (rows, tokens)
     if back:
       group = tiles.group_width(channels, width)
       scratch = [pltpu.VMEM((tokens, group), jnp.float32)] * 2
 
-    def place(i: Any) -> tuple[Any, ...]:
-      return i, 0, 0
+    def spec(lanes: int) -> pl.BlockSpec:
+      return pl.BlockSpec((rows, tokens, lanes), lambda n: (n, 0, 0))
 
-  def spec(size: int) -> pl.BlockSpec:
-    return pl.BlockSpec((*shape, size), place)
-
-  made: Any = jax.ShapeDtypeStruct((*x.shape[:-1], channels), x.dtype)
-  out_specs: Any = spec(channels)
-  if back:
-    # Sums for the gradient of the bias, of each step for itself.
-    sums = jax.ShapeDtypeStruct((steps, 1, lanes), jnp.float32)
-    made = [jax.ShapeDtypeStruct(x.shape, x.dtype), sums]
-    own = pl.BlockSpec((1, 1, lanes), lambda i: (i, 0, 0))
-    out_specs = [spec(lanes), own]
-  whole = pl.BlockSpec((1, lanes), lambda i: (0, 0))
-  inputs = [x, bias.astype(jnp.float32).reshape(1, lanes), *kept]
+  lanes = 3 * channels if back else channels
+  made = jax.ShapeDtypeStruct((*x.shape[:-1], lanes), x.dtype)
   return pl.pallas_call(
     functools.partial(kernel, width=width),
-    grid=(steps,),
-    in_specs=[spec(lanes), whole, *(spec(a.shape[-1]) for a in kept)],
-    out_specs=out_specs,
+    grid=grid,
+    in_specs=[spec(a.shape[-1]) for a in (x, *kept)],
+    out_specs=spec(lanes),
     out_shape=made,
     scratch_shapes=scratch,
-    compiler_params=compiler_params("parallel"),
-    cost_estimate=cost(
-      5 if back else 2,
-      pairs,
-      heads,
-      width,
-      [*inputs, *jax.tree.leaves(made)],
-    ),
+    compiler_params=compiler_params(*("parallel",) * len(grid)),
+    cost_estimate=cost(5 if back else 2, pairs, heads, width, [x, *kept, made]),
     name=f"attend_{'frames' if over_frames else 'tokens'}"
     f"{'_backward' if back else ''}",
-  )(*inputs)
+  )(x, *kept)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def self_attend(x: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def self_attend(x: jax.Array, heads: int) -> jax.Array:
   """Self-attention of tokens, or of each pixel over its frames.
 
-  The bias is added here, where its gradient costs next to nothing. That of the
-  keys adds the same to all scores of a query, which no softmax sees; that of
-  the values adds to their mean.
-
   Args:
-    x: queries, keys and values side by side, without their bias, `[N, T, 3C]`
-      for attention over T or `[B, F, P, 3C]` over F.
-    bias: `[3C]`.
+    x: queries, keys and values side by side, `[N, T, 3C]` for attention over
+      T or `[B, F, P, 3C]` over F.
     heads: in each of the three, side by side.
 
   Returns:
     `[N, T, C]` or `[B, F, P, C]`.
   """
-  return _call(x, bias, heads, ())
+  return _call(x, heads, ())
 
 
-def _forward(
-  x: jax.Array, bias: jax.Array, heads: int
-) -> tuple[jax.Array, Any]:
-  out = product(_call(x, bias, heads, ()))
-  return out, (x, bias, out)
+def _forward(x: jax.Array, heads: int) -> tuple[jax.Array, Any]:
+  out = product(_call(x, heads, ()))
+  return out, (x, out)
 
 
-def _backward(
-  heads: int, kept: Any, grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  x, bias, out = kept
-  dx, sums = _call(x, bias, heads, (out, grad))
-  return dx, sums.sum((0, 1)).astype(bias.dtype)
+def _backward(heads: int, kept: Any, grad: jax.Array) -> tuple[jax.Array]:
+  x, out = kept
+  return (_call(x, heads, (out, grad)),)
 
 
 self_attend.defvjp(_forward, _backward)

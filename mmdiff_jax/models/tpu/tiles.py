@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 # Lanes of a register, and columns of the matrix unit.
 LANES = 128
@@ -98,7 +97,6 @@ def forward(
   keys: Sequence[jax.Array],
   values: Sequence[jax.Array],
   width: int,
-  dtype: DTypeLike,
   mask: Mask = None,
 ) -> jax.Array:
   """Attention over all keys of a list.
@@ -108,7 +106,6 @@ def forward(
     keys: each `[S, G]`.
     values: likewise.
     width: of a head.
-    dtype: that is multiplied.
     mask: bool `[T, S]`, whether a query sees a key.
 
   Returns:
@@ -117,11 +114,11 @@ def forward(
   wide = q.astype(jnp.float32) * width**-0.5
   out = None
   for lanes in _heads(q, width):
-    one = _own(wide, lanes).astype(dtype)
+    one = _own(wide, lanes).astype(q.dtype)
     weights, total = _weights(one, keys, mask)
     mean = None
     for w, v in zip(weights, values, strict=True):
-      part = _product(w.astype(dtype), v, (1, 0))
+      part = _product(w.astype(v.dtype), v, (1, 0))
       mean = part if mean is None else mean + part
     assert mean is not None
     mean = mean / total
@@ -137,7 +134,6 @@ def backward(
   out: jax.Array,
   grad: jax.Array,
   width: int,
-  dtype: DTypeLike,
   mask: Mask = None,
 ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
   """Gradients of `forward`, whose scores are computed again.
@@ -149,13 +145,12 @@ def backward(
     out: what it returned.
     grad: of that.
     width: of a head.
-    dtype: that is multiplied.
     mask: see `forward`.
 
   Returns:
     float32 gradients of queries, keys and values.
   """
-  scale = width**-0.5
+  dtype, scale = q.dtype, width**-0.5
   wide, wide_grad = q.astype(jnp.float32) * scale, grad.astype(jnp.float32)
   shared = out.astype(jnp.float32) * wide_grad
   dq = None
